@@ -1,0 +1,1 @@
+"""Safe policies from logs that contain almost no accidents: PROCO in JAX."""
