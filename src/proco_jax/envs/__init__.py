@@ -1,0 +1,1 @@
+"""Doors to the simulator: tasks, worlds, episodes and controllers."""

@@ -1,0 +1,117 @@
+"""The door to the safety-gymnasium package: a quiet import that works on Python 3.11.
+
+Two things stand in the way of `import safety_gymnasium` (1.0.0). Its
+dataclasses have NumPy arrays as defaults, which Python 3.11 refuses as
+mutable; and it imports `gymnasium_robotics`, for multi-agent tasks that nobody
+here uses, which prints warnings. Both are mended only while the import runs.
+"""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import os
+import sys
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from proco_jax.envs.tasks import Task
+
+_ROBOTICS = (
+    "gymnasium_robotics",
+    "gymnasium_robotics.__init__",
+    "gymnasium_robotics.envs",
+    "gymnasium_robotics.envs.multiagent_mujoco",
+    "gymnasium_robotics.envs.multiagent_mujoco.mujoco_multi",
+)
+
+
+class _HashableArray(np.ndarray):
+    """An array that `dataclasses` accepts as a default."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
+def make_official(task: Task, **kwargs: Any) -> Any:
+    """The official Gymnasium environment of a task, in this process.
+
+    Args:
+      task: from `proco_jax.envs.tasks`.
+      **kwargs: for `gymnasium.make`, e.g. `render_mode="rgb_array"`.
+
+    Returns:
+      An environment whose `step` returns `(obs, reward, terminated, truncated,
+      info)` with the cost in `info["cost"]`.
+
+    Raises:
+      ImportError: if the simulator is not installed.
+    """
+    import_safety_gymnasium()
+    import gymnasium
+
+    # The checker only prints advice to authors of environments, at every reset.
+    return gymnasium.make(task.env_id, disable_env_checker=True, **kwargs)
+
+
+def import_safety_gymnasium() -> types.ModuleType:
+    """Imports `safety_gymnasium`, mended and without a word on the terminal.
+
+    Raises:
+      ImportError: saying what to install, if the simulator is missing.
+    """
+    if "safety_gymnasium" in sys.modules:
+        return sys.modules["safety_gymnasium"]
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    try:
+        with _robotics_stubbed(), _array_defaults_allowed():
+            import safety_gymnasium
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"the simulator needs the package {error.name!r}, which is not installed; "
+            "on Python 3.11 `uv sync` brings it (safety-gymnasium 1.0.0 has no build for 3.12)"
+        ) from error
+    return safety_gymnasium
+
+
+def simulator_versions() -> dict[str, str]:
+    """Versions of the packages that decide a trajectory, for every result row."""
+    names = ("safety-gymnasium", "gymnasium", "mujoco", "numpy")
+    return {name: importlib.metadata.version(name) for name in names}
+
+
+@contextlib.contextmanager
+def _array_defaults_allowed() -> Iterator[None]:
+    original: Callable[..., Any] = dataclasses.dataclass
+
+    def dataclass(cls: type | None = None, /, **kwargs: Any) -> Any:
+        if cls is None:
+            return lambda decorated: dataclass(decorated, **kwargs)
+        for name, default in list(vars(cls).items()):
+            if isinstance(default, np.ndarray):
+                setattr(cls, name, default.view(_HashableArray))
+        return original(cls, **kwargs)
+
+    dataclasses.dataclass = dataclass  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        dataclasses.dataclass = original
+
+
+@contextlib.contextmanager
+def _robotics_stubbed() -> Iterator[None]:
+    """Stands in for the parts of `gymnasium_robotics` that are not loaded yet."""
+    stubs = {name: types.ModuleType(name) for name in _ROBOTICS if name not in sys.modules}
+    for name, stub in stubs.items():
+        stub.__dict__.update(
+            __path__=[], register_robotics_envs=lambda: None, MultiAgentMujocoEnv=object
+        )
+        sys.modules[name] = stub
+    try:
+        yield
+    finally:
+        for name, stub in stubs.items():
+            if sys.modules.get(name) is stub:
+                del sys.modules[name]
