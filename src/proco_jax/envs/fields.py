@@ -146,17 +146,17 @@ def velocity_fields(robot: str) -> tuple[Field, ...]:
 def _lidar(robot: str, kind: str, name: str) -> Field:
     what = _SPECIAL_OBJECTS.get((kind, name), _OBJECTS[name])
     reach = 6.0 if kind == "Circle" else 3.0
-    bins = "bin 0 ahead, 4 left, 8 behind, 12 right"
-    if robot == "Car":
-        bins = "bin 0 left, 4 behind, 8 right, 12 ahead"
+    axis = "left" if robot == "Car" else "ahead"
     return Field(
         f"{name}_lidar",
         LIDAR_BINS,
         "ring",
         _CLOSENESS,
-        f"Closeness by direction, in 16 bins around the robot ({bins}), of {what}. An object whose center "
-        f"is d metres away reads max(0, {reach:g} - d) / {reach:g} in its bin and less in the two "
-        "next to it; a bin shows only the nearest.",
+        f"Closeness by direction, in 16 bins around the robot, of {what}. Bin i covers 22.5 i to "
+        "22.5 (i + 1) degrees, counter-clockwise from the robot's own x axis, which points "
+        f"{axis}. An object whose center is d meters away reads max(0, {reach:g} - d) / {reach:g} "
+        "in its bin, and the two bins next to it read a share of that by angle; a bin shows only "
+        "its nearest object.",
         reach=reach,
         group=name,
     )
