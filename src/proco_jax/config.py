@@ -309,12 +309,14 @@ class EvalConfig:
       interim_episodes: episodes a seed during training; 0 for none.
       interim_every: training steps between interim evaluations.
       seed: first episode seed; evaluation never sees a collection seed.
+      worlds: simulators stepped together, shared evenly by the policies.
     """
 
     episodes: int = 20
     interim_episodes: int = 2
     interim_every: int = 2000
     seed: int = 1_000_000
+    worlds: int = 40
 
 
 @dataclasses.dataclass
@@ -432,6 +434,7 @@ _OPEN_UNIT = (
 )
 _AT_LEAST_ONE = (
     "seeds",
+    "evaluation.worlds",
     "data.episodes",
     "encoder.features",
     "dynamics.members",
