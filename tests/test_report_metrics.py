@@ -1,0 +1,79 @@
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from proco_jax.report.metrics import FILE, MetricsWriter, load_metrics
+
+
+def read(folder):
+    return [json.loads(line) for line in (folder / FILE).read_text().splitlines()]
+
+
+def test_a_line_is_flat_and_holds_the_mean_over_seeds(tmp_path):
+    with MetricsWriter(tmp_path) as writer:
+        writer.write("train/proco", 250, {"qh/loss": np.array([1.0, 2.0, 6.0]), "steps_per_s": 10})
+    assert read(tmp_path) == [
+        {"stage": "train/proco", "step": 250, "qh/loss": 3.0, "steps_per_s": 10.0}
+    ]
+
+
+def test_what_is_not_finite_becomes_null(tmp_path):
+    MetricsWriter(tmp_path).write("cost", 1, {"loss": np.array([1.0, np.nan])})
+    assert read(tmp_path)[0]["loss"] is None
+
+
+def test_resume_leaves_no_line_twice_and_other_stages_alone(tmp_path):
+    writer = MetricsWriter(tmp_path)
+    writer.write("dynamics", 900, {"loss": 1.0})
+    for step in (100, 200, 300):
+        writer.write("train", step, {"loss": step})
+    again = MetricsWriter(tmp_path)
+    again.resume("train", 100)
+    for step in (200, 300):
+        again.write("train", step, {"loss": step})
+    assert [(line["stage"], line["step"]) for line in read(tmp_path)] == [
+        ("dynamics", 900),
+        ("train", 100),
+        ("train", 200),
+        ("train", 300),
+    ]
+
+
+def test_a_line_torn_by_a_kill_is_dropped(tmp_path):
+    MetricsWriter(tmp_path).write("train", 1, {"loss": 1.0})
+    with (tmp_path / FILE).open("a") as file:
+        file.write('{"stage": "train", "st')
+    assert len(load_metrics(tmp_path / FILE)) == 1
+    MetricsWriter(tmp_path).write("train", 2, {"loss": 1.0})
+    assert [line["step"] for line in read(tmp_path)] == [1, 2]
+
+
+def test_a_foreign_line_is_named(tmp_path):
+    (tmp_path / FILE).write_text('{"stage": "a", "step": 1}\nhello\n')
+    with pytest.raises(ValueError, match="line 2"):
+        MetricsWriter(tmp_path)
+
+
+def test_metrics_cannot_hide_stage_or_step(tmp_path):
+    with pytest.raises(ValueError, match="step"):
+        MetricsWriter(tmp_path).write("train", 1, {"step": 2.0})
+
+
+def test_tensorboard_is_asked_for_clearly_when_absent(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(RuntimeError, match="--extra tensorboard"):
+        MetricsWriter(tmp_path, tensorboard=True)
+
+
+def test_tensorboard_writes_one_run_a_stage(tmp_path):
+    pytest.importorskip("tensorboardX")
+    with MetricsWriter(tmp_path, tensorboard=True) as writer:
+        writer.write("train/proco", 1, {"loss": 1.0})
+        writer.resume("train/proco", 1)
+        writer.write("train/proco", 2, {"loss": 1.0})
+        writer.write("train/baseline", 2, {"loss": 1.0})
+    folders = sorted(path.name for path in (tmp_path / "tensorboard").iterdir())
+    assert folders == ["train-baseline", "train-proco"]
+    assert all(any(path.iterdir()) for path in (tmp_path / "tensorboard").iterdir())
