@@ -34,8 +34,7 @@ class VectorEnv(Protocol):
     Attributes:
       task: the task.
       num_envs: N.
-      physics_failures: episodes that ended because the physics became unstable
-        (non-finite numbers or a MuJoCo warning), since the start.
+      physics_failures: episodes that unstable physics ended so far.
     """
 
     task: Task
@@ -55,7 +54,8 @@ class VectorEnv(Protocol):
 
         Worlds whose episode is over are masked: they return their last
         observation, reward 0, cost 0, truncated True, and their action is
-        ignored.
+        ignored. Unstable physics (a non-finite number or a MuJoCo warning) ends
+        the episode: terminated, with the last observation, reward 0, cost 0.
 
         Raises:
           ValueError: on actions of a wrong shape or that are not finite.
@@ -115,6 +115,27 @@ def check_actions(actions: np.ndarray, num_envs: int, action_size: int) -> np.nd
         world = int(np.flatnonzero(~finite)[0])
         raise ValueError(f"the action of world {world} is not finite: {actions[world]}")
     return actions
+
+
+def check_reset(seeds: Sequence[int], worlds: Sequence[int] | None, num_envs: int) -> np.ndarray:
+    """The worlds to reset, as `[len(seeds)]` indices.
+
+    Raises:
+      ValueError: if there is not one seed for each distinct world, or a world
+        or a seed is out of range.
+    """
+    chosen = np.arange(num_envs) if worlds is None else np.asarray(worlds, int)
+    if len(seeds) != len(chosen) or len(set(chosen.tolist())) != len(chosen):
+        raise ValueError(
+            f"expected one seed for each distinct world, found {len(seeds)} seeds for worlds "
+            f"{chosen.tolist()}"
+        )
+    if len(chosen) and not (chosen.min() >= 0 and chosen.max() < num_envs):
+        raise ValueError(f"worlds are 0 to {num_envs - 1}, found {chosen.tolist()}")
+    wrong = [seed for seed in seeds if not 0 <= seed < 2**32]
+    if wrong:
+        raise ValueError(f"seeds are 0 to 2^32 - 1, found {wrong[:3]}")
+    return chosen
 
 
 def available_cores() -> int:
