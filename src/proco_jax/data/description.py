@@ -1,0 +1,83 @@
+"""What a dataset's observations mean: as stored with it, or as the task has them."""
+
+import json
+
+from proco_jax.data.checks import DataError
+from proco_jax.data.minari_store import Stored
+from proco_jax.envs.tasks import TASKS, Task, get_task
+from proco_jax.observation import ObservationSpec
+
+
+def find_task(name: str) -> Task | None:
+    """The task of that name, or None for one that the table doesn't know."""
+    try:
+        return get_task(name)
+    except ValueError:
+        return None
+
+
+def describe(stored: Stored, task_name: str) -> ObservationSpec:
+    """The fields of a dataset's observations.
+
+    They are those stored with the dataset; without any, those of the task, if
+    the dataset is of that task as far as can be told.
+
+    Args:
+      stored: the dataset; it has at least one episode.
+      task_name: the task of the run.
+
+    Raises:
+      DataError: if the dataset is of another task, its observations don't fit,
+        or nothing tells what they mean.
+    """
+    task = find_task(task_name)
+    _check_origin(stored, task_name, task)
+    size = stored.episodes[0].obs.shape[1]
+    text = stored.details.get("observation")
+    if text is not None:
+        try:
+            spec = ObservationSpec.from_json(text)
+        except ValueError as error:
+            raise DataError(f"{stored.dataset_id}: its stored description is {error}") from error
+        _check_size(stored.dataset_id, size, spec, "its stored description")
+        if task is not None:
+            _check_size(stored.dataset_id, size, task.spec, f"the task {task.name}")
+        return spec
+    if task is None:
+        raise DataError(
+            f"{stored.dataset_id}: nothing says what its {size} observation numbers mean, and "
+            f"{task_name!r} is none of the known tasks ({', '.join(TASKS)}). Store a description "
+            "with proco_jax.data.minari_store.set_observation_spec(root, dataset_id, spec)"
+        )
+    _check_size(stored.dataset_id, size, task.spec, f"the task {task.name}")
+    return task.spec
+
+
+def _check_origin(stored: Stored, task_name: str, task: Task | None) -> None:
+    """Refuses a dataset that says it is of another task."""
+    origin = stored.details.get("task") or _env_id(stored)
+    known = find_task(origin) if origin else None
+    ours = task.name if task else task_name
+    theirs = known.name if known else stored.details.get("task")
+    if theirs and theirs != ours:
+        raise DataError(
+            f"{stored.dataset_id} is of the task {theirs}, but the run is of {ours}; "
+            f"use --config.task={theirs} or another --config.data.source"
+        )
+
+
+def _env_id(stored: Stored) -> str:
+    try:
+        return json.loads(stored.metadata.get("env_spec") or "{}").get("id", "")
+    except json.JSONDecodeError:
+        return ""
+
+
+def _check_size(dataset_id: str, size: int, spec: ObservationSpec, whose: str) -> None:
+    if size != spec.size:
+        fields = ", ".join(f"{f.name} {f.size}" for f in spec.fields)
+        raise DataError(
+            f"{dataset_id}: observations have {size} numbers, but {whose} has {spec.size} "
+            f"({fields}). Use the task that the data are of, or store a description with "
+            "proco_jax.data.minari_store.set_observation_spec(root, dataset_id, spec)"
+        )

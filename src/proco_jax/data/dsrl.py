@@ -1,0 +1,224 @@
+"""DSRL's HDF5 files of logs, converted once to Minari datasets.
+
+Liu et al. 2024, "Datasets and Benchmarks for Offline Safe Reinforcement
+Learning". The arrays are flat; an episode ends where `terminals` or `timeouts`
+is set, and a timeout is no termination.
+"""
+
+import importlib.metadata
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from proco_jax.data.checks import DataError, check_sizes, to_episode
+from proco_jax.data.collection import slug
+from proco_jax.data.download import download
+from proco_jax.data.files import locked, sha256
+from proco_jax.data.minari_store import check_dataset_id, read_metadata
+from proco_jax.data.minari_writer import Origin, write_dataset
+from proco_jax.envs.tasks import Task, get_task
+from proco_jax.types import Episode
+
+ADDRESS = "https://huggingface.co/datasets/YYY-45/DSRL/resolve/main"
+KEYS = (
+    "observations",
+    "next_observations",
+    "actions",
+    "rewards",
+    "costs",
+    "terminals",
+    "timeouts",
+)
+# Observations that are the same but for rounding.
+CLOSE = 1e-3
+
+
+def import_dsrl(
+    source: str,
+    task: Task | None,
+    root: Path,
+    log: Callable[[str], None] = print,
+    dataset_id: str = "",
+    address: str = ADDRESS,
+) -> str:
+    """The Minari dataset of a DSRL file; made, and the file fetched, if need be.
+
+    Args:
+      source: a path, or the name of a task whose file is downloaded.
+      task: that the data must be of; None to go by the source.
+      root: the folder of Minari datasets.
+      log: takes lines for the user.
+      dataset_id: empty for `proco/<task>/dsrl-v0`, or with part of the
+        content's hash for a file of yours.
+      address: the folder on the web that holds the files.
+
+    Returns:
+      The dataset's id.
+
+    Raises:
+      DataError: if the source is neither, belongs to another task, can't be
+        fetched, or isn't what it must be; nothing half-written stays.
+    """
+    path, task = _resolve(source, task)
+    name = "dsrl-v0" if path is None else f"dsrl-{sha256(path)[:8]}-v0"
+    dataset_id = dataset_id or f"proco/{slug(task.name)}/{name}"
+    check_dataset_id(dataset_id)
+    final = root / dataset_id
+    with locked(final.with_name(f".{final.name}.lock"), log):
+        if (metadata := read_metadata(root, dataset_id)) is not None:
+            _check_same(metadata, dataset_id, path)
+            log(f"found dataset {dataset_id}")
+            return dataset_id
+        file = path
+        if file is None:
+            file = root / ".downloads" / task.dsrl_file
+            log(f"fetching {address}/{task.dsrl_file}")
+            download(f"{address}/{task.dsrl_file}", file, log)
+        log(f"converting {file.name} to dataset {dataset_id}")
+        _convert(file, task, root, dataset_id)
+        if path is None:
+            file.unlink()
+    return dataset_id
+
+
+def read_dsrl(path: Path, task: Task) -> Iterator[Episode]:
+    """The checked episodes of a DSRL file, one at a time.
+
+    Raises:
+      DataError: naming what is wrong with the file.
+    """
+    import h5py
+
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        size = path.stat().st_size
+        raise DataError(
+            f"{path} is no whole HDF5 file ({size:,} bytes; {error}); fetch it again"
+        ) from error
+    with file:
+        _check_layout(file, path)
+        bounds = _bounds(file, task, path)
+        for index, (start, end) in enumerate(bounds):
+            where = f"{path.name}, episode {index} of {len(bounds)}"
+            try:
+                episode = _episode(file, start, end, where)
+            except (OSError, RuntimeError) as error:
+                raise DataError(
+                    f"{where}: the file is damaged ({error}); fetch it again"
+                ) from error
+            check_sizes(episode, task.spec.size, task.action_size, where)
+            yield episode
+
+
+def task_of_file(path: Path) -> Task | None:
+    """The task in a file name such as `SafetyCarButton1Gymnasium-v0-250-2656.hdf5`."""
+    match = re.match(r"(Safety\w+?Gymnasium-v\d+)", path.name)
+    try:
+        return get_task(match[1]) if match else None
+    except ValueError:
+        return None
+
+
+def _resolve(source: str, task: Task | None) -> tuple[Path | None, Task]:
+    """The file, None for one to download, and its task."""
+    path = Path(source).expanduser()
+    if path.is_file():
+        named = task_of_file(path)
+    elif path.suffix in (".hdf5", ".h5") or "/" in source:
+        raise DataError(f"no file {path}; check the path, or give the name of a task")
+    else:
+        try:
+            path, named = None, get_task(source)
+        except ValueError as error:
+            raise DataError(f"dsrl:{source} is neither a file nor a task: {error}") from error
+    if named and task and named.name != task.name:
+        raise DataError(f"dsrl:{source} is of the task {named.name}, but the run is of {task.name}")
+    if (found := task or named) is None:
+        raise DataError(f"{path.name if path else source} doesn't name its task; give --task=NAME")
+    return path, found
+
+
+def _check_same(metadata: dict[str, Any], dataset_id: str, path: Path | None) -> None:
+    """Refuses a dataset of that id that was made of another file."""
+    recipe = (metadata.get("proco") or {}).get("recipe") or {}
+    if path is not None and recipe.get("sha256") != sha256(path):
+        raise DataError(
+            f"the dataset {dataset_id} exists and was not made of {path}; "
+            "remove it or choose another --dataset_id"
+        )
+
+
+def _convert(path: Path, task: Task, root: Path, dataset_id: str) -> None:
+    origin = Origin(
+        task=task.name,
+        env_id=task.env_id,
+        spec=task.spec,
+        source="dsrl",
+        recipe={"file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)},
+        algorithm="DSRL",
+        description=f"DSRL's logs of {task.name}, converted from {path.name}.",
+        versions={"h5py": importlib.metadata.version("h5py")},
+    )
+    write_dataset(root, dataset_id, read_dsrl(path, task), None, origin)
+
+
+def _check_layout(file: Any, path: Path) -> None:
+    missing = [key for key in KEYS if key not in file]
+    if missing:
+        found = ", ".join(sorted(file.keys())) or "none"
+        raise DataError(
+            f"{path.name}: missing {', '.join(missing)}; a DSRL file has the arrays "
+            f"{', '.join(KEYS)}, found {found}"
+        )
+    lengths = {key: file[key].shape[0] if file[key].shape else 0 for key in KEYS}
+    if len(set(lengths.values())) > 1 or not lengths["rewards"]:
+        listed = ", ".join(f"{key} {length}" for key, length in lengths.items())
+        raise DataError(f"{path.name}: arrays must have one same length above 0, found {listed}")
+
+
+def _bounds(file: Any, task: Task, path: Path) -> list[tuple[int, int]]:
+    """Start and end of every episode; the steps after the last end are one too."""
+    over = np.asarray(file["terminals"][:], bool) | np.asarray(file["timeouts"][:], bool)
+    ends = np.unique([*(np.flatnonzero(over.ravel()) + 1), over.size]).astype(int)
+    starts = np.concatenate([[0], ends[:-1]])
+    longest = int((ends - starts).max())
+    if longest > task.episode_steps:
+        raise DataError(
+            f"{path.name}: an episode has {longest} steps, but {task.name} ends after "
+            f"{task.episode_steps}; are `timeouts` missing?"
+        )
+    return list(zip(starts.tolist(), ends.tolist(), strict=True))
+
+
+def _episode(file: Any, start: int, end: int, where: str) -> Episode:
+    obs, following = file["observations"][start:end], file["next_observations"][start:end]
+    if obs.ndim != 2 or following.shape != obs.shape:
+        raise DataError(
+            f"{where}: observations {obs.shape} and next_observations {following.shape} must "
+            "have one same shape [steps, size]"
+        )
+    with np.errstate(invalid="ignore"):  # What is not finite is reported as such below.
+        gap = np.abs(following[:-1].astype(np.float64) - obs[1:])
+    apart = gap.max(axis=1, initial=0.0) > CLOSE
+    if apart.any():
+        step = int(np.argmax(apart))
+        raise DataError(
+            f"{where}: after {int(apart.sum())} of its {end - start} steps, first after step "
+            f"{step}, the next observation isn't the one that follows; is the end of an episode "
+            "missing in `terminals` and `timeouts`?"
+        )
+    terminals = np.asarray(file["terminals"][start:end], bool).ravel()
+    timeouts = np.asarray(file["timeouts"][start:end], bool).ravel()
+    raw = {
+        "observations": np.concatenate([obs, following[-1:]]),
+        "actions": file["actions"][start:end],
+        "rewards": np.ravel(file["rewards"][start:end]),
+        "cost": np.ravel(file["costs"][start:end]),
+        "terminations": terminals & ~timeouts,
+        "truncations": timeouts,
+    }
+    return to_episode(raw, where)

@@ -1,0 +1,150 @@
+"""The door to Minari for writing: a dataset appears whole or not at all."""
+
+import dataclasses
+import importlib.metadata
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from proco_jax.data.checks import DataError
+from proco_jax.data.files import write_text
+from proco_jax.data.minari_store import DETAILS, quiet_minari
+from proco_jax.observation import ObservationSpec
+from proco_jax.types import Episode
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """How a dataset came to be, as it is stored with it.
+
+    Attributes:
+      task: the name of the task.
+      env_id: the Gymnasium id of the environment.
+      spec: the fields of an observation.
+      source: `collect` or `dsrl`.
+      recipe: everything that decides the content.
+      algorithm: one phrase, who acted.
+      description: one sentence.
+      versions: of the packages that made it.
+    """
+
+    task: str
+    env_id: str
+    spec: ObservationSpec
+    source: str
+    recipe: dict[str, Any]
+    algorithm: str
+    description: str
+    versions: dict[str, str]
+
+
+def write_dataset(
+    root: Path,
+    dataset_id: str,
+    episodes: Iterable[Episode],
+    seeds: list[int] | None,
+    origin: Origin,
+) -> None:
+    """Writes a dataset under a hidden name, then renames it.
+
+    Args:
+      root: the folder of datasets.
+      dataset_id: Minari's id; must not exist yet.
+      episodes: taken one at a time, so they need not fit in memory.
+      seeds: of each episode's reset, if known.
+      origin: stored under `proco` in the metadata.
+
+    Raises:
+      DataError: if the id is malformed or taken.
+    """
+    final = root / dataset_id
+    if final.exists():
+        raise DataError(f"{final} exists already; remove it or choose another --dataset_id")
+    building = final.with_name(f".{final.name}.building")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    try:
+        _write_minari(building / "data", dataset_id, iter(episodes), seeds, origin)
+        _name_parents(root, final.parent)
+        building.rename(final)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _write_minari(
+    path: Path,
+    dataset_id: str,
+    episodes: Iterator[Episode],
+    seeds: list[int] | None,
+    origin: Origin,
+) -> None:
+    quiet_minari()
+    from gymnasium.envs.registration import EnvSpec
+    from gymnasium.spaces import Box
+    from minari.dataset.minari_storage import MinariStorage
+
+    first = next(episodes)
+    size, action_size = first.obs.shape[1], first.action.shape[1]
+    storage = MinariStorage.new(
+        path,
+        observation_space=Box(-np.inf, np.inf, (size,), np.float32),
+        action_space=Box(-1.0, 1.0, (action_size,), np.float32),
+        env_spec=EnvSpec(
+            origin.env_id,
+            "safety_gymnasium.wrappers.gymnasium_conversion:make_gymnasium_environment",
+            kwargs={"env_id": origin.env_id},
+        ),
+    )
+    storage.update_metadata(
+        {
+            "dataset_id": dataset_id,
+            "minari_version": importlib.metadata.version("minari"),
+            "algorithm_name": origin.algorithm,
+            "author": {"proco-jax"},
+            "description": origin.description,
+            DETAILS: {
+                "task": origin.task,
+                "env_id": origin.env_id,
+                "source": origin.source,
+                "recipe": origin.recipe,
+                "versions": origin.versions,
+                "observation": origin.spec.to_json(),
+            },
+        }
+    )
+    storage.update_episodes(_buffers(first, episodes, seeds))
+
+
+def _buffers(first: Episode, rest: Iterator[Episode], seeds: list[int] | None) -> Iterator[Any]:
+    from minari.data_collector import EpisodeBuffer
+
+    index = 0
+    episode: Episode | None = first
+    while episode is not None:
+        steps = len(episode.reward)
+        ends = np.arange(steps) == steps - 1
+        yield EpisodeBuffer(
+            id=index,
+            seed=None if seeds is None else seeds[index],
+            observations=episode.obs,  # type: ignore[arg-type]
+            actions=episode.action,  # type: ignore[arg-type]
+            rewards=episode.reward,  # type: ignore[arg-type]
+            terminations=ends & episode.terminated,  # type: ignore[arg-type]
+            truncations=ends & (not episode.terminated),  # type: ignore[arg-type]
+            # Minari keeps one more info than steps: that of the reset comes first.
+            infos={"cost": np.concatenate([np.zeros(1, np.float32), episode.cost])},
+        )
+        index += 1
+        episode = next(rest, None)
+
+
+def _name_parents(root: Path, folder: Path) -> None:
+    """Minari lists a namespace only if each of its folders says that it is one."""
+    while folder != root:
+        marker = folder / "namespace_metadata.json"
+        if not marker.exists():
+            write_text(marker, "{}")
+        folder = folder.parent
