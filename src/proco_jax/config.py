@@ -120,6 +120,8 @@ class KnowledgeConfig:
       file: knowledge file; empty for the task's own under
         `experiments/knowledge/`.
       api_base: address of an OpenAI-compatible server; empty for the provider's.
+      cache: JSON lines of paid replies, which runs may share; empty for
+        `replies.jsonl` in the workdir.
       labeller: `rule` (the model writes rules) or `states` (it labels states).
       states: states that are labelled by a model.
       rule_states: states that a rule labels.
@@ -139,6 +141,7 @@ class KnowledgeConfig:
     model: str = "shipped"
     file: str = ""
     api_base: str = ""
+    cache: str = ""
     labeller: str = "rule"
     states: int = 512
     rule_states: int = 20000

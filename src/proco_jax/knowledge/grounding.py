@@ -1,0 +1,266 @@
+"""Grounding knowledge: from words and a model's name to a labeller, and to labels."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from proco_jax.config import Config
+from proco_jax.knowledge import door
+from proco_jax.knowledge.ask import Asker, BudgetError, Forecast, Question
+from proco_jax.knowledge.cache import ReplyCache
+from proco_jax.knowledge.choose import choose_disagreeing, choose_states
+from proco_jax.knowledge.describe import describe
+from proco_jax.knowledge.door import ModelError
+from proco_jax.knowledge.files import Knowledge, load_knowledge
+from proco_jax.knowledge.labels import Labeller, Usage, rule_labeller, shipped_rule
+from proco_jax.knowledge.prompts import Messages, rule_messages, states_messages
+from proco_jax.knowledge.replies import RuleReply, StatesReply, check_count
+from proco_jax.knowledge.rules import Rule, parse_rule
+from proco_jax.observation import ObservationSpec
+from proco_jax.types import LabeledStates
+
+SHIPPED_MODEL = "shipped"
+CACHE_NAME = "replies.jsonl"
+_RULE_TOKENS = 1200
+_LABEL_TOKENS = 40
+
+Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Grounding:
+    """A labeller and where it comes from.
+
+    Attributes:
+      label: states to labels; may ask the model, and then raises ModelError.
+      labeller: `rule` or `states`.
+      model: `shipped` or the model's name.
+      rules: the rules that vote; empty for `states`.
+      provenance: who wrote them.
+      usage: what was asked so far.
+      knowledge: the file.
+    """
+
+    label: Labeller
+    labeller: str
+    model: str
+    rules: tuple[Rule, ...]
+    provenance: str
+    usage: Callable[[], Usage]
+    knowledge: Knowledge
+
+
+def ground(config: Config, spec: ObservationSpec, workdir: Path, say: Say = print) -> Grounding:
+    """The labeller that the config asks for.
+
+    `shipped` takes the rule in the knowledge file, offline. A model name asks
+    that model: for rules at once, or for labels of states when they are to be
+    labelled. Every reply is kept in `config.knowledge.cache`, by default
+    `replies.jsonl` in the workdir.
+
+    Raises:
+      KnowledgeError: if the knowledge file cannot be used.
+      ModelError: if the model cannot be asked, has no key, is beyond the
+        budget, or gave no usable rule.
+    """
+    k = config.knowledge
+    knowledge = load_knowledge(k.file or config.task, spec)
+    if k.model == SHIPPED_MODEL:
+        rules = (shipped_rule(knowledge),)
+        label = rule_labeller(rules, config.cost.margin)
+        return Grounding(label, "rule", k.model, rules, knowledge.provenance, Usage, knowledge)
+    door.check_access(k)
+    asker = Asker(k, ReplyCache(Path(k.cache) if k.cache else workdir / CACHE_NAME))
+    if k.labeller == "rule":
+        rules = _ask_rules(config, knowledge, asker, say)
+        label = rule_labeller(rules, config.cost.margin)
+        provenance = f"written by the model {k.model} from the knowledge text"
+    else:
+        rules = ()
+        label = _state_labeller(config, knowledge, asker, say)
+        provenance = f"labelled by the model {k.model} from the knowledge text"
+    return Grounding(label, k.labeller, k.model, rules, provenance, lambda: asker.usage, knowledge)
+
+
+def questions_shown(config: Config, knowledge: Knowledge, obs: np.ndarray) -> list[Messages]:
+    """The questions that the config would ask, for a person to read.
+
+    Args:
+      config: chooses between rules and states.
+      knowledge: the file.
+      obs: `[M, O]` states, of which one batch is shown.
+    """
+    if config.knowledge.labeller == "rule":
+        return [rule_messages(knowledge)]
+    batch = [describe(row, knowledge.spec) for row in obs[: config.knowledge.batch]]
+    return [states_messages(knowledge, batch, config.cost.margin)]
+
+
+def label_states(
+    grounding: Grounding,
+    obs: np.ndarray,
+    config: Config,
+    seed: int,
+    disagreement: Callable[[LabeledStates], np.ndarray] | None = None,
+) -> LabeledStates:
+    """Chooses states and labels them, in one or more rounds.
+
+    The first round covers the candidates, with attention to the boundary where
+    a rule tells where it is. A model that labels states is then asked about
+    states on which the costs fitted to the labels so far disagree (active
+    learning), as many again over all further rounds as in the first. Rules
+    label as many states as wanted, so they need one round only.
+
+    Args:
+      grounding: from `ground`.
+      obs: `[M, O]` raw candidate states, logged and imagined.
+      config: states, shares and rounds.
+      seed: of the choice; the same candidates ask the same questions.
+      disagreement: labels so far to scores `[M]` of the candidates; None stops
+        after the first round.
+    """
+    k = config.knowledge
+    by_rule = bool(grounding.rules)
+    margin = _boundary(grounding, obs, config.cost.margin)
+    rounds = 1 if by_rule or disagreement is None else max(k.rounds, 1)
+    wanted = k.rule_states if by_rule else k.states
+    later = wanted // 2 // (rounds - 1) if rounds > 1 else 0
+    asked = choose_states(obs, wanted - later * (rounds - 1), seed, margin, k.boundary_share)
+    labels = grounding.label(obs[asked])
+    for number in range(1, rounds):
+        if disagreement is None:
+            break
+        chosen = choose_disagreeing(obs, disagreement(labels), later, seed + number, asked)
+        asked = np.concatenate([asked, chosen])
+        try:
+            labels = _joined(labels, grounding.label(obs[chosen]))
+        except BudgetError:
+            break  # what is labelled so far stands
+    return labels
+
+
+def _boundary(grounding: Grounding, obs: np.ndarray, widening: float) -> np.ndarray | None:
+    """`[M]` distances to the boundary of what will be labelled unsafe.
+
+    For a model that labels states, a rule in the knowledge file tells only
+    where to look, never what the label is.
+    """
+    rules = grounding.rules or (
+        (grounding.knowledge.rule,) if grounding.knowledge.rule is not None else ()
+    )
+    if not rules:
+        return None
+    return rule_labeller(rules, widening)(obs).margin + widening
+
+
+def _joined(a: LabeledStates, b: LabeledStates) -> LabeledStates:
+    return LabeledStates(*(np.concatenate(pair) for pair in zip(a, b, strict=True)))
+
+
+def _ask_rules(config: Config, knowledge: Knowledge, asker: Asker, say: Say) -> tuple[Rule, ...]:
+    def accept(reply: RuleReply) -> Rule:
+        return parse_rule(reply.rule, knowledge.spec)
+
+    messages = rule_messages(knowledge)
+    questions = [
+        Question(messages, RuleReply, accept, vote, _RULE_TOKENS)
+        for vote in range(config.knowledge.votes)
+    ]
+    answers = _ask(asker, questions, config, say)
+    rules = tuple(rule for rule in answers if rule is not None)
+    if not rules:
+        raise ModelError(
+            f"the model {config.knowledge.model!r} gave no usable rule in {len(questions)} votes of"
+            f" {config.knowledge.retries} tries; the last reason: {asker.problems[-1]}"
+        )
+    for rule in rules:
+        say(f"rule: {rule.text}")
+    return rules
+
+
+def _state_labeller(config: Config, knowledge: Knowledge, asker: Asker, say: Say) -> Labeller:
+    k = config.knowledge
+
+    def label(obs: np.ndarray) -> LabeledStates:
+        obs = np.asarray(obs, np.float32)
+        texts = [describe(row, knowledge.spec) for row in obs]
+        starts = range(0, len(obs), k.batch)
+        questions = [
+            _states_question(knowledge, texts[i : i + k.batch], config.cost.margin, vote)
+            for i in starts
+            for vote in range(k.votes)
+        ]
+        answers = _ask(asker, questions, config, say)
+        if questions and all(answer is None for answer in answers):
+            raise ModelError(
+                f"the model {k.model!r} gave no usable label; the last reason: {asker.problems[-1]}"
+            )
+        batches = [answers[i : i + k.votes] for i in range(0, len(answers), k.votes)]
+        sizes = [len(texts[i : i + k.batch]) for i in starts]
+        votes = [_votes(batch, size) for batch, size in zip(batches, sizes, strict=True)]
+        return _counted(obs, np.concatenate(votes, axis=1) if votes else np.zeros((k.votes, 0)))
+
+    return label
+
+
+def _states_question(knowledge: Knowledge, texts: list[str], margin: float, vote: int) -> Question:
+    def accept(reply: StatesReply) -> np.ndarray:
+        check_count(reply, len(texts))
+        return np.array(
+            [x.confidence if x.unsafe else 1.0 - x.confidence for x in reply.labels], np.float32
+        )
+
+    messages = states_messages(knowledge, texts, margin)
+    tokens = 200 + _LABEL_TOKENS * len(texts)
+    return Question(messages, StatesReply, accept, vote, tokens)
+
+
+def _votes(batch: list[np.ndarray | None], size: int) -> np.ndarray:
+    """`[votes, size]` probabilities; NaN for a vote that was not given."""
+    missing = np.full(size, np.nan, np.float32)
+    return np.stack([missing if vote is None else vote for vote in batch])
+
+
+def _counted(obs: np.ndarray, votes: np.ndarray) -> LabeledStates:
+    """Votes to labels: their mean, and the share of all votes that agree with the majority.
+
+    A state without a vote is unsafe with confidence 0.
+    """
+    given = np.isfinite(votes)
+    number = given.sum(axis=0)
+    total = np.where(given, votes, 0.0).sum(axis=0)
+    unsafe = np.where(number > 0, total / np.maximum(number, 1), 1.0).astype(np.float32)
+    for_unsafe = (given & (votes >= 0.5)).sum(axis=0)
+    agree = np.maximum(for_unsafe, number - for_unsafe) / len(votes)
+    margin = np.full(len(obs), np.nan, np.float32)
+    return LabeledStates(obs, unsafe, margin, agree.astype(np.float32))
+
+
+def _ask(asker: Asker, questions: list[Question], config: Config, say: Say) -> list:
+    forecast = asker.forecast(questions)
+    say(_forecast_text(forecast, config))
+    asker.check_budget(forecast)
+    before = asker.unanswered
+    answers = asker.ask(questions)
+    u = asker.usage
+    say(
+        f"{u.calls} calls so far, {u.cached} answers from the cache, {u.tokens_in} tokens in,"
+        f" {u.tokens_out} out, {u.usd:.4f} USD"
+    )
+    if asker.unanswered > before:
+        say(
+            f"{asker.unanswered - before} of {len(questions)} questions got no usable answer; the"
+            f" last reason: {asker.problems[-1]}"
+        )
+    return answers
+
+
+def _forecast_text(forecast: Forecast, config: Config) -> str:
+    k = config.knowledge
+    money = "price unknown" if forecast.usd is None else f"at most {forecast.usd:.4f} USD"
+    return (
+        f"{forecast.calls} calls to {k.model} ({money}), {forecast.cached} answers from the cache;"
+        f" budget {k.budget_calls} calls, {k.budget_usd:g} USD"
+    )
