@@ -2,12 +2,13 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from proco_jax.data.files import write_text
 
 FILE = "metrics.jsonl"
 
@@ -114,9 +115,7 @@ def load_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _rewrite(path: Path, lines: list[dict[str, Any]]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    os.replace(partial, path)
+    write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def _import_tensorboard() -> Any:

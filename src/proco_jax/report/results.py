@@ -7,13 +7,13 @@ that was killed and resumed writes the same bytes as one that wasn't.
 
 import importlib.metadata
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from proco_jax.data.files import write_text
 from proco_jax.envs.tasks import Task, normalized_cost, normalized_return
 from proco_jax.types import Episode
 
@@ -114,9 +114,7 @@ def write_rows(path: Path, rows: Iterable[Row]) -> list[Row]:
         known[_identity(_checked(row, "a new row"))] = row
     ordered = sorted(known.values(), key=_order)
     text = "[\n" + ",\n".join(json.dumps(row, allow_nan=False) for row in ordered) + "\n]\n"
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+    write_text(path, text)
     return ordered
 
 
