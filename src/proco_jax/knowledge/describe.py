@@ -12,14 +12,23 @@ _LISTED = 16
 _OBJECTS = 3
 _SAME_OBJECT = 0.02
 
+# Where x points: the angle from there to ahead.
+_AHEAD_OF_X = {
+    "ahead": 0.0,
+    "forward": 0.0,
+    "left": -math.pi / 2,
+    "right": math.pi / 2,
+    "backward": math.pi,
+    "behind": math.pi,
+}
+
 
 def describe(obs: np.ndarray, spec: ObservationSpec) -> str:
     """One state as a few lines of text, in the units of the fields.
 
     Rings become the nearest objects with distance and direction, vectors a
-    length and a direction, everything else its numbers with their unit. The
-    direction is counted from ahead, which is a ring's bin whose meaning says
-    so (`bin 0 ahead, 4 left`), else its first.
+    length and a direction, everything else its numbers with their unit.
+    Directions are counted from ahead (`front_angle`).
 
     Args:
       obs: `[O]` one raw observation.
@@ -41,12 +50,13 @@ def describe(obs: np.ndarray, spec: ObservationSpec) -> str:
 def front_angle(spec: ObservationSpec) -> float:
     """The direction that is ahead, in rad counter-clockwise from the agent's x axis.
 
-    Read from the first ring whose meaning names its bin ahead.
+    Read from the first ring whose meaning says where the x axis points, as in
+    `own x axis, which points left`; without one, x is ahead.
     """
     for ring in spec.rings:
-        found = re.search(r"\b(\d+) ahead\b", ring.meaning)
-        if found:
-            return 2 * math.pi * int(found[1]) / ring.size
+        found = re.search(r"\bx axis, which points (\w+)", ring.meaning)
+        if found and found[1] in _AHEAD_OF_X:
+            return _AHEAD_OF_X[found[1]]
     return 0.0
 
 
@@ -101,18 +111,17 @@ def _closing(velocity: np.ndarray, angle: float) -> str:
 def _peaks(values: np.ndarray) -> list[tuple[float, float]]:
     """Closeness and angle of what the ring sees, nearest first.
 
-    A bin shows an object of its own where it reads more than a share of a
-    neighbour can explain: an object in bin i fills its two neighbours with
-    shares of its reading that add up to it.
+    An object also fills the two bins beside its own, so these are taken
+    together; a second object right beside a nearer one is not told apart.
     """
     left, found = values.copy(), []
-    bins = len(values)
     while len(found) < _OBJECTS and left.max() > _SAME_OBJECT:
         top = int(np.argmax(left))
-        around = np.zeros(bins)
-        around[[top - 1, top, (top + 1) % bins]] = values[[top - 1, top, (top + 1) % bins]]
+        own = [top - 1, top, (top + 1) % len(values)]
+        around = np.zeros(len(values))
+        around[own] = values[own]
         found.append((float(left[top]), float(np.asarray(bearing_of(around))[0])))
-        left[[top - 1, top, (top + 1) % bins]] = 0.0
+        left[own] = 0.0
     return found
 
 

@@ -5,6 +5,7 @@ its price list, and retries nothing by itself.
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -157,6 +158,10 @@ def _litellm() -> Any:
             "asking a language model needs the package litellm, which is not installed;"
             " install it, or use --config.knowledge.model=shipped"
         ) from error
+    # litellm loads these inside of the first call, seconds that its time limit would count.
+    for name in ("litellm._service_logger", "litellm.llms.openai.openai"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
     litellm.suppress_debug_info = True
     litellm.telemetry = False
     litellm.drop_params = True

@@ -128,7 +128,7 @@ FUNCTIONS: Mapping[str, Function] = {
         Function("distance(ring)", "distance seen by each bin of a ring, in m", rings.distance),
         Function(
             "angle(ring)",
-            "direction of each bin, in rad, counter-clockwise from the x axis",
+            "middle of each bin, in rad, counter-clockwise from the x axis",
             rings.angle,
         ),
         Function(

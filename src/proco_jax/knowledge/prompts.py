@@ -34,9 +34,9 @@ The rule is one expression in this language, which knows nothing else:
 - fields by name, as listed above; numbers of a field as name.x, name.xy or name[0]
 - numbers with their unit, such as 0.2 m, 3 m/s or 90 deg; the units are {units}
 - + - * / on quantities, <= < >= > between quantities of one unit, and, or, not, parentheses
-- rings are circles of bins around the machine; bin i looks along the angle 360 deg * i / bins, \
-counter-clockwise from its own x axis, and reads 1 for an object at the machine's center, 0 for \
-none within reach
+- rings are circles of n bins around the machine; bin i covers the angles from 360 deg * i / n to \
+360 deg * (i + 1) / n, counter-clockwise from its own x axis, and reads 1 for an object at the \
+machine's center, 0 for none within reach
 - functions:
 {functions}
 

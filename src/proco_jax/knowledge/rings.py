@@ -34,7 +34,9 @@ def distance(arguments: Sequence[Value]) -> Value:
 def angle(arguments: Sequence[Value]) -> Value:
     take(arguments, 1)
     ring, run = ring_of(arguments[0]), arguments[0].run
-    angles = [math.remainder(2 * math.pi * i / ring.size, 2 * math.pi) for i in range(ring.size)]
+    angles = [
+        math.remainder(2 * math.pi * (i + 0.5) / ring.size, 2 * math.pi) for i in range(ring.size)
+    ]
 
     def everywhere(obs: Array) -> Array:
         values = jnp.asarray(run(obs))
