@@ -14,7 +14,7 @@ import numpy as np
 from proco_jax.config import Config, DataConfig
 from proco_jax.data.checks import DataError
 from proco_jax.data.files import locked
-from proco_jax.data.minari_store import check_dataset_id, dataset_root, read_metadata
+from proco_jax.data.minari_store import DETAILS, check_dataset_id, dataset_root, read_metadata
 from proco_jax.data.minari_writer import Origin, write_dataset
 from proco_jax.data.partial import load_episode, missing_episodes, open_partial, save_episode
 from proco_jax.data.progress import progress
@@ -150,8 +150,8 @@ def collect(
         if _found(root, dataset_id, recipe):
             log(f"found dataset {dataset_id} under {root}")
             return dataset_id
-        log(f"collecting dataset {dataset_id} under {root}: {recipe.episodes} episodes")
         simulation = simulation or lidar_controllers(task, config)
+        log(f"collecting dataset {dataset_id} under {root}: {recipe.episodes} episodes")
         folder = final.with_name(f".{final.name}.partial")
         header = {"recipe": recipe.to_json(), "versions": simulation.versions}
         open_partial(folder, header, log)
@@ -237,7 +237,7 @@ def _found(root: Path, dataset_id: str, recipe: Recipe) -> bool:
     metadata = read_metadata(root, dataset_id)
     if metadata is None:
         return False
-    stored = (metadata.get("proco") or {}).get("recipe") or {}
+    stored = (metadata.get(DETAILS) or {}).get("recipe") or {}
     wanted = recipe.to_json()
     if stored != wanted:
         names = sorted(k for k in {*stored, *wanted} if stored.get(k) != wanted.get(k))

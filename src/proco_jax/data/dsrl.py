@@ -17,7 +17,7 @@ from proco_jax.data.checks import DataError, check_sizes, to_episode
 from proco_jax.data.collection import slug
 from proco_jax.data.download import download
 from proco_jax.data.files import locked, sha256
-from proco_jax.data.minari_store import check_dataset_id, read_metadata
+from proco_jax.data.minari_store import DETAILS, check_dataset_id, read_metadata
 from proco_jax.data.minari_writer import Origin, write_dataset
 from proco_jax.envs.tasks import Task, get_task
 from proco_jax.types import Episode
@@ -34,6 +34,10 @@ KEYS = (
 )
 # Observations that are the same but for rounding.
 CLOSE = 1e-3
+
+
+class DamagedFile(DataError):
+    """A file that HDF5 can't read."""
 
 
 def import_dsrl(
@@ -69,18 +73,13 @@ def import_dsrl(
     final = root / dataset_id
     with locked(final.with_name(f".{final.name}.lock"), log):
         if (metadata := read_metadata(root, dataset_id)) is not None:
-            _check_same(metadata, dataset_id, path)
+            _check_same(metadata, dataset_id, path, task)
             log(f"found dataset {dataset_id}")
             return dataset_id
-        file = path
-        if file is None:
-            file = root / ".downloads" / task.dsrl_file
-            log(f"fetching {address}/{task.dsrl_file}")
-            download(f"{address}/{task.dsrl_file}", file, log)
-        log(f"converting {file.name} to dataset {dataset_id}")
-        _convert(file, task, root, dataset_id)
-        if path is None:
-            file.unlink()
+        if path is not None:
+            _convert(path, task, root, dataset_id, log)
+        else:
+            _download_and_convert(address, task, root, dataset_id, log)
     return dataset_id
 
 
@@ -96,7 +95,7 @@ def read_dsrl(path: Path, task: Task) -> Iterator[Episode]:
         file = h5py.File(path, "r")
     except OSError as error:
         size = path.stat().st_size
-        raise DataError(
+        raise DamagedFile(
             f"{path} is no whole HDF5 file ({size:,} bytes; {error}); fetch it again"
         ) from error
     with file:
@@ -107,7 +106,7 @@ def read_dsrl(path: Path, task: Task) -> Iterator[Episode]:
             try:
                 episode = _episode(file, start, end, where)
             except (OSError, RuntimeError) as error:
-                raise DataError(
+                raise DamagedFile(
                     f"{where}: the file is damaged ({error}); fetch it again"
                 ) from error
             check_sizes(episode, task.spec.size, task.action_size, where)
@@ -142,17 +141,39 @@ def _resolve(source: str, task: Task | None) -> tuple[Path | None, Task]:
     return path, found
 
 
-def _check_same(metadata: dict[str, Any], dataset_id: str, path: Path | None) -> None:
+def _check_same(metadata: dict[str, Any], dataset_id: str, path: Path | None, task: Task) -> None:
     """Refuses a dataset of that id that was made of another file."""
-    recipe = (metadata.get("proco") or {}).get("recipe") or {}
-    if path is not None and recipe.get("sha256") != sha256(path):
+    recipe = (metadata.get(DETAILS) or {}).get("recipe") or {}
+    if path is None:
+        same = recipe.get("file") == task.dsrl_file
+    else:
+        same = recipe.get("sha256") == sha256(path)
+    if not same:
         raise DataError(
-            f"the dataset {dataset_id} exists and was not made of {path}; "
+            f"the dataset {dataset_id} exists and was not made of {path or task.dsrl_file}; "
             "remove it or choose another --dataset_id"
         )
 
 
-def _convert(path: Path, task: Task, root: Path, dataset_id: str) -> None:
+def _download_and_convert(
+    address: str, task: Task, root: Path, dataset_id: str, log: Callable[[str], None]
+) -> None:
+    """Keeps the download until it is converted, or found to be damaged."""
+    file = root / ".downloads" / task.dsrl_file
+    log(f"fetching {address}/{task.dsrl_file}")
+    download(f"{address}/{task.dsrl_file}", file, log)
+    try:
+        _convert(file, task, root, dataset_id, log)
+    except DamagedFile:
+        file.unlink()
+        raise
+    file.unlink()
+
+
+def _convert(
+    path: Path, task: Task, root: Path, dataset_id: str, log: Callable[[str], None]
+) -> None:
+    log(f"converting {path.name} to dataset {dataset_id}")
     origin = Origin(
         task=task.name,
         env_id=task.env_id,

@@ -53,7 +53,8 @@ def load_episode(folder: Path, index: int) -> Episode:
     """
     path = episode_path(folder, index)
     try:
-        with np.load(path) as arrays:
+        # Opened here, because NumPy leaves a file open that isn't what it expected.
+        with open(path, "rb") as file, np.load(file) as arrays:
             parts = {name: arrays[name] for name in Episode._fields}
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         path.unlink()

@@ -1,0 +1,200 @@
+import dataclasses
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from data_server import serving
+from data_toys import make_episode, same_episodes
+
+from proco_jax.data.checks import DataError
+from proco_jax.data.dsrl import import_dsrl, read_dsrl, task_of_file
+from proco_jax.data.minari_store import read_dataset
+from proco_jax.envs.tasks import TASKS, get_task
+
+TASK = get_task("SafetyPointGoal1")
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    with serving() as server:
+        yield server
+
+
+def arrays(episodes, tail=False):
+    """The flat arrays of DSRL; with `tail`, the end of the last episode isn't marked."""
+    ends = [np.arange(len(e.reward)) == len(e.reward) - 1 for e in episodes]
+    flat = {
+        "observations": np.concatenate([e.obs[:-1] for e in episodes]),
+        "next_observations": np.concatenate([e.obs[1:] for e in episodes]),
+        "actions": np.concatenate([e.action for e in episodes]),
+        "rewards": np.concatenate([e.reward for e in episodes]),
+        "costs": np.concatenate([e.cost for e in episodes]),
+        "terminals": np.concatenate(
+            [x & e.terminated for x, e in zip(ends, episodes, strict=True)]
+        ),
+        "timeouts": np.concatenate(
+            [x & (not e.terminated) for x, e in zip(ends, episodes, strict=True)]
+        ),
+    }
+    if tail:
+        flat["timeouts"][-1] = False
+    return flat
+
+
+def save(path, flat):
+    with h5py.File(path, "w") as file:
+        for key, value in flat.items():
+            file[key] = value
+    return path
+
+
+@pytest.fixture
+def episodes():
+    return [make_episode(0), make_episode(1, steps=7)._replace(terminated=True), make_episode(2)]
+
+
+@pytest.fixture
+def path(tmp_path, episodes):
+    return save(tmp_path / TASK.dsrl_file, arrays(episodes))
+
+
+def refused(path, flat, match):
+    """Asserts that an import is refused and leaves nothing but the source."""
+    save(path, flat)
+    root = path.parent / "root"
+    with pytest.raises(DataError, match=match):
+        import_dsrl(str(path), TASK, root)
+    kept = [p for p in root.rglob("*") if p.is_file() and not p.name.endswith(".lock")]
+    assert kept == []
+
+
+def test_an_import_is_equal_bit_for_bit_and_done_once(path, episodes, tmp_path):
+    lines = []
+    root = tmp_path / "root"
+    dataset_id = import_dsrl(str(path), TASK, root, lines.append)
+    stored = read_dataset(root, dataset_id)
+    assert same_episodes(stored.episodes, episodes)
+    assert dataset_id.startswith("proco/safety-point-goal1/dsrl-")
+    assert stored.details["recipe"]["file"] == TASK.dsrl_file
+    assert import_dsrl(str(path), None, root, lines.append) == dataset_id
+    assert lines[-1] == f"found dataset {dataset_id}"
+    assert path.exists()
+
+
+def test_a_timeout_is_no_termination(path, episodes):
+    assert [e.terminated for e in read_dsrl(path, TASK)] == [False, True, False]
+    both = arrays(episodes)
+    both["terminals"] = both["terminals"] | both["timeouts"]
+    assert [e.terminated for e in read_dsrl(save(path, both), TASK)] == [False, True, False]
+
+
+def test_steps_after_the_last_end_are_an_episode_too(path, episodes):
+    save(path, arrays(episodes, tail=True))
+    assert same_episodes(list(read_dsrl(path, TASK)), episodes)
+
+
+def test_a_changed_file_is_another_dataset(path, episodes, tmp_path):
+    first = import_dsrl(str(path), TASK, tmp_path)
+    save(path, arrays(episodes[:2]))
+    second = import_dsrl(str(path), TASK, tmp_path)
+    assert first != second
+    with pytest.raises(DataError, match="exists and was not made of"):
+        import_dsrl(str(path), TASK, tmp_path, dataset_id=first)
+
+
+@pytest.mark.parametrize("key", ["costs", "next_observations", "timeouts"])
+def test_a_missing_array_is_named(path, episodes, key):
+    flat = arrays(episodes)
+    del flat[key]
+    refused(path, flat, f"missing {key}; a DSRL file has the arrays")
+
+
+def test_lengths_that_disagree_are_told(path, episodes):
+    flat = arrays(episodes)
+    flat["costs"] = flat["costs"][:-3]
+    refused(path, flat, "must have one same length above 0, found .*rewards 31, costs 28")
+
+
+@pytest.mark.parametrize("key", ["observations", "rewards", "costs", "actions"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_value_that_is_not_finite_is_refused(path, episodes, key, value):
+    flat = arrays(episodes)
+    flat[key][14] = value
+    if key == "observations":
+        flat["next_observations"][13] = value
+        flat[key][19:] = 0
+        flat["next_observations"][19:] = 0
+    refused(path, flat, "episode 1 of 3: .* not finite, the first at index")
+
+
+def test_an_observation_of_another_task_is_refused(path):
+    flat = arrays([make_episode(0, size=72)])
+    refused(path, flat, "observations have 72 numbers, expected 60; is this data of another task?")
+
+
+def test_steps_that_do_not_follow_each_other_are_refused(path, episodes):
+    flat = arrays(episodes)
+    flat["timeouts"][11] = False
+    refused(path, flat, "after 1 of its 19 steps, first after step 11, the next observation isn't")
+
+
+def test_an_episode_beyond_the_time_limit_is_refused(path):
+    task = dataclasses.replace(TASK, episode_steps=11)
+    with pytest.raises(DataError, match=r"an episode has 12 steps, but .* ends after 11"):
+        list(read_dsrl(path, task))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.95])
+def test_a_truncated_file_is_told_as_such(path, tmp_path, share):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(DataError, match="is no whole HDF5 file"):
+        import_dsrl(str(path), TASK, tmp_path / "root")
+
+
+def test_a_source_that_is_nothing_is_told(tmp_path, path):
+    with pytest.raises(DataError, match=r"neither a file nor a task: .*PointGoal1"):
+        import_dsrl("PointGaol1", None, tmp_path)
+    with pytest.raises(DataError, match=r"no file .*absent\.hdf5; check the path"):
+        import_dsrl(str(tmp_path / "absent.hdf5"), None, tmp_path)
+    with pytest.raises(DataError, match="is of the task SafetyPointGoal1, but the run is of"):
+        import_dsrl(str(path), get_task("PointGoal2"), tmp_path)
+    other = path.rename(path.with_name("logs.hdf5"))
+    with pytest.raises(DataError, match=r"logs\.hdf5 doesn't name its task; give --task=NAME"):
+        import_dsrl(str(other), None, tmp_path)
+
+
+def test_the_name_of_every_dsrl_file_tells_its_task():
+    assert all(task_of_file(Path(task.dsrl_file)) == task for task in TASKS.values())
+
+
+def test_a_download_is_converted_once_and_removed(server, path, episodes, tmp_path):
+    server.content = path.read_bytes()
+    server.cuts = [1000]
+    address = server.url.rpartition("/")[0]
+    root = tmp_path / "root"
+    lines: list[str] = []
+    dataset_id = import_dsrl("PointGoal1", None, root, lines.append, address=address)
+    assert dataset_id == "proco/safety-point-goal1/dsrl-v0"
+    assert same_episodes(read_dataset(root, dataset_id).episodes, episodes)
+    assert list((root / ".downloads").iterdir()) == []
+    asked = len(server.asked)
+    assert import_dsrl("PointGoal1", TASK, root, lines.append, address=address) == dataset_id
+    assert len(server.asked) == asked
+
+
+def test_a_download_that_is_no_hdf5_file_is_removed_and_the_rerun_fetches_it_again(
+    server, path, episodes, tmp_path
+):
+    server.content = b"<html>not a dataset</html>"
+    address, root = server.url.rpartition("/")[0], tmp_path / "root"
+    with pytest.raises(DataError, match=r"no whole HDF5 file .*fetch it again"):
+        import_dsrl("PointGoal1", None, root, print, address=address)
+    assert [p for p in root.rglob("*") if p.is_file() and p.suffix != ".lock"] == []
+    server.content, server.version = path.read_bytes(), '"two"'
+    dataset_id = import_dsrl("PointGoal1", None, root, print, address=address)
+    assert same_episodes(read_dataset(root, dataset_id).episodes, episodes)

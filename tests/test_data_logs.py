@@ -1,0 +1,156 @@
+import json
+
+import numpy as np
+import pytest
+from data_toys import ORIGIN, STEPS, TASK, make_episode, same_episodes
+
+from proco_jax.config import Config, DataConfig
+from proco_jax.data.checks import DataError
+from proco_jax.data.logs import load_logs, to_dataset
+from proco_jax.data.minari_writer import write_dataset
+
+ID = "toys/logs-v0"
+COSTS = [0, 0, 5, 0, 0, 0, 30, 0, 0, 0, 0, 0]
+
+
+def config_for(root, **data) -> Config:
+    return Config(
+        task="SafetyPointGoal1",
+        data=DataConfig(**{"source": f"minari:{ID}", "root": str(root), **data}),
+    )
+
+
+def store(root, episodes):
+    write_dataset(root, ID, episodes, None, ORIGIN)
+
+
+@pytest.fixture
+def episodes():
+    return [make_episode(seed, cost=cost) for seed, cost in enumerate(COSTS)]
+
+
+@pytest.fixture
+def root(tmp_path, episodes):
+    store(tmp_path / "root", episodes)
+    return tmp_path / "root"
+
+
+def test_transition_i_goes_from_its_observation_to_the_next_row():
+    episodes = [
+        make_episode(0, steps=3),
+        make_episode(1, steps=1)._replace(terminated=True),
+        make_episode(2, steps=2, cost=7.0),
+    ]
+    data = to_dataset(episodes)
+    np.testing.assert_array_equal(data.obs_index, [0, 1, 2, 4, 6, 7])
+    np.testing.assert_array_equal(data.episode, [0, 0, 0, 1, 2, 2])
+    np.testing.assert_array_equal(data.remaining, [2, 1, 0, 0, 1, 0])
+    # Only a true termination ends the future; the time limits of the others do not.
+    np.testing.assert_array_equal(data.discount, [1, 1, 1, 0, 1, 1])
+    np.testing.assert_array_equal(data.cost, [0, 0, 0, 0, 0, 7])
+    np.testing.assert_array_equal(data.obs[data.obs_index + 1][5], episodes[2].obs[2])
+    np.testing.assert_array_equal(data.action[3], episodes[1].action[0])
+    assert data.size == 6 and data.obs.shape == (9, 60)
+    assert {x.dtype for x in (data.obs, data.action, data.reward, data.discount)} == {
+        np.dtype(np.float32)
+    }
+    assert {x.dtype for x in (data.obs_index, data.episode, data.remaining)} == {np.dtype(np.int32)}
+    with pytest.raises(ValueError, match="no episode"):
+        to_dataset([])
+
+
+def test_the_safe_regime_hands_on_only_violation_free_trajectories(root, episodes, tmp_path):
+    logs = load_logs(config_for(root), tmp_path / "run", lambda line: None)
+    assert all(e.cost.sum() == 0 for e in logs.episodes + logs.holdout)
+    assert same_episodes(logs.dropped, [episodes[2], episodes[6]])
+    assert (len(logs.episodes), len(logs.holdout)) == (9, 1)
+    assert logs.spec == TASK.spec and logs.task == "SafetyPointGoal1"
+
+
+def test_the_card_tells_what_there_was_and_what_is_left(root, episodes, tmp_path):
+    lines: list[str] = []
+    logs = load_logs(config_for(root, regime="limited"), tmp_path / "run", lines.append)
+    card = json.loads((tmp_path / "run" / "dataset.json").read_text())
+    assert card == logs.card
+    assert card["before"]["episodes"] == 12 and card["before"]["steps"] == 12 * STEPS
+    assert card["before"]["violation_free_share"] == pytest.approx(10 / 12)
+    assert card["before"]["cost"]["max"] == 30 and card["before"]["cost"]["median"] == 0
+    assert card["before"]["cost"]["mean"] == pytest.approx(35 / 12)
+    assert card["after"]["episodes"] == 11
+    assert card["train"]["episodes"] + card["holdout"]["episodes"] == 11
+    assert card["dropped"] == {"episodes": 1, "steps": STEPS}
+    assert card["provenance"]["recipe"] == {"toy": 1}
+    assert card["dataset_id"] == ID and card["cost_limit"] == 10.0
+    parts = [row["part"] for row in card["trajectories"]]
+    assert [parts.count(p) for p in ("train", "holdout", "dropped")] == [10, 1, 1]
+    assert card["trajectories"][6]["cost"] == 30
+    assert card["trajectories"][3]["return"] == pytest.approx(episodes[3].reward.sum(), abs=1e-5)
+    assert any("12 episodes" in line for line in lines)
+
+
+def test_the_card_has_a_picture_and_a_rerun_leaves_both_alone(root, tmp_path):
+    from matplotlib.image import imread
+
+    run = tmp_path / "run"
+    load_logs(config_for(root), run, lambda line: None)
+    picture = run / "pictures" / "dataset.png"
+    pixels = imread(picture)
+    assert min(pixels.shape[:2]) > 500
+    # Something is drawn in each color: dropped, trained on, held out, the limit.
+    for color in ("b4bac4", "1f5fa8", "e08b1b", "b3261e"):
+        wanted = np.array([int(color[i : i + 2], 16) for i in (0, 2, 4)]) / 255
+        assert (np.abs(pixels[..., :3] - wanted).max(axis=-1) < 0.03).sum() > 20, color
+    stamps = [p.stat().st_mtime_ns for p in (picture, run / "dataset.json")]
+    load_logs(config_for(root), run, lambda line: None)
+    assert [p.stat().st_mtime_ns for p in (picture, run / "dataset.json")] == stamps
+    assert sorted(p.name for p in run.rglob("*")) == ["dataset.json", "dataset.png", "pictures"]
+
+
+@pytest.mark.parametrize("costs", [[0, 0, 0], [1, 2, 3]])
+def test_the_picture_stands_a_dataset_of_one_kind(tmp_path, costs):
+    store(tmp_path, [make_episode(i, cost=c) for i, c in enumerate(costs)])
+    load_logs(config_for(tmp_path, regime="full"), tmp_path / "run", lambda line: None)
+    assert (tmp_path / "run" / "pictures" / "dataset.png").stat().st_size > 1000
+
+
+def test_the_same_config_gives_the_same_split(root, tmp_path):
+    first, second = (
+        load_logs(config_for(root, seed=4), tmp_path / str(i), lambda line: None) for i in (0, 1)
+    )
+    assert same_episodes(first.holdout, second.holdout)
+    assert same_episodes(first.episodes, second.episodes)
+
+
+def test_nothing_left_writes_nothing(tmp_path):
+    store(tmp_path, [make_episode(i, cost=4.0 + i) for i in range(3)])
+    with pytest.raises(DataError, match=r"keeps 0 of 3 episodes.*lowest costs are 4, 5, 6"):
+        load_logs(config_for(tmp_path), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_actions_beyond_the_limits_are_clipped_and_counted(tmp_path):
+    lines: list[str] = []
+    episode = make_episode(1)
+    store(tmp_path, [make_episode(0), episode._replace(action=episode.action * 3)])
+    config = config_for(tmp_path, holdout_share=0.0)
+    logs = load_logs(config, tmp_path / "run", lines.append)
+    assert max(np.abs(e.action).max() for e in logs.episodes) == 1
+    assert logs.card["clipped_actions"] > 0
+    assert any("outside [-1, 1] and are clipped" in line for line in lines)
+
+
+def test_episodes_of_different_sizes_are_refused(tmp_path):
+    store(tmp_path, [make_episode(0), make_episode(1, size=60)])
+    import h5py
+
+    with h5py.File(tmp_path / ID / "data" / "main_data.hdf5", "a") as file:
+        del file["episode_1/actions"]
+        file["episode_1/actions"] = np.zeros((STEPS, 3))
+    with pytest.raises(DataError, match="episode 1: actions have 3 numbers, expected 2"):
+        load_logs(config_for(tmp_path), tmp_path / "run")
+
+
+def test_an_unknown_source_is_refused(tmp_path):
+    for source in ("minari", "dsrl:", "s3:bucket"):
+        with pytest.raises(DataError, match=r"data\.source: found .*, expected collect, minari"):
+            load_logs(config_for(tmp_path, source=source), tmp_path / "run")
