@@ -1,0 +1,150 @@
+"""Lidar-reading controllers: logs of many characters without any training.
+
+A controller sees what a policy sees. It heads for its target minus `gain` times
+the obstacles nearer than a threshold, turns in proportion to the heading error
+and slows down when facing away; temporally correlated noise makes it explore.
+The gain spans the whole range from careless to overcautious.
+
+Everything is written for a batch `[N, ...]`, and every row is a function of its
+own observation, seed and step.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from proco_jax.config import CollectConfig
+from proco_jax.envs.targets import heading_vector
+from proco_jax.envs.tasks import Task
+
+_NOISE_CORRELATION = 0.95
+# Terminal speed in m/s at full force.
+_POINT_TOP_SPEED = 1.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Controller:
+    """One character.
+
+    Attributes:
+      gain: weight of the obstacles against the target.
+      threshold: lidar closeness from which an obstacle is heeded.
+      speed: share of a Point's top speed; a Car's largest forward action.
+      noise: standard deviation of the action noise.
+    """
+
+    gain: float
+    threshold: float
+    speed: float
+    noise: float
+
+
+def draw_controller(task: Task, collect: CollectConfig, seed: int) -> Controller:
+    """The controller of an episode: the same for the same task and seed.
+
+    Raises:
+      ValueError: if the task is not a Point or Car navigation task.
+    """
+    _check_task(task)
+    rng = np.random.default_rng([seed, 0])
+    return Controller(
+        gain=float(rng.choice(collect.gains)),
+        threshold=float(rng.uniform(*collect.threshold)),
+        speed=float(rng.uniform(*collect.speed)),
+        noise=float(rng.uniform(*collect.noise)),
+    )
+
+
+def draw_noise(task: Task, controller: Controller, seed: int) -> np.ndarray:
+    """`[T, A]` float32 noise of a whole episode, correlated over about 20 steps."""
+    rng = np.random.default_rng([seed, 1])
+    noise = rng.normal(size=(task.episode_steps, task.action_size)).astype(np.float32)
+    fresh = np.float32(np.sqrt(1 - _NOISE_CORRELATION**2))
+    for t in range(1, len(noise)):
+        noise[t] = _NOISE_CORRELATION * noise[t - 1] + fresh * noise[t]
+    return np.float32(controller.noise) * noise
+
+
+class ControllerMixture:
+    """The `act` of `run_episodes` in which every episode draws its own controller.
+
+    Args:
+      task: a Point or Car navigation task.
+      collect: what to draw from.
+
+    Raises:
+      ValueError: if the task is not a Point or Car navigation task.
+    """
+
+    def __init__(self, task: Task, collect: CollectConfig) -> None:
+        _check_task(task)
+        self._task, self._collect = task, collect
+        self._seeds = np.zeros(0, np.int64)
+        self._knobs = np.zeros((0, 3))
+        self._noise = np.zeros((0, task.episode_steps, task.action_size), np.float32)
+
+    def __call__(self, obs: np.ndarray, seeds: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        """Actions `[N, A]` in [-1, 1] for `obs [N, O]`, `seeds [N]`, `steps [N]`."""
+        if len(seeds) != len(self._seeds):
+            self._seeds = np.full(len(seeds), -1, np.int64)
+            self._knobs = np.zeros((len(seeds), 3))
+            self._noise = np.zeros((len(seeds), *self._noise.shape[1:]), np.float32)
+        for row in np.flatnonzero(self._seeds != seeds):
+            self._draw(int(row), int(seeds[row]))
+        gain, threshold, speed = self._knobs.T
+        actions = steer(self._task, obs, gain, threshold, speed)
+        last = self._task.episode_steps - 1
+        actions = actions + self._noise[np.arange(len(seeds)), np.minimum(steps, last)]
+        return np.clip(actions, -1.0, 1.0).astype(np.float32)
+
+    def _draw(self, row: int, seed: int) -> None:
+        controller = draw_controller(self._task, self._collect, seed)
+        self._seeds[row] = seed
+        self._knobs[row] = controller.gain, controller.threshold, controller.speed
+        self._noise[row] = draw_noise(self._task, controller, seed)
+
+
+def steer(
+    task: Task, obs: np.ndarray, gain: np.ndarray, threshold: np.ndarray, speed: np.ndarray
+) -> np.ndarray:
+    """The actions without noise.
+
+    Args:
+      task: a Point or Car navigation task.
+      obs: `[N, O]` raw observations.
+      gain, threshold, speed: `[N]` each, see `Controller`.
+
+    Returns:
+      `[N, 2]` actions in [-1, 1]: forward force and turn of a Point, left and
+      right wheel of a Car.
+    """
+    way = heading_vector(task, obs, gain, threshold)
+    if task.robot == "Car":
+        return _drive_car(way, speed)
+    velocity = obs[:, task.spec.slices["velocimeter"]]
+    return _drive_point(way, velocity[:, 0] + 1j * velocity[:, 1], speed)
+
+
+def _drive_point(way: np.ndarray, velocity: np.ndarray, speed: np.ndarray) -> np.ndarray:
+    """A Point glides on: its force follows the error of the velocity and brakes too."""
+    slow = _POINT_TOP_SPEED * speed * np.minimum(np.abs(way), 1.0)
+    toward = way / np.maximum(np.abs(way), 1e-9)
+    turn = np.angle(slow * toward - 0.5 * velocity)
+    force = 2.0 * (slow * np.maximum(np.real(toward), 0.0) - np.real(velocity))
+    return np.clip(np.stack([force, turn], axis=1), -1.0, 1.0)
+
+
+def _drive_car(way: np.ndarray, speed: np.ndarray) -> np.ndarray:
+    """A Car stops at once, so its wheels follow the heading error alone."""
+    error = np.angle(way * 1j)  # It drives along its own -y axis.
+    forward = speed * np.maximum(np.cos(error), 0.0)
+    turn = np.clip(error, -1.0, 1.0)
+    return np.clip(np.stack([forward + turn, forward - turn], axis=1), -1.0, 1.0)
+
+
+def _check_task(task: Task) -> None:
+    if task.kind == "Velocity":
+        raise ValueError(
+            f"no lidar controller drives {task.name}; the embedded collection knows Point and Car "
+            "tasks: use --config.data.source=dsrl:<file or task> or minari:<id>"
+        )

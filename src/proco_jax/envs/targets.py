@@ -1,0 +1,122 @@
+"""Where a lidar controller wants to go: one way of heading for each kind of task.
+
+Vectors in the robot's frame are complex numbers, x + iy, one for each row.
+"""
+
+import numpy as np
+
+from proco_jax.envs.tasks import Task
+
+_BINS = 16
+# The middle of each bin: bin i covers the angles from 2 pi i / 16 to 2 pi (i + 1) / 16.
+_DIRECTIONS = np.exp(2j * np.pi * (np.arange(_BINS) + 0.5) / _BINS)
+_OBSTACLES = {
+    "Goal": ("hazards_lidar", "vases_lidar"),
+    "Button": ("hazards_lidar", "gremlins_lidar"),
+    "Push": ("hazards_lidar", "pillars_lidar"),
+}
+_WALL = 1.125
+
+
+def heading_vector(
+    task: Task, obs: np.ndarray, gain: np.ndarray, threshold: np.ndarray
+) -> np.ndarray:
+    """`[N]` complex direction to move in, seen from the robot."""
+    if task.kind == "Circle":
+        return _along_circle(task, obs, gain, threshold)
+    lidars = {f.name: obs[:, task.spec.slices[f.name]] for f in task.spec.rings}
+    target = _behind_box(lidars) if task.kind == "Push" else locate(lidars["goal_lidar"], 3.0)
+    obstacles = [lidars[name] for name in _OBSTACLES[task.kind]]
+    if task.kind == "Button":
+        obstacles.append(wrong_buttons(lidars["buttons_lidar"], lidars["goal_lidar"]))
+    crowd = sum(lidar @ _DIRECTIONS for lidar in lidars.values())
+    goal = _unit(np.where(np.isnan(target), crowd, target))
+    return goal - gain * sum(_push(lidar, goal, threshold) for lidar in obstacles)
+
+
+def _push(lidar: np.ndarray, goal: np.ndarray, threshold: np.ndarray) -> np.ndarray:
+    """`[N]` complex: away from the obstacles of a ring, half of it around them.
+
+    The part across the line of sight turns to the side on which the goal is, so
+    that the robot passes obstacles instead of stopping before them.
+    """
+    depth = np.maximum(lidar - threshold[:, None], 0.0) / (1 - threshold[:, None])
+    side = np.sign(np.imag(_DIRECTIONS * np.conj(goal)[:, None]))
+    return 2.0 * np.sum(depth * _DIRECTIONS * (1 + 1j * side), axis=1)
+
+
+def locate(lidar: np.ndarray, reach: float) -> np.ndarray:
+    """Where the one object of a ring is.
+
+    The bins beside the brightest one share its value by angle, so that the
+    position follows exactly.
+
+    Args:
+      lidar: `[N, 16]`, of one object.
+      reach: its reach in meters.
+
+    Returns:
+      `[N]` complex positions in meters, NaN where the object is out of reach.
+    """
+    rows = np.arange(len(lidar))
+    bin_index = lidar.argmax(axis=1)
+    peak = lidar[rows, bin_index].astype(float)
+    share = lidar[rows, (bin_index + 1) % _BINS] / np.maximum(peak, 1e-9)
+    angle = 2 * np.pi * (bin_index + share) / _BINS
+    return np.where(peak > 0, reach * (1 - peak) * np.exp(1j * angle), np.nan)
+
+
+def wrong_buttons(buttons: np.ndarray, goal: np.ndarray) -> np.ndarray:
+    """The ring of the buttons without the bins in which the goal button is nearest."""
+    return np.where(buttons > goal + 1e-6, buttons, 0.0)
+
+
+def _behind_box(lidars: dict[str, np.ndarray]) -> np.ndarray:
+    """To the box's far side from the goal, around the box, then through it to the goal."""
+    box, goal = locate(lidars["push_box_lidar"], 3.0), locate(lidars["goal_lidar"], 3.0)
+    push = _unit(goal - box)
+    # Along and across the line of pushing, the box at the origin.
+    along, across = _split(-box, push)
+    pushing = (along < 0) & (np.abs(across) < 0.12)
+    behind = box - 0.5 * push
+    side = np.where(across >= 0, 1.0, -1.0)
+    around = box + side * 0.55j * push
+    target = np.where(pushing, goal, np.where(along > -0.3, around, behind))
+    return np.where(np.isnan(goal), box, target)
+
+
+def _along_circle(
+    task: Task, obs: np.ndarray, gain: np.ndarray, threshold: np.ndarray
+) -> np.ndarray:
+    """Counter-clockwise along the circle, held back by the walls that no sensor shows."""
+    center = locate(obs[:, task.spec.slices["circle_lidar"]], 6.0)
+    compass = obs[:, task.spec.slices["magnetometer"]]
+    # The world's x axis seen from the robot: the compass shows its -y axis.
+    x_axis = _unit((compass[:, 0] + 1j * compass[:, 1]) * 1j)
+    velocity = obs[:, task.spec.slices["velocimeter"]]
+    position = -center * np.conj(x_axis)
+    motion = (velocity[:, 0] + 1j * velocity[:, 1]) * np.conj(x_axis)
+    radius = np.abs(position)
+    outward = _unit(position)
+    way = 1j * outward + 2.0 * (1.5 - radius) * outward
+    soon = position + 0.3 * motion
+    margin = 1 - threshold
+    push_x = gain * _beyond(soon.real, margin)
+    push_y = gain * _beyond(soon.imag, margin) if task.level == 2 else 0.0
+    return (way - push_x - 1j * push_y) * x_axis
+
+
+def _beyond(coordinate: np.ndarray, margin: np.ndarray) -> np.ndarray:
+    """Signed depth in the margin before a wall: 0 at its beginning, 1 at the wall."""
+    depth = (np.abs(coordinate) - (_WALL - margin)) / margin
+    return np.sign(coordinate) * np.maximum(depth, 0.0)
+
+
+def _split(vector: np.ndarray, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    turned = vector * np.conj(direction)
+    return np.real(turned), np.imag(turned)
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    length = np.abs(vector)
+    return vector / np.where(length > 1e-9, length, 1.0)
