@@ -25,7 +25,7 @@ def heading_vector(
     if task.kind == "Circle":
         return _along_circle(task, obs, gain, threshold)
     lidars = {f.name: obs[:, task.spec.slices[f.name]] for f in task.spec.rings}
-    target = _behind_box(lidars) if task.kind == "Push" else locate(lidars["goal_lidar"], 3.0)
+    target = _push_box(lidars) if task.kind == "Push" else locate(lidars["goal_lidar"], 3.0)
     obstacles = [lidars[name] for name in _OBSTACLES[task.kind]]
     if task.kind == "Button":
         obstacles.append(wrong_buttons(lidars["buttons_lidar"], lidars["goal_lidar"]))
@@ -71,18 +71,21 @@ def wrong_buttons(buttons: np.ndarray, goal: np.ndarray) -> np.ndarray:
     return np.where(buttons > goal + 1e-6, buttons, 0.0)
 
 
-def _behind_box(lidars: dict[str, np.ndarray]) -> np.ndarray:
-    """To the box's far side from the goal, around the box, then through it to the goal."""
+def _push_box(lidars: dict[str, np.ndarray]) -> np.ndarray:
+    """Around the box to its far side from the goal, then against it.
+
+    The line from the box to the goal is the x axis of a frame in which the way
+    is found: a circle around the box, and behind it a course onto the line.
+    """
     box, goal = locate(lidars["push_box_lidar"], 3.0), locate(lidars["goal_lidar"], 3.0)
-    push = _unit(goal - box)
-    # Along and across the line of pushing, the box at the origin.
-    along, across = _split(-box, push)
-    pushing = (along < 0) & (np.abs(across) < 0.12)
-    behind = box - 0.5 * push
-    side = np.where(across >= 0, 1.0, -1.0)
-    around = box + side * 0.55j * push
-    target = np.where(pushing, goal, np.where(along > -0.3, around, behind))
-    return np.where(np.isnan(goal), box, target)
+    line = _unit(goal - box)
+    robot = -box * np.conj(line)
+    outward, angle = _unit(robot), np.angle(-robot)
+    circling = -1j * np.sign(angle) * outward + 4.0 * (0.5 - np.abs(robot)) * outward
+    across = np.imag(robot)
+    pushing = np.clip(1 - np.abs(across) / 0.2, 0.1, 1.0) - 4j * across
+    way = np.where(np.abs(angle) < 0.5, pushing, circling) * line
+    return np.where(np.isnan(goal), box, way)
 
 
 def _along_circle(
