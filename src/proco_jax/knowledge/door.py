@@ -5,12 +5,13 @@ its price list, and retries nothing by itself.
 """
 
 import asyncio
-import contextlib
 import dataclasses
 import functools
 import importlib
+import math
 import os
 import re
+from collections.abc import Coroutine
 from typing import Any
 
 import pydantic
@@ -21,6 +22,7 @@ from proco_jax.knowledge.prompts import Messages
 _SECRET_NAMES = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")
 _SECRET_SHAPE = re.compile(r"\b(?:sk|pk|rk|xai|gsk)[-_][A-Za-z0-9_\-]{8,}")
 _LONGEST_ERROR = 500
+_TICK_S = 0.05
 
 
 class ModelError(RuntimeError):
@@ -114,7 +116,7 @@ async def call(
     """
     litellm = _litellm()
     try:
-        response = await asyncio.wait_for(
+        response = await _within(
             litellm.acompletion(**_request(config, messages, schema, max_tokens)),
             config.timeout_s,
         )
@@ -158,14 +160,28 @@ def _litellm() -> Any:
             "asking a language model needs the package litellm, which is not installed;"
             " install it, or use --config.knowledge.model=shipped"
         ) from error
-    # litellm loads these inside of the first call, seconds that its time limit would count.
-    for name in ("litellm._service_logger", "litellm.llms.openai.openai"):
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
     litellm.suppress_debug_info = True
     litellm.telemetry = False
     litellm.drop_params = True
     return litellm
+
+
+async def _within(coroutine: Coroutine[Any, Any, Any], limit_s: float) -> Any:
+    """Awaits, but not for longer than a limit.
+
+    Counts ticks of the event loop rather than the clock: litellm loads modules
+    inside of the first call, which stops the loop for seconds.
+    """
+    task = asyncio.create_task(coroutine)
+    try:
+        for _ in range(math.ceil(limit_s / _TICK_S)):
+            if (await asyncio.wait({task}, timeout=_TICK_S))[0]:
+                return task.result()
+        raise TimeoutError
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
 
 def _request(
