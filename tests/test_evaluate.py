@@ -9,6 +9,7 @@ import pytest
 
 from proco_jax import evaluate
 from proco_jax.config import Config
+from proco_jax.envs.tasks import get_task
 from proco_jax.envs.vector import StepResult
 
 LENGTH = 12
@@ -190,3 +191,25 @@ def test_progress_adds_up_to_the_whole_work():
     told = []
     evaluate.play(LineEnv(4), noisy_act, 2, range(5), told.append)
     assert sum(told) == 2 * 5 * LENGTH
+
+
+@pytest.mark.slow
+def test_real_episodes_of_two_policies_are_those_of_one_world_alone():
+    scene = pytest.importorskip("proco_jax.report.scene")
+    task = get_task("PointCircle1")
+    config = Config()
+    config.env.backend, config.env.workers, config.evaluation.worlds = "official", 2, 2
+
+    def act(obs, seeds, steps):
+        turn = np.sin(0.01 * steps) + 0.1 * np.arange(obs.shape[0])[:, None]
+        return np.stack([0.5 + 0 * turn, turn], axis=-1)
+
+    played = evaluate.evaluate_policies(config, task, act, 2, 2, log=None)
+    first = config.evaluation.seed
+    alone = scene.record_episode(task, act, first, stride=500).scenes[-1]
+    episode = played[0][0]
+    assert episode.obs.shape == (501, task.spec.size) and not episode.terminated
+    assert alone.episode_return == pytest.approx(episode.reward.sum(), rel=1e-5)
+    assert alone.cost == episode.cost.sum()
+    assert played[0][0].reward.sum() != played[1][0].reward.sum()
+    np.testing.assert_array_equal(played[0][1].obs[0], played[1][1].obs[0])

@@ -1,0 +1,1 @@
+"""What a run tells: result rows, tables, metrics, pictures, and `report.md`."""

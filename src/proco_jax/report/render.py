@@ -137,8 +137,8 @@ def _set_plan_view(axes: Any, recording: Recording) -> None:
         keys.append(Patch(fill=False, ec=BAD, ls="--", label="border"))
     keys.append(Patch(fill=False, ec=BAD, lw=2, label="violation"))
     axes.legend(
-        handles=keys, loc="upper center", bbox_to_anchor=(0.5, -0.11), ncols=min(len(keys), 5), columnspacing=1.2,
-        fontsize=7.5, frameon=False, labelcolor=INK,
+        handles=keys, loc="upper center", bbox_to_anchor=(0.5, -0.11), ncols=min(len(keys), 5),
+        columnspacing=1.2, fontsize=7.5, frameon=False, labelcolor=INK,
     )  # fmt: skip
 
 

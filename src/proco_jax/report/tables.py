@@ -72,9 +72,13 @@ def summary_markdown(summaries: Sequence[Summary], *, with_task: bool = False) -
 
 
 def print_summary(summaries: Sequence[Summary], console: Console | None = None) -> None:
-    """The summaries as a table on the terminal, one column a policy."""
-    if not summaries:
-        return
+    """Prints the summaries on the terminal."""
+    if summaries:
+        (console or Console()).print(summary_table(summaries))
+
+
+def summary_table(summaries: Sequence[Summary]) -> Table:
+    """The summaries, at least one, as a table for the terminal, one column a policy."""
     first = summaries[0]
     table = Table(
         title=f"{first.task}, learned from {first.regime} logs, cost limit {first.cost_limit:g}",
@@ -86,7 +90,7 @@ def print_summary(summaries: Sequence[Summary], console: Console | None = None) 
     cells = [_cells(item)[1:] for item in summaries]
     for name, values in zip(list(_COLUMNS)[1:], zip(*cells, strict=True), strict=True):
         table.add_row(name, *values)
-    (console or Console()).print(table)
+    return table
 
 
 def results_table(workdirs: Iterable[Path]) -> str:

@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+from PIL import Image
+from test_report_results import row
+
+from proco_jax.envs.tasks import get_task
+from proco_jax.report import pictures
+from proco_jax.report.render import draw_recording, render_episode
+from proco_jax.report.scene import Recording, Scene, record_episode
+
+
+def ink(path):
+    """The share of pixels that aren't white."""
+    image = np.asarray(Image.open(path).convert("RGB"))
+    return (image < 250).any(axis=-1).mean()
+
+
+def scenes(count):
+    things = {"hazards": np.array([[1.0, 0.5, 0.0]]), "buttons": np.array([[0.0, 1.0, 0.0]])}
+    return [
+        Scene(i, 0.1 * i, max(0, i - 3), i > 3, (0.1 * i, 0.0, 0.0), things, 0, np.zeros((0, 2, 2)))
+        for i in range(count)
+    ]
+
+
+def test_a_feasibility_map_tells_its_regions_apart(tmp_path):
+    xs = ys = np.linspace(-1, 1, 21)
+    distance = np.hypot(*np.meshgrid(xs, ys))
+    maps = {"PROCO": np.where(distance < 0.5, 20.0, -1.0)}
+    path = pictures.feasibility_map(
+        tmp_path / "v_h.png", xs, ys, maps, [(0.0, 0.0)], 0.2, velocity=(1.0, 0.0), title="V"
+    )
+    image = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    red, blue = image[..., 0] - image[..., 2] > 60, image[..., 2] - image[..., 0] > 60
+    assert red.mean() > 0.03 and blue.mean() > 0.2
+
+
+def test_a_map_that_does_not_fit_its_grid_is_refused(tmp_path):
+    axis = np.arange(3.0)
+    with pytest.raises(ValueError, match=r"\(3, 2\), expected \(3, 3\)"):
+        pictures.feasibility_map(
+            tmp_path / "v_h.png", axis, axis, {"a": np.zeros((3, 2))}, [(0, 0)], 0.2
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_maps_of_one_sign_are_drawn_too(tmp_path):
+    axis = np.linspace(-1, 1, 5)
+    maps = {"a": -np.ones((5, 5)), "b": np.full((5, 5), -0.5)}
+    assert ink(pictures.feasibility_map(tmp_path / "m.png", axis, axis, maps, [(0, 0)], 0.2)) > 0.2
+
+
+def test_the_scatter_needs_no_data_card(tmp_path):
+    assert ink(pictures.policy_scatter(tmp_path / "policies.png", [row()], None)) > 0.01
+
+
+def test_curves_of_metrics_leave_out_what_is_null(tmp_path):
+    lines = [
+        {"stage": "train", "step": 1, "loss": None, "value": 1.0},
+        {"stage": "train", "step": 2, "loss": 2.0, "value": 1.0},
+    ]
+    assert ink(pictures.metric_curves(tmp_path / "metrics.png", lines, "train")) > 0.01
+
+
+def test_an_animation_has_a_frame_a_scene_and_rings_violations(tmp_path):
+    recording = Recording(
+        get_task("PointGoal1"), 0, scenes(6), {"hazards": 0.2, "buttons": 0.1}, 0.0, (None, None)
+    )
+    path = draw_recording(tmp_path / "episode.gif", recording, "toy", 25)
+    with Image.open(path) as animation:
+        assert getattr(animation, "n_frames", 1) == 6
+        reds = []
+        for index in (0, 5):
+            animation.seek(index)
+            image = np.asarray(animation.convert("RGB")).astype(int)
+            reds.append(((image[..., 0] > 180) & (image[..., 2] < 60)).sum())
+    assert reds[1] > reds[0] + 50
+
+
+def test_other_formats_are_refused_before_an_episode_is_played(tmp_path):
+    with pytest.raises(ValueError, match=r"\*\.gif"):
+        render_episode(get_task("PointGoal1"), lambda *_: 1 / 0, 0, tmp_path / "episode.mp4")
+
+
+# The simulator makes an integer of an array, which NumPy 2.3 only warns about.
+@pytest.mark.filterwarnings("ignore:Conversion of an array with ndim")
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["CarButton2", "PointPush1", "PointCircle2", "HopperVelocity"])
+def test_episodes_of_every_kind_can_be_recorded(name):
+    task = get_task(name)
+    rng = np.random.default_rng(0)
+    recording = record_episode(
+        task, lambda *_: rng.uniform(-1, 1, (1, 1, task.action_size)), seed=7, stride=50
+    )
+    last = recording.scenes[-1]
+    assert 0 < last.step <= task.episode_steps
+    assert np.isfinite([last.episode_return, *last.robot]).all()
+    for kind, places in last.places.items():
+        assert places.shape[1] == 3 and recording.sizes[kind] > 0
+    if task.kind == "Button":
+        assert last.target is None or 0 <= last.target < 4
+    if task.kind == "Velocity":
+        assert len(last.bones) > 3
