@@ -1,0 +1,147 @@
+"""Many worlds of one task in threads of this process, number for number the official ones."""
+
+import itertools
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from proco_jax.envs.batched_navigation import NavigationBlock
+from proco_jax.envs.tasks import Task
+from proco_jax.envs.vector import StepResult, available_cores, check_actions, check_reset
+
+
+class BatchedEnv:
+    """N worlds of a task, stepped together by a pool of threads.
+
+    An episode depends on its seed and its actions alone, not on N, the number
+    of threads, or what ran before. It equals the episode of a freshly made
+    official environment.
+
+    Attributes:
+      task: the task.
+      num_envs: N.
+      workers: threads.
+      physics_failures: episodes ended by a MuJoCo warning or a non-finite
+        number, since the start.
+    """
+
+    def __init__(self, task: Task, num_envs: int, workers: int = 0):
+        """Builds N worlds.
+
+        Args:
+          task: from `proco_jax.envs.tasks`.
+          num_envs: N, at least 1.
+          workers: threads; 0 means one for each core.
+
+        Raises:
+          ValueError: on counts that make no sense.
+          MemoryError: if the worlds do not fit into memory.
+        """
+        if num_envs < 1 or workers < 0:
+            raise ValueError(
+                f"expected at least 1 world and 0 or more workers, found num_envs={num_envs}, "
+                f"workers={workers}"
+            )
+        self.task, self.num_envs = task, num_envs
+        self.workers = min(workers or available_cores(), num_envs)
+        self.physics_failures = 0
+        bounds = np.linspace(0, num_envs, self.workers + 1).astype(int)
+        self._spans = [slice(a, b) for a, b in itertools.pairwise(bounds)]
+        self._blocks = [NavigationBlock(task, s.stop - s.start) for s in self._spans]
+        self._pool = ThreadPoolExecutor(self.workers, "worlds") if self.workers > 1 else None
+        self._running = np.zeros(num_envs, dtype=bool)
+        self._steps = np.zeros(num_envs, dtype=np.intp)
+        self._seeds = np.zeros(num_envs, dtype=np.int64)
+        self._broken = ""
+
+    def reset(self, seeds: Sequence[int], worlds: Sequence[int] | None = None) -> np.ndarray:
+        """Starts the episodes of these seeds in the given worlds (all when None).
+
+        Returns:
+          `[len(seeds), O]` float32 first observations, in the order of the seeds.
+
+        Raises:
+          ValueError: on seeds or worlds that there cannot be.
+        """
+        chosen = check_reset(seeds, worlds, self.num_envs)
+        jobs = []
+        for block, span in zip(self._blocks, self._spans, strict=True):
+            at = np.flatnonzero((chosen >= span.start) & (chosen < span.stop))
+            if len(at):
+                rows = (chosen[at] - span.start).tolist()
+                jobs.append((block.reset, (rows, [int(seeds[i]) for i in at])))
+        self._run(jobs)
+        self._running[chosen] = True
+        self._steps[chosen] = 0
+        self._seeds[chosen] = seeds
+        return self._obs()[chosen]
+
+    def step(self, actions: np.ndarray) -> StepResult:
+        """Steps every world by `[N, A]` actions; see `VectorEnv`."""
+        actions = check_actions(actions, self.num_envs, self.task.action_size)
+        active = self._running.copy()
+        steps = self._run(
+            [
+                (block.step, (actions[span], active[span]))
+                for block, span in zip(self._blocks, self._spans, strict=True)
+            ]
+        )
+        reward, cost, terminated, failed = (
+            np.concatenate(part) for part in zip(*steps, strict=True)
+        )
+        self._steps += active
+        ends = self._steps >= self.task.episode_steps
+        terminated = (terminated | failed) & active
+        truncated = (ends & ~failed) | ~active
+        self._running &= ~(terminated | truncated)
+        self._report(failed)
+        valid = active & ~failed
+        return StepResult(
+            self._obs(),
+            np.where(valid, reward, 0).astype(np.float32),
+            (valid & cost).astype(np.float32),
+            terminated,
+            truncated,
+        )
+
+    def close(self) -> None:
+        """Ends the threads; may be called twice."""
+        self._broken = self._broken or "it was closed"
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def __enter__(self) -> "BatchedEnv":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _run(self, jobs: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> list[Any]:
+        """Runs one call per block, in threads; an error in one of them is raised here."""
+        if self._broken:
+            raise RuntimeError(f"these worlds of {self.task.name} cannot go on: {self._broken}")
+        try:
+            if self._pool is None or len(jobs) < 2:
+                return [call(*arguments) for call, arguments in jobs]
+            futures: list[Future[Any]] = [self._pool.submit(call, *args) for call, args in jobs]
+            return [future.result() for future in futures]
+        except BaseException as error:
+            self._broken = f"{type(error).__name__}: {error}"
+            raise
+
+    def _obs(self) -> np.ndarray:
+        return np.concatenate([block.obs for block in self._blocks]).astype(np.float32)
+
+    def _report(self, failed: np.ndarray) -> None:
+        for world in np.flatnonzero(failed):
+            self.physics_failures += 1
+            warnings.warn(
+                f"{self.task.name}: the physics of seed {self._seeds[world]} became unstable at "
+                f"step {self._steps[world]}; the episode was ended "
+                f"({self.physics_failures} such episodes so far)",
+                RuntimeWarning,
+                stacklevel=3,
+            )

@@ -1,0 +1,212 @@
+"""A block of navigation worlds: what one thread steps together."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from proco_jax.envs.batched_layout import sample_layout
+from proco_jax.envs.batched_lidar import lidar, rotation_matrices
+from proco_jax.envs.batched_physics import (
+    advance,
+    advance_gremlins,
+    gremlin_path,
+    settle,
+    solve_again,
+)
+from proco_jax.envs.batched_rules import make_rules, rows_of
+from proco_jax.envs.batched_state import State
+from proco_jax.envs.batched_worlds import Blueprint, World, blueprint, place
+from proco_jax.envs.tasks import Task
+
+# Forward passes that a fresh official environment makes in `reset`, and the two
+# more that it makes when a goal moves.
+_PASSES_AT_START = {"Goal": 4, "Button": 4, "Push": 4, "Circle": 3}
+_PASSES_OF_A_NEW_GOAL = 2
+
+
+class BlockStep(NamedTuple):
+    """What a step of a block gives; rows that were not active hold anything.
+
+    Attributes:
+      reward: `[N]` float64.
+      cost: `[N]` bool.
+      terminated: `[N]` bool, no goal could be placed.
+      failed: `[N]` bool, the physics became unstable.
+    """
+
+    reward: np.ndarray
+    cost: np.ndarray
+    terminated: np.ndarray
+    failed: np.ndarray
+
+
+class NavigationBlock:
+    """N worlds of a navigation task.
+
+    Attributes:
+      obs: `[N, O]` float64, the last observations.
+    """
+
+    def __init__(self, task: Task, count: int):
+        self._plan = blueprint(task)
+        self._worlds = [World(self._plan) for _ in range(count)]
+        self._state = State(self._plan, self._worlds)
+        self._rules = make_rules(self._plan, self._state)
+        self._eyes = Eyes(self._plan, self._state)
+        self._warnings = [world.warnings for world in self._worlds]
+        self._steps = np.zeros(count, dtype=np.intp)
+        self._drawn = np.zeros(count, dtype=np.intp)
+        self._clip = self._plan.rules.reward_conf.reward_clip
+        self._limits = self._plan.model.actuator_ctrlrange.T.copy()
+        self._path = None
+        if task.kind == "Button":
+            gremlins = self._plan.rules.gremlins
+            timestep = self._plan.model.opt.timestep
+            self._path = gremlin_path(timestep, task.episode_steps, gremlins.travel, gremlins.size)
+        self.obs = np.zeros((count, task.spec.size))
+
+    def reset(self, rows: Sequence[int], seeds: Sequence[int]) -> None:
+        """Starts the episodes of these seeds in the given rows.
+
+        Raises:
+          RuntimeError: if an episode cannot start, naming its seed.
+        """
+        plan = self._plan
+        for row, seed in zip(rows, seeds, strict=True):
+            world = self._worlds[row]
+            world.random.seed(seed)
+            layout = sample_layout(world.random, plan.placements)
+            rotations = world.random.uniform(0, 2 * np.pi, size=len(plan.rotated))
+            place(world, plan, layout, rotations)
+            settle(world, _PASSES_AT_START[plan.task.kind])
+            self._state.layout[row] = list(layout.values())
+        self._steps[rows] = 0
+        self._drawn[rows] = 0
+        self._state.refresh()
+        self._state.refresh_sensors()
+        for row, seed in zip(rows, seeds, strict=True):
+            if not self._rules.start(row, self._worlds[row]):
+                raise RuntimeError(f"{plan.task.name}, seed {seed}: no room for the goal")
+        touches = self._state.touches(rows) if self._rules.needs_touches else None
+        dear = self._rules.costs(touches)[rows]
+        if dear.any():
+            seed = seeds[int(dear.argmax())]
+            raise RuntimeError(f"{plan.task.name}, seed {seed}: the episode starts with a cost")
+        self.obs[rows] = self._eyes.look(self._rules.goal, self._rules.hidden)[rows]
+
+    def step(self, actions: np.ndarray, active: np.ndarray) -> BlockStep:
+        """Steps the active worlds by `[N, A]` actions."""
+        rows = rows_of(active)
+        self._move(rows, np.clip(actions, self._limits[0], self._limits[1]))
+        state, rules = self._state, self._rules
+        state.refresh()
+        touches = state.touches(rows) if rules.needs_touches else None
+        reward, reached = rules.rewards(touches)
+        cost = rules.costs(touches)
+        rules.tick()
+        self._steps[rows] += 1
+        terminated = np.zeros(len(active), dtype=bool)
+        for row in rows_of(reached & active):
+            terminated[row] = not self._new_goal(row)
+        state.refresh_sensors()
+        obs = self._eyes.look(rules.goal, rules.hidden)
+        failed = active & (self._warned() | ~np.isfinite(obs).all(axis=1))
+        seen = active & ~failed
+        self.obs[seen] = obs[seen]
+        return BlockStep(np.clip(reward, -self._clip, self._clip), cost, terminated, failed)
+
+    def _move(self, rows: Sequence[int], ctrl: np.ndarray) -> None:
+        worlds, path = self._worlds, self._path
+        if path is None:
+            for row in rows:
+                advance(worlds[row], ctrl[row])
+        else:
+            for row in rows:
+                advance_gremlins(worlds[row], ctrl[row], path[self._steps[row]])
+
+    def _new_goal(self, row: int) -> bool:
+        """Draws a new goal after the draws that the official steps made meanwhile."""
+        world = self._worlds[row]
+        world.random.random_sample(self._steps[row] - self._drawn[row])
+        self._drawn[row] = self._steps[row]
+        found = self._rules.new_goal(row, world)
+        solve_again(world, _PASSES_OF_A_NEW_GOAL if found else 1)
+        return found
+
+    def _warned(self) -> np.ndarray:
+        """`[N]` bool: worlds in which MuJoCo warned since their reset."""
+        counts = np.concatenate(self._warnings).reshape(len(self._worlds), -1)
+        return np.asarray(counts.any(axis=1))
+
+
+class Eyes:
+    """Makes observations from the state: sensors, then lidars."""
+
+    def __init__(self, plan: Blueprint, state: State):
+        self._state = state
+        fields, columns = plan.task.spec.fields, plan.task.spec.slices
+        self._copied = [
+            (columns[name], slice(at, at + size))
+            for name, at, size in plan.sensors
+            if not name.startswith("ballquat")
+        ]
+        self._turned = [
+            (columns[name], slice(at, at + size))
+            for name, at, size in plan.sensors
+            if name.startswith("ballquat")
+        ]
+        self._reach = plan.rules.lidar_conf.max_dist
+        rings = [field.name.removesuffix("_lidar") for field in fields if field.kind == "ring"]
+        self._first_ring = min(columns[f"{ring}_lidar"].start for ring in rings)
+        self._buttons = columns.get("buttons_lidar")
+        self._rings = len(rings)
+        self._seen = np.array([ring for ring, _ in _seen(plan, rings)], dtype=np.intp)
+        sources = [source for _, source in _seen(plan, rings)]
+        self._goal = [k for k, (kind, _) in enumerate(sources) if kind == "goal"]
+        self._fixed = [k for k, (kind, _) in enumerate(sources) if kind == "layout"]
+        self._fixed_at = [at for kind, at in sources if kind == "layout"]
+        self._moving = [k for k, (kind, _) in enumerate(sources) if kind == "body"]
+        self._bodies = [at for kind, at in sources if kind == "body"]
+        self._positions = np.zeros((state.count, len(sources), 2))
+        self._obs = np.zeros((state.count, plan.task.spec.size))
+
+    def look(self, goal: np.ndarray, hidden: np.ndarray | None) -> np.ndarray:
+        """`[N, O]` observations of the current state, in an array that is used again.
+
+        Args:
+          goal: `[N, 2]` where the goals are.
+          hidden: `[N]` bool, worlds whose buttons do not show.
+        """
+        state, positions, obs = self._state, self._positions, self._obs
+        for columns, numbers in self._copied:
+            obs[:, columns] = state.sensors[:, numbers]
+        for columns, numbers in self._turned:
+            obs[:, columns] = rotation_matrices(state.sensors[:, numbers])
+        positions[:, self._goal] = goal[:, None]
+        positions[:, self._fixed] = state.layout[:, self._fixed_at]
+        positions[:, self._moving] = state.xpos[:, self._bodies, :2]
+        obs[:, self._first_ring :] = lidar(
+            positions, self._seen, self._rings, state.agent, state.frame, self._reach
+        )
+        if hidden is not None:
+            obs[hidden, self._buttons] = 0
+        return obs
+
+
+def _seen(plan: Blueprint, rings: Sequence[str]) -> list[tuple[int, tuple[str, int]]]:
+    """Each object in a lidar: its ring, and where its position is found."""
+    bodies = {plan.model.body(i).name: i for i in range(plan.model.nbody)}
+    names = [placement.name for placement in plan.placements]
+    seen = []
+    for ring, kind in enumerate(rings):
+        if kind in ("goal", "circle"):
+            # The circle's center is the origin, where its unused goal stays.
+            seen.append((ring, ("goal", 0)))
+            continue
+        single = kind if kind in names else None
+        for name in [single] if single else [n for n in names if n.startswith(kind[:-1])]:
+            body = bodies.get(f"{name}obj", bodies.get(name))
+            moves = body is not None and plan.model.body_dofnum[body] > 0
+            seen.append((ring, ("body", body) if moves else ("layout", names.index(name))))
+    return seen

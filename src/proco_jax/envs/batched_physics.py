@@ -1,0 +1,113 @@
+"""Ten physics steps and the forward passes that the official environment makes.
+
+Every forward pass counts: MuJoCo's solver starts from its last solution, so one
+pass more or less changes the last digits of everything after. What a pass
+computes again without change (positions, contacts, velocities) is skipped, and
+so are the sensors in substeps, which nobody reads.
+"""
+
+# pyright: reportAttributeAccessIssue=false
+# MuJoCo's names come from a C extension, which a type checker cannot read.
+
+import mujoco
+import numpy as np
+
+from proco_jax.envs.batched_worlds import World
+
+SUBSTEPS = 10
+_NO_SENSORS = int(mujoco.mjtDisableBit.mjDSBL_SENSOR)
+_NOTHING = int(mujoco.mjtStage.mjSTAGE_NONE)
+_POSITION_AND_VELOCITY = int(mujoco.mjtStage.mjSTAGE_VEL)
+
+
+def advance(world: World, ctrl: np.ndarray) -> None:
+    """Ten physics steps of a world without gremlins, then `settle`."""
+    model, data, options = world.model, world.data, world.options
+    world.ctrl[:] = ctrl
+    options.disableflags = _NO_SENSORS
+    if world.at_rest:
+        mujoco.mj_step2(model, data)
+        mujoco.mj_step(model, data, SUBSTEPS - 1)
+    else:
+        mujoco.mj_step(model, data, SUBSTEPS)
+    options.disableflags = 0
+    settle(world, 3)
+
+
+def advance_gremlins(world: World, ctrl: np.ndarray, path: np.ndarray) -> None:
+    """Ten physics steps of a world with gremlins, then `settle`.
+
+    Args:
+      world: the world.
+      ctrl: `[A]` clipped actions.
+      path: `[10, 3]` where the gremlins' handles are before each substep.
+    """
+    model, data, options, mocap = world.model, world.data, world.options, world.mocap
+    world.ctrl[:] = ctrl
+    options.disableflags = _NO_SENSORS
+    for position in path:
+        mocap[:] = position
+        mujoco.mj_step(model, data)
+    options.disableflags = 0
+    settle(world, 3)
+
+
+def settle(world: World, passes: int) -> None:
+    """As many forward passes as the official environment makes at one state.
+
+    Sensors are computed from the last pass.
+    """
+    mujoco.mj_forwardSkip(world.model, world.data, _NOTHING, 1)
+    world.at_rest = _is_normalized(world)
+    solve_again(world, passes - 1)
+    mujoco.mj_sensorPos(world.model, world.data)
+    mujoco.mj_sensorVel(world.model, world.data)
+
+
+def solve_again(world: World, passes: int) -> None:
+    """More forward passes; acceleration sensors from the last one."""
+    for k in range(passes):
+        unread = k < passes - 1
+        if world.at_rest:
+            mujoco.mj_forwardSkip(world.model, world.data, _POSITION_AND_VELOCITY, unread)
+        else:
+            mujoco.mj_forwardSkip(world.model, world.data, _NOTHING, unread)
+            world.at_rest = _is_normalized(world)
+
+
+def _is_normalized(world: World) -> bool:
+    """Whether the next forward pass would find the very same positions.
+
+    A pass begins by normalizing the quaternions in place; rounding may make a
+    second normalization change them once more.
+    """
+    if not world.has_quaternions:
+        return True
+    scratch = world.scratch
+    scratch[:] = world.qpos
+    mujoco.mj_normalizeQuat(world.model, scratch)
+    return scratch.tobytes() == world.qpos.tobytes()
+
+
+def gremlin_path(timestep: float, steps: int, travel: float, height: float) -> np.ndarray:
+    """Where the gremlins' handles are before each substep of an episode.
+
+    The clock is summed up as MuJoCo sums it, so the phases agree to the bit.
+
+    Args:
+      timestep: seconds of a substep.
+      steps: environment steps of an episode.
+      travel: radius in metres of the circle that they travel.
+      height: z of their centers in metres.
+
+    Returns:
+      `[steps, 10, 3]`.
+    """
+    path = np.empty((steps * SUBSTEPS, 3))
+    clock = 0.0
+    for k in range(len(path)):
+        path[k, 0], path[k, 1] = np.sin(clock), np.cos(clock)
+        clock += timestep
+    path[:, :2] *= travel
+    path[:, 2] = height
+    return path.reshape(steps, SUBSTEPS, 3)
