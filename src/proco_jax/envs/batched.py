@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from proco_jax.envs.batched_block import Block
 from proco_jax.envs.batched_navigation import NavigationBlock
+from proco_jax.envs.batched_velocity import VelocityBlock
 from proco_jax.envs.tasks import Task
 from proco_jax.envs.vector import StepResult, available_cores, check_actions, check_reset
 
@@ -50,7 +52,8 @@ class BatchedEnv:
         self.physics_failures = 0
         bounds = np.linspace(0, num_envs, self.workers + 1).astype(int)
         self._spans = [slice(a, b) for a, b in itertools.pairwise(bounds)]
-        self._blocks = [NavigationBlock(task, s.stop - s.start) for s in self._spans]
+        kind = VelocityBlock if task.kind == "Velocity" else NavigationBlock
+        self._blocks: list[Block] = [kind(task, s.stop - s.start) for s in self._spans]
         self._pool = ThreadPoolExecutor(self.workers, "worlds") if self.workers > 1 else None
         self._running = np.zeros(num_envs, dtype=bool)
         self._steps = np.zeros(num_envs, dtype=np.intp)

@@ -1,10 +1,10 @@
 """A block of navigation worlds: what one thread steps together."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
+from proco_jax.envs.batched_block import BlockStep, rows_of
 from proco_jax.envs.batched_layout import sample_layout
 from proco_jax.envs.batched_lidar import lidar, rotation_matrices
 from proco_jax.envs.batched_physics import (
@@ -14,7 +14,7 @@ from proco_jax.envs.batched_physics import (
     settle,
     solve_again,
 )
-from proco_jax.envs.batched_rules import make_rules, rows_of
+from proco_jax.envs.batched_rules import make_rules
 from proco_jax.envs.batched_state import State
 from proco_jax.envs.batched_worlds import Blueprint, World, blueprint, place
 from proco_jax.envs.tasks import Task
@@ -23,22 +23,6 @@ from proco_jax.envs.tasks import Task
 # more that it makes when a goal moves.
 _PASSES_AT_START = {"Goal": 4, "Button": 4, "Push": 4, "Circle": 3}
 _PASSES_OF_A_NEW_GOAL = 2
-
-
-class BlockStep(NamedTuple):
-    """What a step of a block gives; rows that were not active hold anything.
-
-    Attributes:
-      reward: `[N]` float64.
-      cost: `[N]` bool.
-      terminated: `[N]` bool, no goal could be placed.
-      failed: `[N]` bool, the physics became unstable.
-    """
-
-    reward: np.ndarray
-    cost: np.ndarray
-    terminated: np.ndarray
-    failed: np.ndarray
 
 
 class NavigationBlock:

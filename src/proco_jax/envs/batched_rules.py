@@ -5,7 +5,6 @@ the official step, in their order: `rewards` (which also says whose goal was
 reached), `costs`, `tick`, `new_goal`.
 """
 
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -318,8 +317,3 @@ def flat_distance(agent: np.ndarray, goal: np.ndarray) -> Any:
     """Distance in the plane of `[..., 3]` agents to `[..., 2]` goals."""
     dx, dy = goal[..., 0] - agent[..., 0], goal[..., 1] - agent[..., 1]
     return np.sqrt(dx * dx + dy * dy)
-
-
-def rows_of(mask: np.ndarray) -> Sequence[int]:
-    """The rows where a mask holds."""
-    return np.flatnonzero(mask).tolist()
