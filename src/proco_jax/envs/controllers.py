@@ -14,12 +14,14 @@ import dataclasses
 import numpy as np
 
 from proco_jax.config import CollectConfig
-from proco_jax.envs.targets import heading_vector
+from proco_jax.envs.targets import ahead, heading_vector
 from proco_jax.envs.tasks import Task
 
 _NOISE_CORRELATION = 0.95
 # Terminal speed in m/s at full force.
 _POINT_TOP_SPEED = 1.5
+# How far a robot backs out while it turns around, as a share of its speed.
+_REVERSE = -0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +120,7 @@ def steer(
       `[N, 2]` actions in [-1, 1]: forward force and turn of a Point, left and
       right wheel of a Car.
     """
-    way = heading_vector(task, obs, gain, threshold)
+    way = heading_vector(task, obs, gain, threshold) / ahead(task)
     if task.robot == "Car":
         return _drive_car(way, speed)
     velocity = obs[:, task.spec.slices["velocimeter"]]
@@ -130,14 +132,14 @@ def _drive_point(way: np.ndarray, velocity: np.ndarray, speed: np.ndarray) -> np
     slow = _POINT_TOP_SPEED * speed * np.minimum(np.abs(way), 1.0)
     toward = way / np.maximum(np.abs(way), 1e-9)
     turn = np.angle(slow * toward - 0.5 * velocity)
-    force = 2.0 * (slow * np.maximum(np.real(toward), 0.0) - np.real(velocity))
+    force = 2.0 * (slow * np.maximum(np.real(toward), _REVERSE) - np.real(velocity))
     return np.clip(np.stack([force, turn], axis=1), -1.0, 1.0)
 
 
 def _drive_car(way: np.ndarray, speed: np.ndarray) -> np.ndarray:
     """A Car stops at once, so its wheels follow the heading error alone."""
-    error = np.angle(way * 1j)  # It drives along its own -y axis.
-    forward = speed * np.maximum(np.cos(error), 0.0)
+    error = np.angle(way)
+    forward = speed * np.maximum(np.cos(error), np.where(np.abs(way) > 1.0, _REVERSE, 0.0))
     turn = np.clip(error, -1.0, 1.0)
     return np.clip(np.stack([forward + turn, forward - turn], axis=1), -1.0, 1.0)
 

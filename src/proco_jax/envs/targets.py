@@ -27,11 +27,24 @@ def heading_vector(
     lidars = {f.name: obs[:, task.spec.slices[f.name]] for f in task.spec.rings}
     target = _push_box(lidars) if task.kind == "Push" else locate(lidars["goal_lidar"], 3.0)
     obstacles = [lidars[name] for name in _OBSTACLES[task.kind]]
+    if task.kind == "Goal" and task.level == 1:
+        obstacles = obstacles[:1]  # Its one vase costs nothing.
     if task.kind == "Button":
         obstacles.append(wrong_buttons(lidars["buttons_lidar"], lidars["goal_lidar"]))
     crowd = sum(lidar @ _DIRECTIONS for lidar in lidars.values())
     goal = _unit(np.where(np.isnan(target), crowd, target))
-    return goal - gain * sum(_push(lidar, goal, threshold) for lidar in obstacles)
+    way = goal - gain * sum(_push(lidar, goal, threshold) for lidar in obstacles)
+    if task.kind == "Button":
+        # The buttons' ring is dark right after a press: get off the button,
+        # which from now on is most likely a wrong one.
+        dark = (lidars["buttons_lidar"].max(axis=1) == 0) & (gain > 0)
+        way = np.where(dark, -2.0 * ahead(task), way)
+    return way
+
+
+def ahead(task: Task) -> complex:
+    """The direction in which the robot drives: its x axis, or a Car's own -y axis."""
+    return -1j if task.robot == "Car" else 1.0 + 0j
 
 
 def _push(lidar: np.ndarray, goal: np.ndarray, threshold: np.ndarray) -> np.ndarray:
@@ -41,7 +54,8 @@ def _push(lidar: np.ndarray, goal: np.ndarray, threshold: np.ndarray) -> np.ndar
     that the robot passes obstacles instead of stopping before them.
     """
     depth = np.maximum(lidar - threshold[:, None], 0.0) / (1 - threshold[:, None])
-    side = np.sign(np.imag(_DIRECTIONS * np.conj(goal)[:, None]))
+    # Straight ahead counts as left, lest the robot dither before an obstacle.
+    side = np.where(np.imag(_DIRECTIONS * np.conj(goal)[:, None]) > -0.2, 1.0, -1.0)
     return 2.0 * np.sum(depth * _DIRECTIONS * (1 + 1j * side), axis=1)
 
 
