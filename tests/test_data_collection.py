@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import os
 import signal
@@ -89,6 +90,25 @@ def test_the_number_of_worlds_changes_nothing(tmp_path):
         results.append(read_dataset(root, dataset_id).episodes)
     assert same_episodes(results[0], results[1])
     assert same_episodes(results[0], results[2])
+
+
+def test_progress_counts_every_step_once_and_no_idle_world(tmp_path, monkeypatch):
+    shown: list[int] = []
+
+    @contextlib.contextmanager
+    def counting(label, total, log, done=0):
+        shown.extend([-total, done])
+        yield shown.append
+
+    monkeypatch.setattr("proco_jax.data.collection.progress", counting)
+    with pytest.raises(Killed):
+        collect(config_for(tmp_path), simulation=toy_simulation(3, kill_after(STEPS)))
+    shown.clear()
+    # Four episodes are left for three worlds, so two of them idle at the end.
+    collect(config_for(tmp_path), simulation=toy_simulation(3))
+    assert shown[:2] == [-7 * STEPS, 3 * STEPS]
+    # Each of them counts once more, at the step after its last.
+    assert 0 <= sum(shown) <= 2 and min(shown[2:]) == 1
 
 
 def test_a_finished_collection_is_found(tmp_path):

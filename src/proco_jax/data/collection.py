@@ -17,7 +17,7 @@ from proco_jax.data.files import locked
 from proco_jax.data.minari_store import DETAILS, check_dataset_id, dataset_root, read_metadata
 from proco_jax.data.minari_writer import Origin, write_dataset
 from proco_jax.data.partial import load_episode, missing_episodes, open_partial, save_episode
-from proco_jax.data.progress import progress
+from proco_jax.data.progress import Advance, progress
 from proco_jax.envs.episodes import run_episodes
 from proco_jax.envs.tasks import Task, get_task
 from proco_jax.envs.vector import VectorEnv, available_cores, make_vector_env
@@ -155,7 +155,7 @@ def collect(
         folder = final.with_name(f".{final.name}.partial")
         header = {"recipe": recipe.to_json(), "versions": simulation.versions}
         open_partial(folder, header, log)
-        _record_missing(folder, task, recipe, simulation, log)
+        _record_missing(folder, recipe, simulation, log)
         episodes = (load_episode(folder, i) for i in range(recipe.episodes))
         origin = _origin(task, recipe, simulation.versions)
         write_dataset(root, dataset_id, episodes, episode_seeds(recipe), origin)
@@ -182,11 +182,7 @@ def lidar_controllers(task: Task, config: Config) -> Simulation:
 
 
 def _record_missing(
-    folder: Path,
-    task: Task,
-    recipe: Recipe,
-    simulation: Simulation,
-    log: Callable[[str], None],
+    folder: Path, recipe: Recipe, simulation: Simulation, log: Callable[[str], None]
 ) -> None:
     """Records every episode that is not in the folder yet, each saved as it ends."""
     missing = missing_episodes(folder, recipe.episodes)
@@ -196,18 +192,13 @@ def _record_missing(
     if done:
         log(f"continuing: {done} of {recipe.episodes} episodes are recorded")
     seeds = episode_seeds(recipe)
-    steps = task.episode_steps
     env = simulation.make_env(min(simulation.worlds, len(missing)))
+    steps = env.task.episode_steps
     try:
         with progress("collecting", recipe.episodes * steps, log, done * steps) as advance:
-
-            def act(obs: np.ndarray, seeds: np.ndarray, steps: np.ndarray) -> np.ndarray:
-                advance(len(obs))
-                return simulation.act(obs, seeds, steps)
-
             run_episodes(
                 env,
-                act,
+                _counted(simulation.act, advance),
                 [seeds[i] for i in missing],
                 lambda index, episode: save_episode(folder, missing[index], episode),
             )
@@ -215,6 +206,21 @@ def _record_missing(
             log(f"{env.physics_failures} episodes ended early because the physics broke down")
     finally:
         env.close()
+
+
+def _counted(act: Act, advance: Advance) -> Act:
+    """The same actions, telling how many worlds take a step with them."""
+    last = (np.zeros(0, int), np.zeros(0, int))
+
+    def counting(obs: np.ndarray, seeds: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        nonlocal last
+        # A world with nothing left to do stays at its seed and step.
+        same = len(seeds) == len(last[0]) and (seeds == last[0]) & (steps == last[1])
+        advance(len(seeds) - int(np.sum(same)))
+        last = (seeds.copy(), steps.copy())
+        return act(obs, seeds, steps)
+
+    return counting
 
 
 def _origin(task: Task, recipe: Recipe, versions: dict[str, str]) -> Origin:
