@@ -1,4 +1,6 @@
 import dataclasses
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -198,3 +200,21 @@ def test_a_download_that_is_no_hdf5_file_is_removed_and_the_rerun_fetches_it_aga
     server.content, server.version = path.read_bytes(), '"two"'
     dataset_id = import_dsrl("PointGoal1", None, root, print, address=address)
     assert same_episodes(read_dataset(root, dataset_id).episodes, episodes)
+
+
+@pytest.mark.slow
+def test_the_command_imports_a_file_and_tells_what_is_wrong(path, tmp_path):
+    command = [sys.executable, "-m", "proco_jax.import_dsrl", f"--root={tmp_path / 'root'}"]
+
+    def run(*flags: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*command, *flags], capture_output=True, text=True, timeout=120)
+
+    done = run(f"--source={path}")
+    assert done.returncode == 0, done.stderr
+    dataset_id = done.stdout.rpartition("minari:")[2].strip()
+    assert len(read_dataset(tmp_path / "root", dataset_id).episodes) == 3
+    path.write_bytes(path.read_bytes()[:-100])
+    broken = run(f"--source={path}")
+    assert broken.returncode == 1 and "error: " in broken.stderr
+    assert "Traceback" not in broken.stderr
+    assert "--source" in run().stderr
