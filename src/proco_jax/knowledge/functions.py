@@ -75,6 +75,17 @@ def _length(x: Array, axis: int, keepdims: bool) -> Array:
     return jnp.sqrt(jnp.sum(jnp.square(x), axis=axis, keepdims=keepdims))
 
 
+def _hypot(arguments: Sequence[Value]) -> Value:
+    take(arguments, 2)
+    quantities(arguments)
+    x, y = arguments
+
+    def run(obs: Array) -> Array:
+        return jnp.sqrt(jnp.square(x.run(obs)) + jnp.square(y.run(obs)))
+
+    return combine(arguments, same_unit(arguments), run)
+
+
 def _each(function: Callable[[Array], Array], takes: Dimension | None, gives: Dimension | None):
     """A function of one quantity, bin by bin; None stands for any unit, kept."""
 
@@ -127,6 +138,17 @@ FUNCTIONS: Mapping[str, Function] = {
         Function("nearest(ring)", "distance to the nearest object of a ring, in m", rings.nearest),
         Function("distance(ring)", "distance seen by each bin of a ring, in m", rings.distance),
         Function(
+            "gap(ring, x from, x to, y from, y to)",
+            "from a box fixed to the machine, given by its sides, to the center of the nearest"
+            " object, in m; 0 inside",
+            rings.gap,
+        ),
+        Function(
+            "without(ring, other ring, tolerance)",
+            "the ring without what the other ring shows as close, for use in other functions",
+            rings.without,
+        ),
+        Function(
             "angle(ring)",
             "middle of each bin, in rad, counter-clockwise from the x axis",
             rings.angle,
@@ -152,6 +174,7 @@ FUNCTIONS: Mapping[str, Function] = {
             rings.direction,
         ),
         Function("norm(x)", "length of a vector, e.g. norm(velocity.xy)", _over_all(_length)),
+        Function("hypot(x, y)", "length of a vector with these two sides", _hypot),
         Function("abs(x)", "size without sign", _each(jnp.abs, None, None)),
         Function("sqrt(x)", "square root", _root),
         Function("sin(angle)", "sine", _each(jnp.sin, ANGLE, PLAIN)),

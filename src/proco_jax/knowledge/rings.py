@@ -110,3 +110,47 @@ def direction(arguments: Sequence[Value]) -> Value:
         return jnp.arctan2(v[..., 1:2], v[..., 0:1])
 
     return Value(angle, ANGLE)
+
+
+def without(arguments: Sequence[Value]) -> Value:
+    """A ring without what another ring shows as well.
+
+    A bin stays where it sees something closer, by more than the tolerance, than
+    the other ring does there; else it reads 0.
+    """
+    take(arguments, 3)
+    ring, other = ring_of(arguments[0]), ring_of(arguments[1])
+    tolerance = arguments[2]
+    if ring.size != other.size:
+        raise Refusal(f"takes two rings of one size, found {ring.size} and {other.size} bins")
+    if tolerance.truth or tolerance.size != 1 or tolerance.dimension != LENGTH:
+        raise Refusal("takes a length as its third argument, such as 0.1 m")
+    run, other_run = arguments[0].run, arguments[1].run
+
+    def rest(obs: Array) -> Array:
+        values, others = jnp.asarray(run(obs)), jnp.asarray(other_run(obs))
+        closer = _distances(other, others) - _distances(ring, values)
+        return jnp.where(closer > tolerance.run(obs), values, 0.0)
+
+    return Value(rest, size=ring.size, field=ring)
+
+
+def gap(arguments: Sequence[Value]) -> Value:
+    """From a box that is fixed to the agent to the nearest object's center."""
+    take(arguments, 5)
+    ring, run, sides = ring_of(arguments[0]), arguments[0].run, arguments[1:]
+    quantities(sides)
+    for side in sides:
+        if side.size != 1 or (side.dimension != LENGTH and not side.zero):
+            raise Refusal("takes the sides of a box as lengths, such as -0.1 m, after the ring")
+    left, right, low, high = (side.run for side in sides)
+
+    def outside(obs: Array) -> Array:
+        values = jnp.asarray(run(obs))
+        reach, angle = _distances(ring, jnp.max(values, -1, keepdims=True)), bearing_of(values)
+        x, y = reach * jnp.cos(angle), reach * jnp.sin(angle)
+        dx = jnp.maximum(jnp.maximum(left(obs) - x, x - right(obs)), 0.0)
+        dy = jnp.maximum(jnp.maximum(low(obs) - y, y - high(obs)), 0.0)
+        return jnp.sqrt(jnp.square(dx) + jnp.square(dy))
+
+    return Value(outside, LENGTH)
