@@ -10,11 +10,15 @@ from proco_jax.envs.tasks import Task
 _BINS = 16
 # The middle of each bin: bin i covers the angles from 2 pi i / 16 to 2 pi (i + 1) / 16.
 _DIRECTIONS = np.exp(2j * np.pi * (np.arange(_BINS) + 0.5) / _BINS)
+# Rings of obstacles, each with how much farther out than at a hazard of 0.2 m
+# radius, crossed by the robot's center, the cost begins, in meters.
 _OBSTACLES = {
-    "Goal": ("hazards_lidar", "vases_lidar"),
-    "Button": ("hazards_lidar", "gremlins_lidar"),
-    "Push": ("hazards_lidar", "pillars_lidar"),
+    "Goal": {"hazards_lidar": 0.0, "vases_lidar": 0.1},
+    "Button": {"hazards_lidar": 0.0, "gremlins_lidar": 0.15, "buttons_lidar": 0.1},
+    "Push": {"hazards_lidar": 0.1, "pillars_lidar": 0.15},
 }
+# How strongly obstacles push the robot around them instead of straight away.
+_AROUND = 0.5
 _WALL = 1.125
 
 
@@ -26,14 +30,19 @@ def heading_vector(
         return _along_circle(task, obs, gain, threshold)
     lidars = {f.name: obs[:, task.spec.slices[f.name]] for f in task.spec.rings}
     target = _push_box(lidars) if task.kind == "Push" else locate(lidars["goal_lidar"], 3.0)
-    obstacles = [lidars[name] for name in _OBSTACLES[task.kind]]
+    obstacles = dict(_OBSTACLES[task.kind])
     if task.kind == "Goal" and task.level == 1:
-        obstacles = obstacles[:1]  # Its one vase costs nothing.
-    if task.kind == "Button":
-        obstacles.append(wrong_buttons(lidars["buttons_lidar"], lidars["goal_lidar"]))
+        del obstacles["vases_lidar"]  # Its one vase costs nothing.
     crowd = sum(lidar @ _DIRECTIONS for lidar in lidars.values())
     goal = _unit(np.where(np.isnan(target), crowd, target))
-    way = goal - gain * sum(_push(lidar, goal, threshold) for lidar in obstacles)
+    rings = {name: lidars[name] for name in obstacles}
+    if task.kind == "Button":
+        rings["buttons_lidar"] = wrong_buttons(lidars["buttons_lidar"], lidars["goal_lidar"])
+    pushes = [
+        _push(ring + obstacles[name] / 3.0 * (ring > 0), goal, threshold)
+        for name, ring in rings.items()
+    ]
+    way = goal - gain * np.sum(pushes, axis=0)
     if task.kind == "Button":
         # The buttons' ring is dark right after a press: get off the button,
         # which from now on is most likely a wrong one.
@@ -48,7 +57,7 @@ def ahead(task: Task) -> complex:
 
 
 def _push(lidar: np.ndarray, goal: np.ndarray, threshold: np.ndarray) -> np.ndarray:
-    """`[N]` complex: away from the obstacles of a ring, half of it around them.
+    """`[N]` complex: away from the obstacles of a ring, and some of it around them.
 
     The part across the line of sight turns to the side on which the goal is, so
     that the robot passes obstacles instead of stopping before them.
@@ -56,7 +65,7 @@ def _push(lidar: np.ndarray, goal: np.ndarray, threshold: np.ndarray) -> np.ndar
     depth = np.maximum(lidar - threshold[:, None], 0.0) / (1 - threshold[:, None])
     # Straight ahead counts as left, lest the robot dither before an obstacle.
     side = np.where(np.imag(_DIRECTIONS * np.conj(goal)[:, None]) > -0.2, 1.0, -1.0)
-    return 2.0 * np.sum(depth * _DIRECTIONS * (1 + 1j * side), axis=1)
+    return 2.0 * np.sum(depth * _DIRECTIONS * (1 + 1j * _AROUND * side), axis=1)
 
 
 def locate(lidar: np.ndarray, reach: float) -> np.ndarray:
