@@ -25,7 +25,7 @@ _LONGEST_ERROR = 500
 _TICK_S = 0.05
 
 
-class ModelError(RuntimeError):
+class ModelError(ValueError):
     """A model that cannot be asked: why, and what to do. Never holds a key."""
 
 

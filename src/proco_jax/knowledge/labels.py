@@ -8,6 +8,7 @@ import numpy as np
 
 from proco_jax.config import Config
 from proco_jax.knowledge.files import Knowledge, KnowledgeError, load_knowledge
+from proco_jax.knowledge.rings import bearing_of
 from proco_jax.knowledge.rules import Rule
 from proco_jax.observation import ObservationSpec
 from proco_jax.types import LabeledStates
@@ -86,6 +87,34 @@ def rule_labeller(rules: Sequence[Rule], widening: float) -> Labeller:
         return LabeledStates(obs, unsafe, margin, np.maximum(unsafe, 1 - unsafe))
 
     return label
+
+
+def approach_speed(obs: np.ndarray, spec: ObservationSpec, rules: Sequence[Rule]) -> np.ndarray:
+    """Speed towards the nearest object of the first ring that the rules read.
+
+    Args:
+      obs: `[M, O]` raw observations.
+      spec: their fields.
+      rules: tell which ring matters.
+
+    Returns:
+      `[M]` in m/s; NaN where there is no such ring or no velocity.
+    """
+    read = {name for rule in rules for name in rule.fields}
+    rings = [f for f in spec.rings if f.name in read]
+    velocities = [f for f in spec.fields if f.kind == "vector" and f.unit == "m/s"]
+    if not rings or not velocities:
+        return np.full(len(obs), np.nan, np.float32)
+    obs = np.asarray(obs, np.float32)
+    # What a rule names first matters most to whoever wrote it.
+    ring = min(rings, key=lambda f: _first_named(f.name, rules))
+    velocity = obs[:, spec.slices[velocities[0].name]]
+    angle = np.asarray(bearing_of(obs[:, spec.slices[ring.name]]))[:, 0]
+    return velocity[:, 0] * np.cos(angle) + velocity[:, 1] * np.sin(angle)
+
+
+def _first_named(name: str, rules: Sequence[Rule]) -> int:
+    return min(rule.text.index(name) for rule in rules if name in rule.fields)
 
 
 def _in_chunks(margins_of: Callable, obs: np.ndarray, rules: int) -> np.ndarray:

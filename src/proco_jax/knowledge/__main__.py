@@ -1,0 +1,96 @@
+"""The knowledge stage of an experiment alone: from words to a cost network and its report.
+
+    python -m proco_jax.knowledge --config=experiments/car_button.py
+
+Goes through the stages of a run up to the cost network, in the run's own
+workdir, so that `python -m proco_jax.main` goes on from there.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from proco_jax import config as configs
+from proco_jax.config import Config
+from proco_jax.envs.tasks import get_task
+from proco_jax.knowledge.describe import describe
+from proco_jax.knowledge.files import load_knowledge
+from proco_jax.knowledge.grounding import questions_shown
+from proco_jax.knowledge.prompts import show
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "Experiment file, with a variant behind a colon: experiments/car_button.py:quick",
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run; runs/<experiment>-<variant> by default."
+)
+_SHOW_PROMPTS = flags.DEFINE_bool(
+    "show_prompts", False, "Print what a model would be asked, and ask nothing."
+)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the stage, or shows its questions."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    logging.set_verbosity(logging.WARNING)
+    config = _CONFIG.value
+    try:
+        configs.validate(config)
+        if _SHOW_PROMPTS.value:
+            print(prompts_text(config))
+            return
+        _run(config, Path(_WORKDIR.value or f"runs/{config.experiment}-{config.variant}"))
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+def prompts_text(config: Config) -> str:
+    """Every kind of question that the config asks, for a person to read.
+
+    Questions about states are shown with made-up states, so that no data and
+    no simulator are needed.
+
+    Raises:
+      ValueError: on an unknown task or a knowledge file that cannot be used.
+    """
+    knowledge = load_knowledge(
+        config.knowledge.file or config.task,
+        None if config.knowledge.file else get_task(config.task).spec,
+    )
+    obs = np.random.default_rng(config.seed).random(
+        (config.knowledge.batch, knowledge.spec.size), np.float32
+    )
+    # Rings that see few things look more like the world.
+    obs = np.where(obs > 0.9, 9 * (obs - 0.9), 0.0)
+    texts = [show(messages) for messages in questions_shown(config, knowledge, obs)]
+    if config.knowledge.labeller == "rule":
+        texts.append(f"A state in words would read:\n{describe(obs[0], knowledge.spec)}")
+    return "\n\n".join(texts)
+
+
+def _run(config: Config, workdir: Path) -> None:
+    # A command stands above all rooms; the rest of this room never looks up.
+    from proco_jax.pipeline import run_knowledge
+    from proco_jax.run import open_run
+
+    with open_run(config, workdir, log=_say) as run:
+        run_knowledge(run)
+        report = run.read_json("cost.json") or {}
+    for name, value in report.items():
+        _say(f"  {name}: {value}")
+    _say(f"report: {workdir / 'cost.json'}")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    app.run(main)
