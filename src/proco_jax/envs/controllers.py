@@ -167,7 +167,7 @@ def _forward_or_back(way: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
       The direction of the robot's leading end, complex `[N]` of length 1, and 1
       where it drives forward, -1 where backward.
     """
-    gear = np.where((np.abs(way) > 1.0) & (np.real(way) < 0.0), -1.0, 1.0)
+    gear = np.where((np.abs(way) > 1.1) & (np.real(way) < 0.0), -1.0, 1.0)
     return gear * way / np.maximum(np.abs(way), 1e-9), gear
 
 

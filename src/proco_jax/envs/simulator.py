@@ -19,6 +19,7 @@ import importlib.metadata
 import os
 import sys
 import types
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -58,8 +59,12 @@ def make_official(task: Task, **kwargs: Any) -> Any:
     import_safety_gymnasium()
     import gymnasium
 
-    # The checker only prints advice to authors of environments, at every reset.
-    return gymnasium.make(task.env_id, disable_env_checker=True, **kwargs)
+    with warnings.catch_warnings():
+        # Car tasks make integers of arrays of one element. Where warnings are
+        # errors, MuJoCo would report that as a wrong type.
+        warnings.filterwarnings("ignore", "Conversion of an array", DeprecationWarning)
+        # The checker only prints advice to authors of environments.
+        return gymnasium.make(task.env_id, disable_env_checker=True, **kwargs)
 
 
 def import_safety_gymnasium() -> types.ModuleType:
