@@ -14,6 +14,8 @@ from proco_jax.envs.batched_velocity import VelocityBlock
 from proco_jax.envs.tasks import Task
 from proco_jax.envs.vector import StepResult, available_cores, check_actions, check_reset
 
+_BYTES_PER_WORLD = 2**20  # twice what the largest task was seen to use
+
 
 class BatchedEnv:
     """N worlds of a task, stepped together by a pool of threads.
@@ -30,13 +32,17 @@ class BatchedEnv:
         number, since the start.
     """
 
-    def __init__(self, task: Task, num_envs: int, workers: int = 0):
+    def __init__(self, task: Task, num_envs: int, workers: int = 0, used_again: bool = False):
         """Builds N worlds.
 
         Args:
           task: from `proco_jax.envs.tasks`.
           num_envs: N, at least 1.
           workers: threads; 0 means one for each core.
+          used_again: start every episode after a world's first as an official
+            environment does that is used again. It makes one more solver pass
+            than a fresh one, which in a few tasks moves the last digits, and
+            an episode then no longer depends on its seed alone.
 
         Raises:
           ValueError: on counts that make no sense.
@@ -47,13 +53,14 @@ class BatchedEnv:
                 f"expected at least 1 world and 0 or more workers, found num_envs={num_envs}, "
                 f"workers={workers}"
             )
+        _check_memory(task, num_envs)
         self.task, self.num_envs = task, num_envs
         self.workers = min(workers or available_cores(), num_envs)
         self.physics_failures = 0
         bounds = np.linspace(0, num_envs, self.workers + 1).astype(int)
         self._spans = [slice(a, b) for a, b in itertools.pairwise(bounds)]
-        kind = VelocityBlock if task.kind == "Velocity" else NavigationBlock
-        self._blocks: list[Block] = [kind(task, s.stop - s.start) for s in self._spans]
+        kind: Any = VelocityBlock if task.kind == "Velocity" else NavigationBlock
+        self._blocks: list[Block] = [kind(task, s.stop - s.start, used_again) for s in self._spans]
         self._pool = ThreadPoolExecutor(self.workers, "worlds") if self.workers > 1 else None
         self._running = np.zeros(num_envs, dtype=bool)
         self._steps = np.zeros(num_envs, dtype=np.intp)
@@ -148,3 +155,23 @@ class BatchedEnv:
                 RuntimeWarning,
                 stacklevel=3,
             )
+
+
+def _check_memory(task: Task, num_envs: int) -> None:
+    """Refuses more worlds than fit, before the first is built."""
+    needed, free = num_envs * _BYTES_PER_WORLD, _free_bytes()
+    if needed > free:
+        raise MemoryError(
+            f"{num_envs} worlds of {task.name} need about {needed / 2**30:.1f} GiB and "
+            f"{free / 2**30:.1f} GiB are free: ask for at most {free // _BYTES_PER_WORLD} worlds"
+        )
+
+
+def _free_bytes() -> float:
+    """Memory that this machine could still give, infinite where it does not say."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            sizes = dict(line.split(":") for line in lines)
+        return int(sizes["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):
+        return float("inf")

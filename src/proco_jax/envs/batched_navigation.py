@@ -19,8 +19,8 @@ from proco_jax.envs.batched_state import State
 from proco_jax.envs.batched_worlds import Blueprint, World, blueprint, place
 from proco_jax.envs.tasks import Task
 
-# Forward passes that a fresh official environment makes in `reset`, and the two
-# more that it makes when a goal moves.
+# Forward passes that a fresh official environment makes in `reset` (one that is
+# used again makes one more), and the two more that it makes when a goal moves.
 _PASSES_AT_START = {"Goal": 4, "Button": 4, "Push": 4, "Circle": 3}
 _PASSES_OF_A_NEW_GOAL = 2
 
@@ -32,7 +32,10 @@ class NavigationBlock:
       obs: `[N, O]` float64, the last observations.
     """
 
-    def __init__(self, task: Task, count: int):
+    def __init__(self, task: Task, count: int, used_again: bool = False):
+        """Builds N worlds; `used_again` as in `BatchedEnv`."""
+        self._used_again = used_again
+        self._used = np.zeros(count, dtype=bool)
         self._plan = blueprint(task)
         self._worlds = [World(self._plan) for _ in range(count)]
         self._state = State(self._plan, self._worlds)
@@ -63,10 +66,12 @@ class NavigationBlock:
             layout = sample_layout(world.random, plan.placements)
             rotations = world.random.uniform(0, 2 * np.pi, size=len(plan.rotated))
             place(world, plan, layout, rotations)
-            settle(world, _PASSES_AT_START[plan.task.kind])
+            again = self._used_again and self._used[row]
+            settle(world, _PASSES_AT_START[plan.task.kind] + int(again))
             self._state.layout[row] = list(layout.values())
         self._steps[rows] = 0
         self._drawn[rows] = 0
+        self._used[rows] = True
         self._state.refresh()
         self._state.refresh_sensors()
         for row, seed in zip(rows, seeds, strict=True):

@@ -23,6 +23,8 @@ from proco_jax.envs.batched_layout import Placement, placements_of
 from proco_jax.envs.simulator import make_official
 from proco_jax.envs.tasks import Task
 
+_STACK = 2**23  # numbers of 8 bytes
+
 
 @dataclasses.dataclass(frozen=True)
 class Blueprint:
@@ -125,6 +127,9 @@ def strip(xml: str, sensors: tuple[str, ...]) -> str:
             unread = parent.tag == "sensor" and child.get("name") not in sensors
             if seen_only or unread:
                 parent.remove(child)
+    # The stack is 300 times what any task was seen to use; the official size
+    # would reserve 470 MB of addresses for every world.
+    _child(root, "size").set("nstack", str(_STACK))
     world = _child(root, "worldbody")
     for body in world.findall("body"):
         geoms = body.findall("geom")
