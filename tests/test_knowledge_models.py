@@ -44,10 +44,10 @@ def no_secret_is_written(tmp_path: Path) -> Iterator[None]:
         assert not path.is_file() or KEY.encode() not in path.read_bytes(), path
 
 
-def config_for(tmp_path: Path, address: str, text: str = "Falling into a hole.", **more: Any):
+def config_for(tmp_path: Path, address: str, words: str = "Falling into a hole.", **more: Any):
     file = tmp_path / "robot.md"
     file.write_text(
-        f"# Robot\n\n## What is unsafe\n\n{text}\n\n## Observation\n\n{write_table(SPEC)}\n"
+        f"# Robot\n\n## What is unsafe\n\n{words}\n\n## Observation\n\n{write_table(SPEC)}\n"
     )
     config = Config()
     settings = {
@@ -103,6 +103,14 @@ def test_a_model_writes_the_rule(tmp_path: Path) -> None:
     assert ground.usage().calls == len(asked) == 3 and len(ground.rules) == 3
     assert asked[0]["messages"][0]["role"] == "system"
     assert "3 calls to openai/test (price unknown)" in said[0]
+
+
+def test_words_in_the_config_take_the_place_of_the_file(tmp_path: Path) -> None:
+    answer, asked = in_turn(completion(RULE))
+    with serve(answer) as address:
+        ask(config_for(tmp_path, address, text="Holes swallow robots."), tmp_path)
+    content = asked[0]["messages"][1]["content"]
+    assert "Holes swallow robots." in content and "Falling into a hole" not in content
 
 
 def test_a_model_labels_states(tmp_path: Path) -> None:

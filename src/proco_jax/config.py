@@ -17,7 +17,7 @@ BACKENDS = ("batched", "official")
 class EnvConfig:
     """The simulator. `workers` 0 means one thread or process for each core."""
 
-    backend: str = "official"
+    backend: str = "batched"
     workers: int = 0
 
 
@@ -75,7 +75,7 @@ class EncoderConfig:
 
     rings: bool = True
     bin_hidden: tuple[int, ...] = (32, 32)
-    features: int = 256
+    features: int = 128
     neighbours: int = 1
 
 
@@ -93,19 +93,21 @@ class DynamicsConfig:
       steps: gradient steps at most.
       batch: transitions a step, drawn for each member apart.
       learning_rate: of Adam.
+      nearest_weight: weight of the error in each ring's nearest object.
       holdout_every: steps between looks at the holdout error.
       patience: looks without improvement after which a member stops.
     """
 
     per_seed: bool = False
-    members: int = 7
-    elites: int = 5
+    members: int = 5
+    elites: int = 4
     bin_hidden: tuple[int, ...] = (64, 64)
     neighbours: int = 2
     hidden: tuple[int, ...] = (200, 200)
-    steps: int = 8000
+    steps: int = 6000
     batch: int = 256
     learning_rate: float = 1e-3
+    nearest_weight: float = 0.5
     holdout_every: int = 500
     patience: int = 5
 
@@ -119,6 +121,8 @@ class KnowledgeConfig:
         litellm model name.
       file: knowledge file; empty for the task's own under
         `experiments/knowledge/`.
+      text: what is unsafe, in place of the file's words and rule; a model must
+        then ground it.
       api_base: address of an OpenAI-compatible server; empty for the provider's.
       cache: JSON lines of paid replies, which runs may share; empty for
         `replies.jsonl` in the workdir.
@@ -140,6 +144,7 @@ class KnowledgeConfig:
 
     model: str = "shipped"
     file: str = ""
+    text: str = ""
     api_base: str = ""
     cache: str = ""
     labeller: str = "rule"
@@ -177,8 +182,8 @@ class CostConfig:
 
     members: int = 3
     hidden: tuple[int, ...] = (128,)
-    steps: int = 2000
-    batch: int = 256
+    steps: int = 3000
+    batch: int = 512
     learning_rate: float = 1e-3
     margin: float = 0.05
     miss_weight: float = 3.0
@@ -193,11 +198,12 @@ class RolloutConfig:
 
     Attributes:
       horizon: steps imagined from each start.
-      starts: starts of one regeneration.
+      starts: starts of one regeneration, for each elite.
       candidates: action sequences from which the riskiest is chosen.
       risk_share: share of starts with risk-seeking actions; the rest is half
         behaviour-like, half the current policy.
       risky_start_share: share of starts drawn near what the cost network fears.
+      risky_top: those are the logged states with the highest scores, this share.
       noise: scale of the noise on behaviour-like actions.
       persistence: mean number of steps that a random action is held.
       disagreement_quantile: rollouts end where the ensemble's disagreement
@@ -209,16 +215,17 @@ class RolloutConfig:
     """
 
     horizon: int = 20
-    starts: int = 256
+    starts: int = 64
     candidates: int = 8
     risk_share: float = 0.7
     risky_start_share: float = 0.7
+    risky_top: float = 0.25
     noise: float = 0.2
     persistence: float = 8.0
     disagreement_quantile: float = 0.99
     disagreement_slack: float = 2.0
     interval: int = 250
-    generations: int = 16
+    generations: int = 8
     warmup: int = 4
 
 
@@ -273,7 +280,7 @@ class AgentConfig:
       samples: actions among which one is chosen when deployed; 1 acts by the mode.
     """
 
-    hidden: tuple[int, ...] = (256,)
+    hidden: tuple[int, ...] = (128,)
     learning_rate: float = 3e-4
     target_rate: float = 0.005
     discount: float = 0.99
@@ -297,7 +304,7 @@ class TrainConfig:
       checkpoint_every: steps between checkpoints, a multiple of `chunk`.
     """
 
-    steps: int = 6000
+    steps: int = 5000
     batch: int = 256
     chunk: int = 250
     checkpoint_every: int = 1000
@@ -317,7 +324,7 @@ class EvalConfig:
 
     episodes: int = 20
     interim_episodes: int = 2
-    interim_every: int = 2000
+    interim_every: int = 2500
     seed: int = 1_000_000
     worlds: int = 40
 
@@ -423,6 +430,7 @@ _SHARES = (
     "cost.holdout_share",
     "rollouts.risk_share",
     "rollouts.risky_start_share",
+    "rollouts.risky_top",
     "proco.imagined_share",
     "proco.violating_share",
 )

@@ -17,8 +17,7 @@ from proco_jax import config as configs
 from proco_jax.config import Config
 from proco_jax.envs.tasks import get_task
 from proco_jax.knowledge.describe import describe
-from proco_jax.knowledge.files import load_knowledge
-from proco_jax.knowledge.grounding import questions_shown
+from proco_jax.knowledge.grounding import knowledge_of, questions_shown
 from proco_jax.knowledge.prompts import show
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -59,10 +58,7 @@ def prompts_text(config: Config) -> str:
     Raises:
       ValueError: on an unknown task or a knowledge file that cannot be used.
     """
-    knowledge = load_knowledge(
-        config.knowledge.file or config.task,
-        None if config.knowledge.file else get_task(config.task).spec,
-    )
+    knowledge = knowledge_of(config, None if config.knowledge.file else get_task(config.task).spec)
     obs = np.random.default_rng(config.seed).random(
         (config.knowledge.batch, knowledge.spec.size), np.float32
     )
@@ -76,11 +72,11 @@ def prompts_text(config: Config) -> str:
 
 def _run(config: Config, workdir: Path) -> None:
     # A command stands above all rooms; the rest of this room never looks up.
-    from proco_jax.pipeline import run_knowledge
+    from proco_jax import pipeline
     from proco_jax.run import open_run
 
     with open_run(config, workdir, log=_say) as run:
-        run_knowledge(run)
+        pipeline.run_knowledge(run)
         report = run.read_json("cost.json") or {}
     for name, value in report.items():
         _say(f"  {name}: {value}")

@@ -13,7 +13,7 @@ from proco_jax.knowledge.cache import ReplyCache
 from proco_jax.knowledge.choose import choose_disagreeing, choose_states
 from proco_jax.knowledge.describe import describe
 from proco_jax.knowledge.door import ModelError
-from proco_jax.knowledge.files import Knowledge, load_knowledge
+from proco_jax.knowledge.files import MAX_TEXT, Knowledge, KnowledgeError, load_knowledge
 from proco_jax.knowledge.labels import Labeller, Usage, rule_labeller, shipped_rule
 from proco_jax.knowledge.prompts import Messages, rule_messages, states_messages
 from proco_jax.knowledge.replies import RuleReply, StatesReply, check_count
@@ -66,7 +66,7 @@ def ground(config: Config, spec: ObservationSpec, workdir: Path, say: Say = prin
         budget, or gave no usable rule.
     """
     k = config.knowledge
-    knowledge = load_knowledge(k.file or config.task, spec)
+    knowledge = knowledge_of(config, spec)
     if k.model == SHIPPED_MODEL:
         rules = (shipped_rule(knowledge),)
         label = rule_labeller(rules, config.cost.margin)
@@ -82,6 +82,26 @@ def ground(config: Config, spec: ObservationSpec, workdir: Path, say: Say = prin
         label = _state_labeller(config, knowledge, asker, say)
         provenance = f"labelled by the model {k.model} from the knowledge text"
     return Grounding(label, k.labeller, k.model, rules, provenance, lambda: asker.usage, knowledge)
+
+
+def knowledge_of(config: Config, spec: ObservationSpec | None) -> Knowledge:
+    """The knowledge that the config names: its own words, its file, or the task's.
+
+    Args:
+      config: `knowledge.text`, `knowledge.file`, or else `task`.
+      spec: the fields of the data; None takes the file's.
+
+    Raises:
+      KnowledgeError: if it cannot be used.
+    """
+    k = config.knowledge
+    if not k.text:
+        return load_knowledge(k.file or config.task, spec)
+    if spec is None or k.file:
+        spec = load_knowledge(k.file or config.task, spec).spec
+    if len(k.text) > MAX_TEXT:
+        raise KnowledgeError(f"--config.knowledge.text has more than {MAX_TEXT} characters")
+    return Knowledge(config.task, k.text, spec, None, "")
 
 
 def questions_shown(config: Config, knowledge: Knowledge, obs: np.ndarray) -> list[Messages]:

@@ -47,9 +47,9 @@ Examples of rules, for other machines:
 Answer with {{"rule": "...", "explanation": "..."}}; the explanation is one or two sentences."""
 
 _STATES_TASK = """\
-Here are {count} states of the machine, in words. Of each ring they name the three nearest objects \
-at most, with the distance to the object's center and its direction from straight ahead, and for the \
-nearest how fast the machine moves towards it.
+Here are {count} states of the machine, in words. Of each ring they name the three nearest \
+objects at most, with the distance to the object's center and its direction from straight ahead, \
+and for the nearest how fast the machine moves towards it.
 
 <states>
 {states}
@@ -57,8 +57,8 @@ nearest how fast the machine moves towards it.
 
 Say of each whether it is unsafe. A state is unsafe when the constraint is violated in that very \
 state, or is closer to being violated than a safety margin of {margin:g} in the constraint's own \
-unit (m for a distance, m/s for a speed). A state that is merely on its way to danger is not unsafe \
-yet. Where you are unsure, call the state unsafe and say how sure you are.
+unit (m for a distance, m/s for a speed). A state that is merely on its way to danger is not \
+unsafe yet. Where you are unsure, call the state unsafe and say how sure you are.
 
 Answer with {{"labels": [{{"state": 1, "unsafe": true, "confidence": 0.9}}, ...]}}: one entry for \
 each of the {count} states, in their order; the confidence is a number from 0.5, a mere guess, \
