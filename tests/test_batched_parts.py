@@ -116,7 +116,9 @@ def test_a_layout_written_into_a_model_is_the_model_compiled_from_it(name: str) 
     for seed in (5, 6):
         random = np.random.RandomState(seed)
         layout = sample_layout(random, plan.placements)
-        place(world, plan, layout, random.uniform(0, 2 * np.pi, len(plan.rotated)))
+        place(
+            world.model, world.data, plan, layout, random.uniform(0, 2 * np.pi, len(plan.rotated))
+        )
         official.reset(seed=seed)
         sensors = tuple(official.task.agent.build_sensor_observation_space())
         xml = strip(official.task.world.xml_string, sensors)

@@ -65,7 +65,7 @@ class NavigationBlock:
             world.random.seed(seed)
             layout = sample_layout(world.random, plan.placements)
             rotations = world.random.uniform(0, 2 * np.pi, size=len(plan.rotated))
-            place(world, plan, layout, rotations)
+            place(world.model, world.data, plan, layout, rotations)
             again = self._used_again and self._used[row]
             settle(world, _PASSES_AT_START[plan.task.kind] + int(again))
             self._state.layout[row] = list(layout.values())

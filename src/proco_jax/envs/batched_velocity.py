@@ -29,7 +29,7 @@ class VelocityBlock:
     def __init__(self, task: Task, count: int, used_again: bool = False):
         """Builds N worlds; these official robots start alike every time."""
         official = rules_of(task)
-        self._robot, self._official = task.robot, official
+        self._task, self._robot, self._official = task, task.robot, official
         self._model = official.model
         self._data = [mujoco.MjData(self._model) for _ in range(count)]
         self._warnings = [data.warning.number for data in self._data]
@@ -45,19 +45,8 @@ class VelocityBlock:
 
     def reset(self, rows: Sequence[int], seeds: Sequence[int]) -> None:
         """Starts the episodes of these seeds in the given rows."""
-        rules, model = self._official, self._model
-        scale = rules._reset_noise_scale
         for row, seed in zip(rows, seeds, strict=True):
-            random = np.random.default_rng(seed)
-            data = self._data[row]
-            mujoco.mj_resetData(model, data)
-            data.qpos[:] = rules.init_qpos + random.uniform(-scale, scale, model.nq)
-            if self._robot in _NORMAL_VELOCITIES:
-                noise = scale * random.standard_normal(model.nv)
-            else:
-                noise = random.uniform(-scale, scale, model.nv)
-            data.qvel[:] = rules.init_qvel + noise
-            mujoco.mj_forward(model, data)
+            start(self._task, self._model, self._data[row], seed)
         self._refresh()
         self.obs[rows] = self._look()[rows]
 
@@ -113,6 +102,20 @@ class VelocityBlock:
             state = np.concatenate([qpos[:, 2:], self._qvel], axis=1)
             healthy &= ((state_low < state) & (state < state_high)).all(axis=1)
         return healthy
+
+
+def start(task: Task, model: Any, data: Any, seed: int) -> None:
+    """Puts a robot at the start of the episode of a seed."""
+    rules, random = rules_of(task), np.random.default_rng(seed)
+    scale = rules._reset_noise_scale
+    mujoco.mj_resetData(model, data)
+    data.qpos[:] = rules.init_qpos + random.uniform(-scale, scale, model.nq)
+    if task.robot in _NORMAL_VELOCITIES:
+        noise = scale * random.standard_normal(model.nv)
+    else:
+        noise = random.uniform(-scale, scale, model.nv)
+    data.qvel[:] = rules.init_qvel + noise
+    mujoco.mj_forward(model, data)
 
 
 @functools.cache

@@ -38,6 +38,7 @@ class Blueprint:
       rotated: body of each drawn rotation, "" where the model has none.
       heights: `[P]` z of each placed object's center.
       sensors: name, first number and size of each sensor, as observed.
+      xml: the official world, as built for seed 0.
     """
 
     task: Task
@@ -47,6 +48,7 @@ class Blueprint:
     rotated: tuple[str, ...]
     heights: dict[str, float]
     sensors: tuple[tuple[str, int, int], ...]
+    xml: str
 
 
 class World:
@@ -95,7 +97,8 @@ def blueprint(task: Task) -> Blueprint:
     official.reset(seed=0)
     rules = official.task
     observed = tuple(rules.agent.build_sensor_observation_space())
-    model = mujoco.MjModel.from_xml_string(strip(rules.world.xml_string, observed))
+    xml = rules.world.xml_string
+    model = mujoco.MjModel.from_xml_string(strip(xml, observed))
     heights = {
         rules.model.body(i).name: float(rules.model.body(i).pos[2])
         for i in range(rules.model.nbody)
@@ -112,24 +115,19 @@ def blueprint(task: Task) -> Blueprint:
             (name, int(model.sensor(name).adr[0]), int(model.sensor(name).dim[0]))
             for name in observed
         ),
+        xml=xml,
     )
 
 
 def strip(xml: str, sensors: tuple[str, ...]) -> str:
     """An official world's XML without what no number of a trajectory depends on."""
-    root = ET.fromstring(xml)
-    for assets in root.findall("asset"):
-        root.remove(assets)
+    root = ET.fromstring(without_textures(xml))
     for parent in list(root.iter()):
-        parent.attrib.pop("material", None)
         for child in list(parent):
             seen_only = child.tag in ("camera", "light")
             unread = parent.tag == "sensor" and child.get("name") not in sensors
             if seen_only or unread:
                 parent.remove(child)
-    # The stack is 300 times what any task was seen to use; the official size
-    # would reserve 470 MB of addresses for every world.
-    _child(root, "size").set("nstack", str(_STACK))
     world = _child(root, "worldbody")
     for body in world.findall("body"):
         geoms = body.findall("geom")
@@ -142,8 +140,22 @@ def strip(xml: str, sensors: tuple[str, ...]) -> str:
     return ET.tostring(root, encoding="unicode")
 
 
+def without_textures(xml: str) -> str:
+    """An official world's XML without its 190 MB of textures, and with a smaller stack."""
+    root = ET.fromstring(xml)
+    for assets in root.findall("asset"):
+        root.remove(assets)
+    for element in root.iter():
+        element.attrib.pop("material", None)
+    # The stack is 300 times what any task was seen to use; the official size
+    # would reserve 470 MB of addresses for every world.
+    _child(root, "size").set("nstack", str(_STACK))
+    return ET.tostring(root, encoding="unicode")
+
+
 def place(
-    world: World,
+    model: Any,
+    data: Any,
     blueprint: Blueprint,
     layout: dict[str, tuple[float, float]],
     rotations: np.ndarray,
@@ -151,12 +163,12 @@ def place(
     """Writes a layout into a world and puts it at the start of an episode.
 
     Args:
-      world: the world to overwrite.
+      model: the MuJoCo model to overwrite.
+      data: its state, to be put at the start.
       blueprint: of its task.
       layout: position of every placed object.
       rotations: `[R]` angles in the order of `blueprint.rotated`.
     """
-    model = world.model
     for body, angle in zip(blueprint.rotated, rotations.tolist(), strict=True):
         if not body:
             continue
@@ -172,10 +184,10 @@ def place(
     # A zero relative pose asks MuJoCo to take it from the poses at the start,
     # where the gremlins' handles must stand again; the last number is the
     # weld's torque scale.
-    mujoco.mj_resetData(model, world.data)
+    mujoco.mj_resetData(model, data)
     model.eq_data[:, :10] = 0
-    mujoco.mj_setConst(model, world.data)
-    mujoco.mj_resetData(model, world.data)
+    mujoco.mj_setConst(model, data)
+    mujoco.mj_resetData(model, data)
 
 
 def _upright(angle: float) -> np.ndarray:
