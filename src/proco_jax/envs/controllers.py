@@ -136,10 +136,11 @@ def steer(
       `[N, 2]` actions in [-1, 1]: forward force and turn of a Point, left and
       right wheel of a Car.
     """
-    way = heading_vector(task, obs, gain, threshold) / ahead(task)
+    fields = {name: obs[:, where] for name, where in task.spec.slices.items()}
+    way = heading_vector(task, fields, gain, threshold) / ahead(task)
     if task.robot == "Car":
         return _drive_car(way, speed)
-    velocity = obs[:, task.spec.slices["velocimeter"]]
+    velocity = fields["velocimeter"]
     return _drive_point(way, velocity[:, 0] + 1j * velocity[:, 1], speed)
 
 

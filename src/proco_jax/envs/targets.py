@@ -23,30 +23,28 @@ _WALL = 1.125
 
 
 def heading_vector(
-    task: Task, obs: np.ndarray, gain: np.ndarray, threshold: np.ndarray
+    task: Task, fields: dict[str, np.ndarray], gain: np.ndarray, threshold: np.ndarray
 ) -> np.ndarray:
-    """`[N]` complex direction to move in, seen from the robot."""
+    """`[N]` complex direction to move in, seen from the robot.
+
+    Args:
+      task: a Point or Car navigation task.
+      fields: the observations by field, `[N, size]` each.
+      gain, threshold: `[N]` each, see `controllers.Controller`.
+    """
     if task.kind == "Circle":
-        return _along_circle(task, obs, gain, threshold)
-    lidars = {f.name: obs[:, task.spec.slices[f.name]] for f in task.spec.rings}
+        return _along_circle(task, fields, gain, threshold)
+    lidars = {f.name: fields[f.name] for f in task.spec.rings}
     target = _push_box(lidars) if task.kind == "Push" else locate(lidars["goal_lidar"], 3.0)
-    obstacles = dict(_OBSTACLES[task.kind])
-    if task.kind == "Goal" and task.level == 1:
-        del obstacles["vases_lidar"]  # Its one vase costs nothing.
-    crowd = sum(lidar @ _DIRECTIONS for lidar in lidars.values())
+    crowd = sum(lidars.values()) @ _DIRECTIONS
     goal = _unit(np.where(np.isnan(target), crowd, target))
-    rings = {name: lidars[name] for name in obstacles}
     if task.kind == "Button":
-        rings["buttons_lidar"] = wrong_buttons(lidars["buttons_lidar"], lidars["goal_lidar"])
-    pushes = [
-        _push(ring + obstacles[name] / 3.0 * (ring > 0), goal, threshold)
-        for name, ring in rings.items()
-    ]
-    way = goal - gain * np.sum(pushes, axis=0)
+        dark = (lidars["buttons_lidar"].max(axis=1) == 0) & (gain > 0)
+        lidars["buttons_lidar"] = wrong_buttons(lidars["buttons_lidar"], lidars["goal_lidar"])
+    way = goal - gain * _push(_nearness(task, lidars, threshold), goal)
     if task.kind == "Button":
         # The buttons' ring is dark right after a press: get off the button,
         # which from now on is most likely a wrong one.
-        dark = (lidars["buttons_lidar"].max(axis=1) == 0) & (gain > 0)
         way = np.where(dark, -2.0 * ahead(task), way)
     return way
 
@@ -56,16 +54,26 @@ def ahead(task: Task) -> complex:
     return -1j if task.robot == "Car" else 1.0 + 0j
 
 
-def _push(lidar: np.ndarray, goal: np.ndarray, threshold: np.ndarray) -> np.ndarray:
-    """`[N]` complex: away from the obstacles of a ring, and some of it around them.
+def _nearness(task: Task, lidars: dict[str, np.ndarray], threshold: np.ndarray) -> np.ndarray:
+    """`[N, 16]` how far obstacles are beyond the threshold, 1 for one at no distance."""
+    beyond = np.zeros((len(threshold), _BINS))
+    for name, clearance in _OBSTACLES[task.kind].items():
+        if name == "vases_lidar" and task.level == 1:
+            continue  # The one vase of Goal1 costs nothing.
+        ring = lidars[name]
+        beyond += np.maximum(ring + clearance / 3.0 * (ring > 0) - threshold[:, None], 0.0)
+    return beyond / (1 - threshold[:, None])
+
+
+def _push(nearness: np.ndarray, goal: np.ndarray) -> np.ndarray:
+    """`[N]` complex: toward the obstacles, to be subtracted, and some of it around them.
 
     The part across the line of sight turns to the side on which the goal is, so
     that the robot passes obstacles instead of stopping before them.
     """
-    depth = np.maximum(lidar - threshold[:, None], 0.0) / (1 - threshold[:, None])
     # Straight ahead counts as left, lest the robot dither before an obstacle.
     side = np.where(np.imag(_DIRECTIONS * np.conj(goal)[:, None]) > -0.2, 1.0, -1.0)
-    return 2.0 * np.sum(depth * _DIRECTIONS * (1 + 1j * _AROUND * side), axis=1)
+    return 2.0 * ((nearness * (1 + 1j * _AROUND * side)) @ _DIRECTIONS)
 
 
 def locate(lidar: np.ndarray, reach: float) -> np.ndarray:
@@ -112,14 +120,14 @@ def _push_box(lidars: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _along_circle(
-    task: Task, obs: np.ndarray, gain: np.ndarray, threshold: np.ndarray
+    task: Task, fields: dict[str, np.ndarray], gain: np.ndarray, threshold: np.ndarray
 ) -> np.ndarray:
     """Counter-clockwise along the circle, held back by the walls that no sensor shows."""
-    center = locate(obs[:, task.spec.slices["circle_lidar"]], 6.0)
-    compass = obs[:, task.spec.slices["magnetometer"]]
+    center = locate(fields["circle_lidar"], 6.0)
+    compass = fields["magnetometer"]
     # The world's x axis seen from the robot: the compass shows its -y axis.
     x_axis = _unit((compass[:, 0] + 1j * compass[:, 1]) * 1j)
-    velocity = obs[:, task.spec.slices["velocimeter"]]
+    velocity = fields["velocimeter"]
     position = -center * np.conj(x_axis)
     motion = (velocity[:, 0] + 1j * velocity[:, 1]) * np.conj(x_axis)
     radius = np.abs(position)
@@ -129,7 +137,7 @@ def _along_circle(
     margin = 1 - threshold
     push_x = gain * _beyond(soon.real, margin)
     push_y = gain * _beyond(soon.imag, margin) if task.level == 2 else 0.0
-    return (way - push_x - 1j * push_y) * x_axis
+    return np.where(np.isnan(center), ahead(task), (way - push_x - 1j * push_y) * x_axis)
 
 
 def _beyond(coordinate: np.ndarray, margin: np.ndarray) -> np.ndarray:
