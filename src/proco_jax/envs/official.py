@@ -45,14 +45,11 @@ class OfficialEnv:
         count = max(1, min(workers, num_envs))
         self._worlds = [np.arange(k, num_envs, count) for k in range(count)]
         try:
-            for worlds in self._worlds:
-                self._workers.append(_Worker())
-                self._workers[-1].send((task, len(worlds)))
-            for worker in self._workers:
-                worker.receive()
+            self._workers.extend(_Worker() for _ in self._worlds)
         except BaseException:
             self.close()
             raise
+        self._exchange({k: (task, len(worlds)) for k, worlds in enumerate(self._worlds)})
 
     def reset(self, seeds: Sequence[int], worlds: Sequence[int] | None = None) -> np.ndarray:
         """Starts the episodes of these seeds; see `VectorEnv`.
@@ -64,14 +61,13 @@ class OfficialEnv:
         chosen = check_reset(seeds, worlds, self.num_envs)
         self._running[chosen] = False
         seed_of = dict(zip(chosen.tolist(), seeds, strict=True))
-        asked = []
-        for worker, own in zip(self._workers, self._worlds, strict=True):
+        asked = {}
+        for k, own in enumerate(self._worlds):
             local = {i: int(seed_of[world]) for i, world in enumerate(own) if world in seed_of}
             if local:
-                worker.send(("reset", local))
-                asked.append((worker, own[list(local)]))
-        for worker, own in asked:
-            self._obs[own] = worker.receive()
+                asked[k] = ("reset", local)
+        for k, obs in self._exchange(asked).items():
+            self._obs[self._worlds[k][list(asked[k][1])]] = obs
         self._running[chosen] = True
         return self._obs[chosen]
 
@@ -83,14 +79,13 @@ class OfficialEnv:
         cost = np.zeros(self.num_envs, np.float32)
         terminated = np.zeros(self.num_envs, bool)
         truncated = ~self._running
-        asked = []
-        for worker, own in zip(self._workers, self._worlds, strict=True):
+        asked = {}
+        for k, own in enumerate(self._worlds):
             local = np.flatnonzero(self._running[own])
             if len(local):
-                worker.send(("step", (local, actions[own[local]])))
-                asked.append((worker, own[local]))
-        for worker, own in asked:
-            result, failed = worker.receive()
+                asked[k] = ("step", (local, actions[own[local]]))
+        for k, (result, failed) in self._exchange(asked).items():
+            own = self._worlds[k][asked[k][1][0]]
             obs, reward[own], cost[own], terminated[own], truncated[own] = result
             self._obs[own[~failed]] = obs[~failed]
             self.physics_failures += int(failed.sum())
@@ -110,6 +105,19 @@ class OfficialEnv:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _exchange(self, messages: dict[int, Any]) -> dict[int, Any]:
+        """Sends to workers by index, all at once, and collects their answers.
+
+        After an error answers would no longer belong to questions, so it closes.
+        """
+        try:
+            for k, message in messages.items():
+                self._workers[k].send(message)
+            return {k: self._workers[k].receive() for k in messages}
+        except BaseException:
+            self.close()
+            raise
 
     def _check_open(self) -> None:
         if not self._workers:
