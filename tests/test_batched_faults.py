@@ -68,7 +68,7 @@ def test_an_error_in_a_thread_is_raised_and_ends_the_worlds(env: BatchedEnv) -> 
         raise SystemExit("a thread dies")
 
     blocks: Any = env._blocks
-    blocks[1].step = dies
+    blocks[0].move = dies
     with pytest.raises(SystemExit, match="a thread dies"):
         env.step(np.zeros((4, 3)))
     with pytest.raises(RuntimeError, match="cannot go on: SystemExit: a thread dies"):

@@ -1,19 +1,21 @@
 """Many worlds of one task in threads of this process, number for number the official ones."""
 
+import contextlib
 import itertools
 import warnings
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
 
-from proco_jax.envs.batched_block import Block
+from proco_jax.envs.batched_block import Block, rows_of
 from proco_jax.envs.batched_navigation import NavigationBlock
 from proco_jax.envs.batched_velocity import VelocityBlock
 from proco_jax.envs.tasks import Task
 from proco_jax.envs.vector import StepResult, available_cores, check_actions, check_reset
 
+_BLOCK = 128  # worlds whose arithmetic is done together, while others still move
 _BYTES_PER_WORLD = 2**20  # twice what the largest task was seen to use
 
 
@@ -57,10 +59,12 @@ class BatchedEnv:
         self.task, self.num_envs = task, num_envs
         self.workers = min(workers or available_cores(), num_envs)
         self.physics_failures = 0
-        bounds = np.linspace(0, num_envs, self.workers + 1).astype(int)
-        self._spans = [slice(a, b) for a, b in itertools.pairwise(bounds)]
         kind: Any = VelocityBlock if task.kind == "Velocity" else NavigationBlock
-        self._blocks: list[Block] = [kind(task, s.stop - s.start, used_again) for s in self._spans]
+        bounds = np.linspace(0, num_envs, -(-num_envs // _BLOCK) + 1).astype(int)
+        self._spans = [slice(a, b) for a, b in itertools.pairwise(bounds)]
+        self._blocks: list[Block] = [
+            kind(task, span.stop - span.start, used_again) for span in self._spans
+        ]
         self._pool = ThreadPoolExecutor(self.workers, "worlds") if self.workers > 1 else None
         self._running = np.zeros(num_envs, dtype=bool)
         self._steps = np.zeros(num_envs, dtype=np.intp)
@@ -77,13 +81,18 @@ class BatchedEnv:
           ValueError: on seeds or worlds that there cannot be.
         """
         chosen = check_reset(seeds, worlds, self.num_envs)
-        jobs = []
-        for block, span in zip(self._blocks, self._spans, strict=True):
-            at = np.flatnonzero((chosen >= span.start) & (chosen < span.stop))
-            if len(at):
-                rows = (chosen[at] - span.start).tolist()
-                jobs.append((block.reset, (rows, [int(seeds[i]) for i in at])))
-        self._run(jobs)
+        seeds = [int(seed) for seed in seeds]
+        with self._unbroken():
+            started = []
+            for block, span in zip(self._blocks, self._spans, strict=True):
+                at = np.flatnonzero((chosen >= span.start) & (chosen < span.stop))
+                if len(at):
+                    rows = (chosen[at] - span.start).tolist()
+                    own = [seeds[i] for i in at]
+                    started.append((block, rows, own, self._spread(block.place, rows, own)))
+            for block, rows, own, placed in started:
+                _wait(placed)
+                block.start(rows, own)
         self._running[chosen] = True
         self._steps[chosen] = 0
         self._seeds[chosen] = seeds
@@ -93,15 +102,17 @@ class BatchedEnv:
         """Steps every world by `[N, A]` actions; see `VectorEnv`."""
         actions = check_actions(actions, self.num_envs, self.task.action_size)
         active = self._running.copy()
-        steps = self._run(
-            [
-                (block.step, (actions[span], active[span]))
-                for block, span in zip(self._blocks, self._spans, strict=True)
-            ]
-        )
-        reward, cost, terminated, failed = (
-            np.concatenate(part) for part in zip(*steps, strict=True)
-        )
+        with self._unbroken():
+            moving = []
+            for block, span in zip(self._blocks, self._spans, strict=True):
+                rows = rows_of(active[span])
+                moving.append(self._spread(block.move, rows, actions[span][rows]))
+            steps = []
+            for block, span, moved in zip(self._blocks, self._spans, moving, strict=True):
+                _wait(moved)
+                steps.append(block.judge(actions[span], active[span]))
+        parts = [np.concatenate(part) for part in zip(*steps, strict=True)]
+        reward, cost, terminated, failed = parts
         self._steps += active
         ends = self._steps >= self.task.episode_steps
         terminated = (terminated | failed) & active
@@ -129,15 +140,24 @@ class BatchedEnv:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _run(self, jobs: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> list[Any]:
-        """Runs one call per block, in threads; an error in one of them is raised here."""
+    def _spread(self, call: Callable[..., None], rows: list[int], values: Any) -> list[Future]:
+        """Calls for the rows in pieces, one thread a piece; at once without threads."""
+        if self._pool is None:
+            call(rows, values)
+            return []
+        pieces = min(len(rows), self.workers * (2 if len(rows) >= 16 * self.workers else 1))
+        bounds = np.linspace(0, len(rows), pieces + 1).astype(int)
+        return [
+            self._pool.submit(call, rows[a:b], values[a:b]) for a, b in itertools.pairwise(bounds)
+        ]
+
+    @contextlib.contextmanager
+    def _unbroken(self) -> Iterator[None]:
+        """Refuses to go on after an error, which may have left a step half done."""
         if self._broken:
             raise RuntimeError(f"these worlds of {self.task.name} cannot go on: {self._broken}")
         try:
-            if self._pool is None or len(jobs) < 2:
-                return [call(*arguments) for call, arguments in jobs]
-            futures: list[Future[Any]] = [self._pool.submit(call, *args) for call, args in jobs]
-            return [future.result() for future in futures]
+            yield
         except BaseException as error:
             self._broken = f"{type(error).__name__}: {error}"
             raise
@@ -155,6 +175,13 @@ class BatchedEnv:
                 RuntimeWarning,
                 stacklevel=3,
             )
+
+
+def _wait(futures: Sequence[Future]) -> None:
+    """Waits for all; then raises the first error in one of them."""
+    wait(futures)
+    for future in futures:
+        future.result()
 
 
 def _check_memory(task: Task, num_envs: int) -> None:

@@ -1,4 +1,4 @@
-"""What one thread steps together: the contract of a block of worlds."""
+"""A block of worlds whose arithmetic is done together: the contract."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -25,18 +25,29 @@ class BlockStep(NamedTuple):
 class Block(Protocol):
     """N worlds of a task.
 
+    `place` and `move` are MuJoCo's part: threads may call them at once for
+    different rows. `start` and `judge` then do the arithmetic of all rows.
+
     Attributes:
       obs: `[N, O]` float64, the last observations.
     """
 
     obs: np.ndarray
 
-    def reset(self, rows: Sequence[int], seeds: Sequence[int]) -> None:
-        """Starts the episodes of these seeds in the given rows."""
+    def place(self, rows: Sequence[int], seeds: Sequence[int]) -> None:
+        """Builds the worlds of these seeds in the given rows."""
         ...
 
-    def step(self, actions: np.ndarray, active: np.ndarray) -> BlockStep:
-        """Steps the active worlds by `[N, A]` actions."""
+    def start(self, rows: Sequence[int], seeds: Sequence[int]) -> None:
+        """Starts the episodes of worlds that were just placed."""
+        ...
+
+    def move(self, rows: Sequence[int], actions: np.ndarray) -> None:
+        """Steps the physics of the given rows by their `[len(rows), A]` actions."""
+        ...
+
+    def judge(self, actions: np.ndarray, active: np.ndarray) -> BlockStep:
+        """Ends the step of the rows that were moved; `[N, A]`, `[N]` bool."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""A block of navigation worlds: what one thread steps together."""
+"""A block of navigation worlds."""
 
 from collections.abc import Sequence
 
@@ -53,12 +53,8 @@ class NavigationBlock:
             self._path = gremlin_path(timestep, task.episode_steps, gremlins.travel, gremlins.size)
         self.obs = np.zeros((count, task.spec.size))
 
-    def reset(self, rows: Sequence[int], seeds: Sequence[int]) -> None:
-        """Starts the episodes of these seeds in the given rows.
-
-        Raises:
-          RuntimeError: if an episode cannot start, naming its seed.
-        """
+    def place(self, rows: Sequence[int], seeds: Sequence[int]) -> None:
+        """Builds the worlds of these seeds in the given rows."""
         plan = self._plan
         for row, seed in zip(rows, seeds, strict=True):
             world = self._worlds[row]
@@ -69,26 +65,43 @@ class NavigationBlock:
             again = self._used_again and self._used[row]
             settle(world, _PASSES_AT_START[plan.task.kind] + int(again))
             self._state.layout[row] = list(layout.values())
+            self._used[row] = True
+
+    def start(self, rows: Sequence[int], seeds: Sequence[int]) -> None:
+        """Starts the episodes of worlds that were just placed.
+
+        Raises:
+          RuntimeError: if an episode cannot start, naming its seed.
+        """
+        name = self._plan.task.name
         self._steps[rows] = 0
         self._drawn[rows] = 0
-        self._used[rows] = True
         self._state.refresh()
         self._state.refresh_sensors()
         for row, seed in zip(rows, seeds, strict=True):
             if not self._rules.start(row, self._worlds[row]):
-                raise RuntimeError(f"{plan.task.name}, seed {seed}: no room for the goal")
+                raise RuntimeError(f"{name}, seed {seed}: no room for the goal")
         touches = self._state.touches(rows) if self._rules.needs_touches else None
         dear = self._rules.costs(touches)[rows]
         if dear.any():
             seed = seeds[int(dear.argmax())]
-            raise RuntimeError(f"{plan.task.name}, seed {seed}: the episode starts with a cost")
+            raise RuntimeError(f"{name}, seed {seed}: the episode starts with a cost")
         self.obs[rows] = self._eyes.look(self._rules.goal, self._rules.hidden)[rows]
 
-    def step(self, actions: np.ndarray, active: np.ndarray) -> BlockStep:
-        """Steps the active worlds by `[N, A]` actions."""
-        rows = rows_of(active)
-        self._move(rows, np.clip(actions, self._limits[0], self._limits[1]))
-        state, rules = self._state, self._rules
+    def move(self, rows: Sequence[int], actions: np.ndarray) -> None:
+        """Steps the physics of the given rows by their `[len(rows), A]` actions."""
+        controls = np.clip(actions, self._limits[0], self._limits[1])
+        worlds, path = self._worlds, self._path
+        if path is None:
+            for row, control in zip(rows, controls, strict=True):
+                advance(worlds[row], control)
+        else:
+            for row, control in zip(rows, controls, strict=True):
+                advance_gremlins(worlds[row], control, path[self._steps[row]])
+
+    def judge(self, actions: np.ndarray, active: np.ndarray) -> BlockStep:
+        """Rewards, costs, new goals and observations of the rows that were moved."""
+        rows, state, rules = rows_of(active), self._state, self._rules
         state.refresh()
         touches = state.touches(rows) if rules.needs_touches else None
         reward, reached = rules.rewards(touches)
@@ -104,15 +117,6 @@ class NavigationBlock:
         seen = active & ~failed
         self.obs[seen] = obs[seen]
         return BlockStep(np.clip(reward, -self._clip, self._clip), cost, terminated, failed)
-
-    def _move(self, rows: Sequence[int], ctrl: np.ndarray) -> None:
-        worlds, path = self._worlds, self._path
-        if path is None:
-            for row in rows:
-                advance(worlds[row], ctrl[row])
-        else:
-            for row in rows:
-                advance_gremlins(worlds[row], ctrl[row], path[self._steps[row]])
 
     def _new_goal(self, row: int) -> bool:
         """Draws a new goal after the draws that the official steps made meanwhile."""
@@ -175,9 +179,11 @@ class Eyes:
         positions[:, self._goal] = goal[:, None]
         positions[:, self._fixed] = state.layout[:, self._fixed_at]
         positions[:, self._moving] = state.xpos[:, self._bodies, :2]
-        obs[:, self._first_ring :] = lidar(
-            positions, self._seen, self._rings, state.agent, state.frame, self._reach
-        )
+        # A world whose physics failed may hold NaN; it is reported elsewhere.
+        with np.errstate(invalid="ignore"):
+            obs[:, self._first_ring :] = lidar(
+                positions, self._seen, self._rings, state.agent, state.frame, self._reach
+            )
         if hidden is not None:
             obs[hidden, self._buttons] = 0
         return obs

@@ -53,15 +53,10 @@ def advance_gremlins(world: World, ctrl: np.ndarray, path: np.ndarray) -> None:
 
 
 def settle(world: World, passes: int) -> None:
-    """As many forward passes as the official environment makes at one state.
-
-    Sensors are computed from the last pass.
-    """
-    mujoco.mj_forwardSkip(world.model, world.data, _NOTHING, 1)
+    """As many forward passes as the official environment makes at one state."""
+    mujoco.mj_forwardSkip(world.model, world.data, _NOTHING, 0)
     world.at_rest = _is_normalized(world)
     solve_again(world, passes - 1)
-    mujoco.mj_sensorPos(world.model, world.data)
-    mujoco.mj_sensorVel(world.model, world.data)
 
 
 def solve_again(world: World, passes: int) -> None:

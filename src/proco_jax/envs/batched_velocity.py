@@ -10,7 +10,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from proco_jax.envs.batched_block import BlockStep, rows_of
+from proco_jax.envs.batched_block import BlockStep
 from proco_jax.envs.simulator import make_official
 from proco_jax.envs.tasks import Task
 
@@ -43,21 +43,27 @@ class VelocityBlock:
         ]
         self.obs = np.zeros((count, task.spec.size))
 
-    def reset(self, rows: Sequence[int], seeds: Sequence[int]) -> None:
-        """Starts the episodes of these seeds in the given rows."""
+    def place(self, rows: Sequence[int], seeds: Sequence[int]) -> None:
+        """Puts the robots of these seeds into the given rows."""
         for row, seed in zip(rows, seeds, strict=True):
             start(self._task, self._model, self._data[row], seed)
+
+    def start(self, rows: Sequence[int], seeds: Sequence[int]) -> None:
+        """Starts the episodes of robots that were just placed."""
         self._refresh()
         self.obs[rows] = self._look()[rows]
 
-    def step(self, actions: np.ndarray, active: np.ndarray) -> BlockStep:
-        """Steps the active worlds by `[N, A]` actions."""
+    def move(self, rows: Sequence[int], actions: np.ndarray) -> None:
+        """Steps the physics of the given rows by their `[len(rows), A]` actions."""
+        for row, action in zip(rows, actions, strict=True):
+            data = self._data[row]
+            data.ctrl[:] = action
+            mujoco.mj_step(self._model, data, self._official.frame_skip)
+
+    def judge(self, actions: np.ndarray, active: np.ndarray) -> BlockStep:
+        """Rewards, costs and observations of the rows that were moved."""
         rules = self._official
         before = self._where.copy()
-        for row in rows_of(active):
-            data = self._data[row]
-            data.ctrl[:] = actions[row]
-            mujoco.mj_step(self._model, data, rules.frame_skip)
         self._refresh()
         velocity = (self._where - before) / rules.dt
         # Summed in the type of the actions, as the official step does.
