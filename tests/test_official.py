@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from proco_jax.envs.official import OfficialEnv, step_official
-from proco_jax.envs.simulator import make_official, simulator_versions
+from proco_jax.envs.simulator import _is_free, make_official, simulator_versions
 from proco_jax.envs.tasks import get_task
 from proco_jax.envs.vector import make_vector_env
 
@@ -87,6 +87,31 @@ def test_a_world_whose_episode_is_over_waits_for_its_reset():
         assert again.truncated[0] and not again.terminated[0]
         env.reset([3], worlds=[0])
         assert not env.step(push).truncated[0]
+
+
+def test_episodes_are_functions_of_their_seeds_alone():
+    car = get_task("CarGoal1")
+    actions = np.random.default_rng(1).uniform(-1, 1, (30, 2, 2))
+    actions[:, 1] = actions[:, 0]
+    with OfficialEnv(car, num_envs=2, workers=1) as env:
+        env.reset([5], worlds=[0])
+        for action in actions:
+            env.step(action)
+        first = env.reset([9, 9])
+        np.testing.assert_array_equal(first[0], first[1])
+        for action in actions:
+            obs = env.step(action).obs
+            np.testing.assert_array_equal(obs[0], obs[1])
+
+
+def test_placements_are_checked_to_the_same_bits_as_the_simulators_own():
+    rng = np.random.default_rng(0)
+    for _ in range(2000):
+        here, there = rng.uniform(-2, 2, (2, 2))
+        distance = np.sqrt(np.sum(np.square(here - there)))
+        for keepout in (distance, np.nextafter(distance, 9), np.nextafter(distance, -9)):
+            free = _is_free(float(here[0]), float(here[1]), keepout, [(*there.tolist(), 0.0)])
+            assert free == (not distance < keepout)
 
 
 def test_a_dead_worker_is_an_error_and_closing_still_works():
