@@ -104,10 +104,10 @@ class DynamicsConfig:
     bin_hidden: tuple[int, ...] = (64, 64)
     neighbours: int = 2
     hidden: tuple[int, ...] = (200, 200)
-    steps: int = 6000
+    steps: int = 4000
     batch: int = 256
     learning_rate: float = 1e-3
-    nearest_weight: float = 0.5
+    nearest_weight: float = 0.1
     holdout_every: int = 500
     patience: int = 5
 
@@ -219,9 +219,9 @@ class RolloutConfig:
     candidates: int = 8
     risk_share: float = 0.7
     risky_start_share: float = 0.7
-    risky_top: float = 0.25
+    risky_top: float = 0.1
     noise: float = 0.2
-    persistence: float = 8.0
+    persistence: float = 12.0
     disagreement_quantile: float = 0.99
     disagreement_slack: float = 2.0
     interval: int = 250
@@ -304,7 +304,7 @@ class TrainConfig:
       checkpoint_every: steps between checkpoints, a multiple of `chunk`.
     """
 
-    steps: int = 5000
+    steps: int = 4000
     batch: int = 256
     chunk: int = 250
     checkpoint_every: int = 1000
@@ -324,7 +324,7 @@ class EvalConfig:
 
     episodes: int = 20
     interim_episodes: int = 2
-    interim_every: int = 2500
+    interim_every: int = 2000
     seed: int = 1_000_000
     worlds: int = 40
 

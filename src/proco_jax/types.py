@@ -4,13 +4,13 @@ Dimension letters, used in every docstring:
 S seeds, N dataset, B batch, H horizon, E ensemble, O observation, A action.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
-import jax
 import numpy as np
 from flax import struct
 
-Array = jax.Array | np.ndarray
+# A JAX or a NumPy array; functions on arrays take both.
+Array: TypeAlias = Any
 
 
 class Episode(NamedTuple):

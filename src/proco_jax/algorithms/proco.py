@@ -1,0 +1,208 @@
+"""PROCO's feasibility-constrained actor-critic.
+
+Reward critics by expectile regression on the logs alone (IQL, Kostrikov et al.
+2022), feasibility critics on logs and imagined samples, and a policy regressed
+on actions: after reward where the state is feasible, away from the violation
+where it is not (FISOR, Zheng et al. 2024). Logged states are almost never
+infeasible, so what to do there is learned from the imagined ones.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from proco_jax import feasibility, losses
+from proco_jax.config import AgentConfig, FeasibilityConfig
+from proco_jax.networks import Critic, Encoder, GaussianPolicy, apply
+from proco_jax.types import Array, Transition
+
+
+class Networks(NamedTuple):
+    """Reward critics, feasibility critics, and the policy."""
+
+    q: Critic
+    v: Critic
+    feasibility: feasibility.Networks
+    policy: GaussianPolicy
+
+
+@struct.dataclass
+class AgentState:
+    """Everything learned for one seed.
+
+    Attributes:
+      params: `{"q", "v", "policy"}`.
+      target_q: moving average of q's parameters.
+      optimizer: optimiser state of `params`.
+      feasibility: the feasibility critics.
+    """
+
+    params: Any
+    target_q: Any
+    optimizer: optax.OptState
+    feasibility: feasibility.FeasibilityState
+
+
+def networks(config: AgentConfig, encoder: Encoder, actions: int) -> Networks:
+    """The networks of an agent with so many action dimensions."""
+    return Networks(
+        q=Critic(encoder, config.hidden, 2),
+        v=Critic(encoder, config.hidden, 1),
+        feasibility=feasibility.networks(config, encoder),
+        policy=GaussianPolicy(encoder, config.hidden, actions),
+    )
+
+
+def init(config: AgentConfig, nets: Networks, key: Array) -> AgentState:
+    """A fresh agent."""
+    q_key, v_key, policy_key, feasibility_key = jax.random.split(key, 4)
+    obs, action = jnp.zeros(nets.v.encoder.spec.size), jnp.zeros(nets.policy.actions)
+    params = {
+        "q": nets.q.init(q_key, obs, action),
+        "v": nets.v.init(v_key, obs),
+        "policy": nets.policy.init(policy_key, obs),
+    }
+    return AgentState(
+        params=params,
+        target_q=jax.tree.map(jnp.copy, params["q"]),
+        optimizer=_optimizer(config).init(params),
+        feasibility=feasibility.init(
+            config, nets.feasibility, nets.policy.actions, feasibility_key
+        ),
+    )
+
+
+def update(
+    config: AgentConfig,
+    feasibility_config: FeasibilityConfig,
+    nets: Networks,
+    state: AgentState,
+    logged: Transition,
+    critic_batch: feasibility.Batch,
+) -> tuple[AgentState, dict[str, jax.Array]]:
+    """One gradient step of everything.
+
+    Args:
+      logged: scaled transitions of the logs.
+      critic_batch: samples of the feasibility critics: those of `logged`
+        first, imagined ones behind.
+    """
+    h_state, h_metrics = feasibility.update(
+        feasibility_config, config, nets.feasibility, state.feasibility, critic_batch
+    )
+
+    def loss(params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+        return agent_loss(config, nets, params, state, logged, critic_batch)
+
+    grads, metrics = jax.grad(loss, has_aux=True)(state.params)
+    updates, opt_state = _optimizer(config).update(grads, state.optimizer)
+    params: Any = optax.apply_updates(state.params, updates)
+    target_q = optax.incremental_update(params["q"], state.target_q, config.target_rate)
+    return AgentState(params, target_q, opt_state, h_state), metrics | h_metrics
+
+
+def agent_loss(
+    config: AgentConfig,
+    nets: Networks,
+    params: Any,
+    state: AgentState,
+    logged: Transition,
+    critic_batch: feasibility.Batch,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Losses of the reward critics and the policy; their gradients do not meet."""
+    next_v = apply(nets.v, params["v"], logged.next_obs)[..., 0]
+    reward = config.reward_scale * logged.reward
+    target = losses.td_target(reward, next_v, logged.discount, config.discount)
+    q = apply(nets.q, params["q"], logged.obs, logged.action)
+    supported = jnp.min(apply(nets.q, state.target_q, logged.obs, logged.action), axis=-1)
+    supported = jax.lax.stop_gradient(supported)
+    v = apply(nets.v, params["v"], logged.obs)[..., 0]
+    q_loss = jnp.mean(jnp.square(q - target[:, None]))
+    v_loss = jnp.mean(losses.expectile_loss(supported - v, config.expectile))
+    weight = _weights(config, nets, state, supported - v, critic_batch)
+    log_prob = log_probability(nets.policy, params["policy"], critic_batch.obs, critic_batch.action)
+    policy_loss = -jnp.sum(weight * log_prob) / jnp.maximum(jnp.sum(critic_batch.weight), 1.0)
+    metrics = {
+        "agent/q_loss": q_loss,
+        "agent/v_loss": v_loss,
+        "agent/v": jnp.mean(v),
+        "agent/policy_loss": policy_loss,
+        "agent/weight": jnp.mean(weight),
+    }
+    return q_loss + v_loss + policy_loss, metrics
+
+
+def act(
+    config: AgentConfig, nets: Networks, state: AgentState, obs: Array, key: Array
+) -> jax.Array:
+    """The action to take in one state.
+
+    Of several actions of the policy, the feasible one with the best Q_r, or
+    the one with the lowest Q_h if none is feasible. With one sample, the mode.
+
+    Args:
+      obs: `[O]` scaled.
+      key: typed key.
+
+    Returns:
+      `[A]` in [-1, 1].
+    """
+    mean, log_std = apply(nets.policy, state.params["policy"], obs)
+    if config.samples == 1:
+        return jnp.tanh(mean)
+    noise = jax.random.normal(key, (config.samples, *mean.shape))
+    # The mode is always among the candidates.
+    actions = jnp.tanh(mean + jnp.exp(log_std) * noise.at[0].set(0.0))
+    many = jnp.broadcast_to(obs, (config.samples, *obs.shape))
+    qh = feasibility.qh(nets.feasibility, state.feasibility.params, many, actions)
+    qr = jnp.min(apply(nets.q, state.params["q"], many, actions), axis=-1)
+    best = jnp.argmax(jnp.where(qh <= 0, qr, -jnp.inf))
+    return actions[jnp.where(jnp.any(qh <= 0), best, jnp.argmin(qh))]
+
+
+def sample(nets: Networks, state: AgentState, obs: Array, key: Array) -> jax.Array:
+    """One action `[..., A]` of the policy for each scaled observation `[..., O]`."""
+    mean, log_std = apply(nets.policy, state.params["policy"], obs)
+    return jnp.tanh(mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape))
+
+
+def log_probability(net: GaussianPolicy, params: Any, obs: Array, action: Array) -> jax.Array:
+    """Log density `[B]` of actions under the policy, before the tanh.
+
+    The tanh's volume does not depend on the parameters, so it is left out.
+    """
+    mean, log_std = apply(net, params, obs)
+    raw = jnp.arctanh(jnp.clip(action, -0.999, 0.999))
+    error = (raw - mean) * jnp.exp(-log_std)
+    return -jnp.sum(0.5 * jnp.square(error) + log_std, axis=-1)
+
+
+def _weights(
+    config: AgentConfig,
+    nets: Networks,
+    state: AgentState,
+    reward_advantage: Array,
+    batch: feasibility.Batch,
+) -> jax.Array:
+    """Regression weights `[B]`; imagined samples teach only what infeasible states need."""
+    params = state.feasibility.params
+    qh = feasibility.qh(nets.feasibility, params, batch.obs, batch.action)
+    vh = feasibility.vh(nets.feasibility, params, batch.obs)
+    imagined = batch.obs.shape[0] - reward_advantage.shape[0]
+    # The reward critics know nothing of imagined actions.
+    unknown = jnp.full(imagined, -jnp.inf)
+    weights = losses.policy_weights(
+        jnp.concatenate([jax.lax.stop_gradient(reward_advantage), unknown]),
+        qh,
+        vh,
+        (config.reward_temperature, config.cost_temperature),
+        (config.reward_weight_limit, config.cost_weight_limit),
+    )
+    return weights * batch.weight
+
+
+def _optimizer(config: AgentConfig) -> optax.GradientTransformation:
+    return optax.adam(config.learning_rate)

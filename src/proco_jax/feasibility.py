@@ -1,0 +1,131 @@
+"""Feasibility critics: which states still have a way to stay safe.
+
+Q_h(s, a) and V_h(s) follow the discounted Hamilton-Jacobi backup of FISOR
+(Zheng et al. 2024). V_h(s) <= 0 means feasible: some supported action keeps
+every later state safe.
+"""
+
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from proco_jax import losses
+from proco_jax.config import AgentConfig, FeasibilityConfig
+from proco_jax.networks import Critic, Encoder, apply
+from proco_jax.types import Array
+
+
+class Networks(NamedTuple):
+    """Q_h with two heads and V_h with one."""
+
+    q: Critic
+    v: Critic
+
+
+class Batch(NamedTuple):
+    """Samples for the critics, logged and imagined.
+
+    Attributes:
+      obs: `[B, O]` scaled.
+      action: `[B, A]`.
+      h: `[B]`, the constraint value of the next state.
+      next_obs: `[B, O]` scaled.
+      discount: `[B]`, 0 at a true termination.
+      weight: `[B]` weight of the sample in the loss.
+    """
+
+    obs: Array
+    action: Array
+    h: Array
+    next_obs: Array
+    discount: Array
+    weight: Array
+
+
+@struct.dataclass
+class FeasibilityState:
+    """Parameters `{"q", "v"}`, the moving average of q's, and the optimiser's state."""
+
+    params: Any
+    target_q: Any
+    optimizer: optax.OptState
+
+
+def networks(config: AgentConfig, encoder: Encoder) -> Networks:
+    """The critics' networks."""
+    return Networks(Critic(encoder, config.hidden, 2), Critic(encoder, config.hidden, 1))
+
+
+def init(config: AgentConfig, nets: Networks, actions: int, key: Array) -> FeasibilityState:
+    """Fresh critics."""
+    q_key, v_key = jax.random.split(key)
+    obs, action = jnp.zeros(nets.v.encoder.spec.size), jnp.zeros(actions)
+    params = {"q": nets.q.init(q_key, obs, action), "v": nets.v.init(v_key, obs)}
+    target_q = jax.tree.map(jnp.copy, params["q"])
+    return FeasibilityState(params, target_q, optax.adam(config.learning_rate).init(params))
+
+
+def constraint_value(config: FeasibilityConfig, unsafe: Array) -> jax.Array:
+    """h of states: `config.unsafe` where unsafe, else `config.safe`."""
+    return jnp.where(unsafe, config.unsafe, config.safe)
+
+
+def update(
+    config: FeasibilityConfig,
+    agent_config: AgentConfig,
+    nets: Networks,
+    state: FeasibilityState,
+    batch: Batch,
+) -> tuple[FeasibilityState, dict[str, jax.Array]]:
+    """One gradient step of Q_h and V_h, and of the target's moving average."""
+    optimizer = optax.adam(agent_config.learning_rate)
+
+    def loss(params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+        return critic_loss(config, nets, params, state.target_q, batch)
+
+    grads, metrics = jax.grad(loss, has_aux=True)(state.params)
+    updates, opt_state = optimizer.update(grads, state.optimizer)
+    params: Any = optax.apply_updates(state.params, updates)
+    target_q = optax.incremental_update(params["q"], state.target_q, agent_config.target_rate)
+    return FeasibilityState(params, target_q, opt_state), metrics
+
+
+def critic_loss(
+    config: FeasibilityConfig, nets: Networks, params: Any, target_q: Any, batch: Batch
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Squared error of both Q_h, and V_h's expectile regression on the larger of them.
+
+    The larger, because overlooking a violation is worse than fearing one; the
+    lower expectile, because V_h asks for the best supported action.
+    """
+    chex.assert_rank([batch.obs, batch.h, batch.weight], [2, 1, 1])
+    next_v = apply(nets.v, params["v"], batch.next_obs)[..., 0]
+    target = losses.reachability_target(batch.h, next_v, batch.discount, config.discount)
+    q = apply(nets.q, params["q"], batch.obs, batch.action)
+    supported = jnp.max(apply(nets.q, target_q, batch.obs, batch.action), axis=-1)
+    v = apply(nets.v, params["v"], batch.obs)[..., 0]
+    total = jnp.maximum(jnp.sum(batch.weight), 1.0)
+    q_loss = jnp.sum(batch.weight[:, None] * jnp.square(q - target[:, None])) / total
+    error = jax.lax.stop_gradient(supported) - v
+    v_loss = jnp.sum(batch.weight * losses.expectile_loss(error, 1.0 - config.expectile)) / total
+    infeasible = jnp.sum(batch.weight * (v > 0)) / total
+    metrics = {
+        "feasibility/q_loss": q_loss,
+        "feasibility/v_loss": v_loss,
+        "feasibility/infeasible_share": infeasible,
+    }
+    return q_loss + v_loss, metrics
+
+
+def qh(nets: Networks, params: Any, obs: Array, action: Array) -> jax.Array:
+    """The larger Q_h `[...]` of scaled observations and actions."""
+    return jnp.max(apply(nets.q, params["q"], obs, action), axis=-1)
+
+
+def vh(nets: Networks, params: Any, obs: Array) -> jax.Array:
+    """V_h `[...]` of scaled observations; at most 0 means feasible."""
+    return apply(nets.v, params["v"], obs)[..., 0]

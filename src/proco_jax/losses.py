@@ -1,0 +1,127 @@
+"""Losses and targets on arrays; the networks are the caller's.
+
+Every function works on one batch and refuses arrays whose shapes differ, so
+that nothing broadcasts by accident.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from proco_jax.types import Array
+
+
+def expectile_loss(error: Array, expectile: float) -> jax.Array:
+    """Asymmetric squared error `|expectile - 1[error < 0]| error^2`.
+
+    With `expectile` near 1, a value fitted to `error = target - value`
+    approaches the maximum of the target; with `1 - expectile`, the minimum.
+
+    Args:
+      error: `[B]`.
+      expectile: in (0, 1).
+
+    Returns:
+      `[B]` losses.
+
+    Source: IQL (Kostrikov et al. 2022), equation 5.
+    """
+    weight = jnp.where(error < 0, 1.0 - expectile, expectile)
+    return weight * jnp.square(error)
+
+
+def reachability_target(h: Array, next_value: Array, continues: Array, discount: float) -> Array:
+    """The discounted Hamilton-Jacobi backup: the worst h from here on.
+
+        (1 - g) h + g max(h, V_h(s'))      while the episode goes on
+        h                                  where it truly terminates
+
+    Args:
+      h: `[B]` constraint value of the next state, positive when unsafe.
+      next_value: `[B]` V_h of the next state.
+      continues: `[B]` 0 at a true termination, else 1.
+      discount: g in (0, 1).
+
+    Returns:
+      `[B]` targets of Q_h, without gradient.
+
+    Source: FISOR (Zheng et al. 2024), equation 7, after Fisac et al. 2019.
+    """
+    chex.assert_equal_shape([h, next_value, continues])
+    ahead = (1.0 - discount) * h + discount * jnp.maximum(h, next_value)
+    return jax.lax.stop_gradient(jnp.where(continues > 0, ahead, h))
+
+
+def td_target(reward: Array, next_value: Array, continues: Array, discount: float) -> Array:
+    """`r + g V(s')`, without the second term at a true termination.
+
+    Args:
+      reward: `[B]`.
+      next_value: `[B]`.
+      continues: `[B]` 0 at a true termination, else 1.
+      discount: g in (0, 1).
+
+    Returns:
+      `[B]` targets, without gradient.
+    """
+    chex.assert_equal_shape([reward, next_value, continues])
+    return jax.lax.stop_gradient(reward + discount * continues * next_value)
+
+
+def policy_weights(
+    reward_advantage: Array,
+    qh: Array,
+    vh: Array,
+    temperatures: tuple[float, float],
+    limits: tuple[float, float],
+) -> Array:
+    """Weights of the policy's regression on actions.
+
+        V_h > 0                 min(exp(tc (V_h - Q_h)), lc)
+        V_h <= 0 and Q_h <= 0   min(exp(tr (Q_r - V_r)), lr)
+        otherwise               0
+
+    Args:
+      reward_advantage: `[B]` Q_r - V_r.
+      qh: `[B]` Q_h of the state and action.
+      vh: `[B]` V_h of the state.
+      temperatures: (tr, tc).
+      limits: (lr, lc), the largest weights.
+
+    Returns:
+      `[B]` weights, without gradient.
+
+    Source: FISOR (Zheng et al. 2024), equation 13.
+    """
+    chex.assert_equal_shape([reward_advantage, qh, vh])
+    safe = _clipped_exp(temperatures[0] * reward_advantage, limits[0])
+    unsafe = _clipped_exp(temperatures[1] * (vh - qh), limits[1])
+    weights = jnp.where(vh > 0, unsafe, jnp.where(qh <= 0, safe, 0.0))
+    return jax.lax.stop_gradient(weights)
+
+
+def gaussian_nll(error: Array, log_variance: Array) -> Array:
+    """Negative log-likelihood of errors, up to a constant; shapes as given."""
+    chex.assert_equal_shape([error, log_variance])
+    return 0.5 * (jnp.square(error) * jnp.exp(-log_variance) + log_variance)
+
+
+def weighted_cross_entropy(logits: Array, target: Array, positive_weight: float) -> Array:
+    """Binary cross-entropy in which a missed positive weighs `positive_weight`.
+
+    Args:
+      logits: any shape.
+      target: same shape, probabilities in [0, 1].
+      positive_weight: weight of the positive part.
+
+    Returns:
+      Losses of that shape.
+    """
+    chex.assert_equal_shape([logits, target])
+    positive = positive_weight * target * jax.nn.softplus(-logits)
+    return positive + (1.0 - target) * jax.nn.softplus(logits)
+
+
+def _clipped_exp(x: Array, limit: float) -> jax.Array:
+    # Clipping the exponent first keeps the unused branch finite.
+    return jnp.exp(jnp.minimum(x, jnp.log(limit)))

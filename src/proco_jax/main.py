@@ -1,0 +1,56 @@
+"""`python -m proco_jax.main --config=experiments/car_button.py[:variant]`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from proco_jax.envs.tasks import get_task
+from proco_jax.pipeline import run_all
+from proco_jax.run import open_run
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "Experiment file, with a variant behind a colon: experiments/car_button.py:quick",
+)
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run; runs/<experiment>-<variant> by default."
+)
+RENDER = flags.DEFINE_bool("render", False, "Draw an episode of each learner as an animation.")
+TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "Write TensorBoard event files too.")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs an experiment, or goes on with it."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    # Orbax tells every file that it writes; what concerns the user is a warning.
+    logging.set_verbosity(logging.WARNING)
+    config = CONFIG.value
+    workdir = Path(WORKDIR.value or f"runs/{config.experiment}-{config.variant}")
+    try:
+        get_task(config.task)
+        with open_run(config, workdir, TENSORBOARD.value, log=_say) as run:
+            devices = ", ".join(str(d) for d in jax.local_devices())
+            run.log(f"{config.experiment}, variant {config.variant}, in {workdir}, on {devices}")
+            run_all(run, RENDER.value)
+    except ValueError as error:
+        # What the user can mend is told in words, not in a traceback.
+        raise SystemExit(f"error: {error}") from None
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def run() -> None:
+    """Entry point."""
+    flags.mark_flag_as_required("config")
+    app.run(main)
+
+
+if __name__ == "__main__":
+    run()

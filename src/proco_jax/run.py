@@ -1,0 +1,89 @@
+"""One run's folder: its config, clock, metrics and lock."""
+
+import contextlib
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from proco_jax import config as configs
+from proco_jax.config import Config
+from proco_jax.data.files import locked, write_text
+from proco_jax.report.metrics import MetricsWriter
+
+
+class ConfigMismatchError(ValueError):
+    """The workdir belongs to a run with another config."""
+
+
+@dataclasses.dataclass
+class Run:
+    """What every stage needs.
+
+    Attributes:
+      config: validated.
+      workdir: the only folder that the run writes to, the dataset store apart.
+      metrics: writer of `metrics.jsonl`.
+      log: takes lines for the user.
+    """
+
+    config: Config
+    workdir: Path
+    metrics: MetricsWriter
+    log: Callable[[str], None] = print
+
+    def checkpoints(self, part: str) -> Path:
+        """Folder of a part's checkpoints."""
+        return self.workdir / "checkpoints" / part
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Writes an artefact, whole or not at all."""
+        write_text(self.workdir / name, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+    def read_json(self, name: str) -> Any | None:
+        """An artefact, None if it is not there."""
+        path = self.workdir / name
+        return json.loads(path.read_text()) if path.exists() else None
+
+    @contextlib.contextmanager
+    def stage(self, name: str, title: str) -> Iterator[None]:
+        """A heading, and the stage's seconds in `timing.json`, summed over resumes."""
+        self.log(f"\n== {title}")
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds = time.monotonic() - start
+            timing = self.read_json("timing.json") or {}
+            timing[name] = round(timing.get(name, 0.0) + seconds, 1)
+            self.write_json("timing.json", timing)
+            self.log(f"   {title.lower()}: {seconds:.0f} s")
+
+
+@contextlib.contextmanager
+def open_run(
+    config: Config, workdir: Path, tensorboard: bool = False, log: Callable[[str], None] = print
+) -> Iterator[Run]:
+    """Opens a run's folder, new or to go on.
+
+    Raises:
+      ValueError: if the config cannot be run.
+      ConfigMismatchError: if the folder holds a run with another config, with
+        the differences.
+    """
+    configs.validate(config)
+    path = workdir / "config.json"
+    if path.exists() and (lines := configs.differences(config, path.read_text())):
+        raise ConfigMismatchError(
+            f"{workdir} holds a run with another config (there -> now):\n  "
+            + "\n  ".join(lines)
+            + "\ngive another --workdir, or remove that folder to start anew"
+        )
+    workdir.mkdir(parents=True, exist_ok=True)
+    with locked(workdir / ".lock", log):
+        if not path.exists():
+            write_text(path, configs.to_json(config))
+        with MetricsWriter(workdir, tensorboard=tensorboard) as metrics:
+            yield Run(config, workdir, metrics, log)
