@@ -102,7 +102,7 @@ def test_a_crowded_layout_is_the_official_one() -> None:
 
 def test_no_room_for_everything_is_said() -> None:
     plan = blueprint(get_task("PointGoal2"))
-    crowded = tuple(dataclasses.replace(p, keepout=3.0) for p in plan.placements)
+    crowded = tuple(dataclasses.replace(p, apart=(9.0,) * len(p.apart)) for p in plan.placements)
     with pytest.raises(ValueError, match="no room for 22 objects"):
         sample_layout(np.random.RandomState(0), crowded)
 

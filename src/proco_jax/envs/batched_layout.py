@@ -15,18 +15,26 @@ import numpy as np
 TRIES = 100  # positions tried for one object before the whole layout is dropped
 LAYOUTS = 10_000  # layouts tried before giving up
 GOALS = 10_000  # positions tried for a new goal before giving up
-_SINGLES = 6  # positions checked one by one; later ones in one NumPy call
+_SINGLES = 5  # positions checked one by one; later ones in one NumPy call
 _BLOCK = 4096  # uniform numbers drawn at once
 
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """One object's rectangle for its center, and the space it keeps free."""
+    """One object's rectangle for its center, and the space it keeps free.
+
+    Attributes:
+      name: as in a layout.
+      low, high: x and y of the rectangle's corners, in metres.
+      keepout: radius in metres that it keeps free.
+      apart: least distance to each of the objects placed before it.
+    """
 
     name: str
     low: tuple[float, float]
     high: tuple[float, float]
     keepout: float
+    apart: tuple[float, ...]
 
 
 def placements_of(official_task: Any) -> tuple[Placement, ...]:
@@ -39,14 +47,15 @@ def placements_of(official_task: Any) -> tuple[Placement, ...]:
     official_task._build_placements_dict()
     extents = official_task.placements_conf.extents
     margin = official_task.placements_conf.margin
-    rows = []
+    rows: list[Placement] = []
     for name, (rectangles, keepout) in official_task.placements_conf.placements.items():
         rectangles = [extents] if rectangles is None else rectangles
         if len(rectangles) != 1 or margin != 0:
             raise ValueError(f"{name} has {len(rectangles)} rectangles and margin {margin}")
         x_low, y_low, x_high, y_high = rectangles[0]
         low = (x_low + keepout, y_low + keepout)
-        rows.append(Placement(name, low, (x_high - keepout, y_high - keepout), keepout))
+        apart = tuple(row.keepout + keepout for row in rows)
+        rows.append(Placement(name, low, (x_high - keepout, y_high - keepout), keepout, apart))
     return tuple(rows)
 
 
@@ -101,75 +110,83 @@ def sample_goal(
 
 
 class _Numbers:
-    """Uniform numbers of a random stream, drawn in blocks, with a count of those used."""
+    """Uniform numbers of a random stream, drawn in blocks, with a count of those used.
+
+    Attributes:
+      array: the block.
+      list: the same numbers; Python reads them faster one by one.
+      at: the first unused one.
+    """
 
     def __init__(self, random: np.random.RandomState):
         self._random = random
-        self._block = random.random_sample(_BLOCK)
-        self._at = 0
         self._passed = 0
+        self.at = 0
+        self.array = random.random_sample(_BLOCK)
+        self.list = self.array.tolist()
 
     @property
     def used(self) -> int:
-        return self._passed + self._at
+        return self._passed + self.at
 
-    def peek(self, count: int) -> np.ndarray:
-        """The next numbers, without using them."""
-        if self._at + count > len(self._block):
-            rest = self._block[self._at :]
-            self._passed += self._at
-            self._at = 0
-            self._block = np.concatenate([rest, self._random.random_sample(_BLOCK)])
-        return self._block[self._at : self._at + count]
-
-    def use(self, count: int) -> None:
-        self._at += count
+    def ensure(self, count: int) -> None:
+        """Sees to it that so many unused numbers are in the block."""
+        if self.at + count > len(self.list):
+            rest = self.array[self.at :]
+            self._passed += self.at
+            self.at = 0
+            self.array = np.concatenate([rest, self._random.random_sample(_BLOCK)])
+            self.list = self.array.tolist()
 
 
 def _try_layout(
     numbers: _Numbers, placements: tuple[Placement, ...]
 ) -> dict[str, tuple[float, float]] | None:
-    placed: list[tuple[float, float, float]] = []
+    placed: list[tuple[float, float]] = []
     for placement in placements:
+        numbers.ensure(2 * TRIES)
         position = _place(numbers, placement, placed)
         if position is None:
             return None
-        placed.append((*position, placement.keepout))
-    return {p.name: (x, y) for p, (x, y, _) in zip(placements, placed, strict=True)}
+        placed.append(position)
+    return {p.name: xy for p, xy in zip(placements, placed, strict=True)}
 
 
 def _place(
-    numbers: _Numbers, placement: Placement, placed: list[tuple[float, float, float]]
+    numbers: _Numbers, placement: Placement, placed: list[tuple[float, float]]
 ) -> tuple[float, float] | None:
     (x_low, y_low), (x_high, y_high) = placement.low, placement.high
-    x_range, y_range, keepout = x_high - x_low, y_high - y_low, placement.keepout
-    first = numbers.peek(2 * _SINGLES).tolist()
-    for k in range(_SINGLES):
-        x, y = x_low + x_range * first[2 * k], y_low + y_range * first[2 * k + 1]
-        for other_x, other_y, other_keepout in placed:
+    x_range, y_range = x_high - x_low, y_high - y_low
+    apart, uniform, sqrt = placement.apart, numbers.list, math.sqrt
+    for at in range(numbers.at, numbers.at + 2 * _SINGLES, 2):
+        x, y = x_low + x_range * uniform[at], y_low + y_range * uniform[at + 1]
+        for (other_x, other_y), least in zip(placed, apart, strict=True):
             dx, dy = x - other_x, y - other_y
-            if math.sqrt(dx * dx + dy * dy) < other_keepout + keepout:
+            if sqrt(dx * dx + dy * dy) < least:
                 break
         else:
-            numbers.use(2 * (k + 1))
+            numbers.at = at + 2
             return x, y
-    numbers.use(2 * _SINGLES)
+    numbers.at += 2 * _SINGLES
     return _place_among_many(numbers, placement, np.array(placed), TRIES - _SINGLES)
 
 
 def _place_among_many(
     numbers: _Numbers, placement: Placement, placed: np.ndarray, tries: int
 ) -> tuple[float, float] | None:
-    pairs = numbers.peek(2 * tries).reshape(tries, 2)
-    low, high = np.array(placement.low), np.array(placement.high)
-    xy = low + (high - low) * pairs
-    dx = xy[:, :1] - placed[:, 0]
-    dy = xy[:, 1:] - placed[:, 1]
-    away = np.sqrt(dx * dx + dy * dy) >= placed[:, 2] + placement.keepout
-    free = np.all(away, axis=1)
-    k = int(free.argmax())
-    if not free[k]:
-        numbers.use(2 * tries)
+    uniform = numbers.array[numbers.at : numbers.at + 2 * tries]
+    (x_low, y_low), (x_high, y_high) = placement.low, placement.high
+    x = x_low + (x_high - x_low) * uniform[0::2]
+    y = y_low + (y_high - y_low) * uniform[1::2]
+    distance = np.subtract.outer(placed[:, 0], x)
+    distance *= distance
+    dy = np.subtract.outer(placed[:, 1], y)
+    distance += dy * dy
+    np.sqrt(distance, out=distance)
+    taken = np.logical_or.reduce(distance < np.array(placement.apart)[:, None], axis=0)
+    k = int(taken.argmin())
+    if taken[k]:
+        numbers.at += 2 * tries
         return None
-    numbers.use(2 * (k + 1))
-    return float(xy[k, 0]), float(xy[k, 1])
+    numbers.at += 2 * (k + 1)
+    return float(x[k]), float(y[k])
