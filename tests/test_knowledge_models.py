@@ -324,10 +324,11 @@ def test_a_second_round_asks_about_disagreement(tmp_path: Path) -> None:
     with serve(labels_reply) as address:
         config = config_for(tmp_path, address, labeller="states", states=16, rounds=2)
         ground, _ = ask(config, tmp_path)
-        score: Callable = lambda labels: -np.abs(obs[:, 5] - 0.5)  # noqa: E731
+        score: Callable = lambda labels, states: -np.abs(states[:, 5] - 0.5)  # noqa: E731
         labels = grounding.label_states(ground, obs, config, 0, score)
     assert len(labels.obs) == len(np.unique(labels.obs, axis=0)) == 16
     assert np.abs(labels.obs[8:, 5] - 0.5).max() < np.abs(labels.obs[:8, 5] - 0.5).max()
+    assert (labels.unsafe > 0.5).any() and (labels.unsafe < 0.5).any()
 
 
 def test_a_recorded_session_is_replayed_by_the_command(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from proco_jax.knowledge.labels import Labeller, Usage, rule_labeller, shipped_r
 from proco_jax.knowledge.prompts import Messages, rule_messages, states_messages
 from proco_jax.knowledge.replies import RuleReply, StatesReply, check_count
 from proco_jax.knowledge.rules import Rule, parse_rule
+from proco_jax.knowledge.vary import varied_fields, vary_states
 from proco_jax.observation import ObservationSpec
 from proco_jax.types import LabeledStates
 
@@ -123,7 +124,7 @@ def label_states(
     obs: np.ndarray,
     config: Config,
     seed: int,
-    disagreement: Callable[[LabeledStates], np.ndarray] | None = None,
+    disagreement: Callable[[LabeledStates, np.ndarray], np.ndarray] | None = None,
 ) -> LabeledStates:
     """Chooses states and labels them, in one or more rounds.
 
@@ -133,15 +134,22 @@ def label_states(
     learning), as many again over all further rounds as in the first. Rules
     label as many states as wanted, so they need one round only.
 
+    To the candidates come as many changed copies of them (`vary_states`): a
+    network must be shown what lies inside of the unsafe set, and safe logs
+    don't show it.
+
     Args:
       grounding: from `ground`.
       obs: `[M, O]` raw candidate states, logged and imagined.
       config: states, shares and rounds.
       seed: of the choice; the same candidates ask the same questions.
-      disagreement: labels so far to scores `[M]` of the candidates; None stops
-        after the first round.
+      disagreement: labels so far and states `[K, O]` to scores `[K]`; None
+        stops after the first round.
     """
-    k = config.knowledge
+    k, spec = config.knowledge, grounding.knowledge.spec
+    named = tuple(sorted({name for rule in grounding.rules for name in rule.fields}))
+    made_up = vary_states(obs, spec, named or varied_fields(spec), len(obs), seed)
+    obs = np.concatenate([np.asarray(obs, np.float32), made_up])
     by_rule = bool(grounding.rules)
     margin = _boundary(grounding, obs, config.cost.margin)
     rounds = 1 if by_rule or disagreement is None else max(k.rounds, 1)
@@ -152,7 +160,7 @@ def label_states(
     for number in range(1, rounds):
         if disagreement is None:
             break
-        chosen = choose_disagreeing(obs, disagreement(labels), later, seed + number, asked)
+        chosen = choose_disagreeing(obs, disagreement(labels, obs), later, seed + number, asked)
         asked = np.concatenate([asked, chosen])
         try:
             labels = _joined(labels, grounding.label(obs[chosen]))

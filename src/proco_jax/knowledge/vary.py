@@ -1,0 +1,93 @@
+"""States that no log holds: logged ones, changed in what the knowledge speaks of.
+
+A label belongs to a state, whoever reached it, so the states that are asked
+about need not be reachable. Logs in which nothing ever went wrong hold none
+inside of the unsafe set, and a model of such logs imagines few; a network that
+was never shown what is there may call it anything.
+"""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from proco_jax.observation import Field, ObservationSpec
+
+
+def vary_states(
+    obs: np.ndarray, spec: ObservationSpec, names: Sequence[str], count: int, seed: int
+) -> np.ndarray:
+    """Changed copies of states.
+
+    Each copy has each named field changed with probability one half: the
+    nearest object of a ring moves to between no and twice its distance, and in
+    half of these all of the ring turns by whole bins; a vector turns, and if it
+    has a unit is stretched by up to 2; other numbers are stretched and shifted
+    by their spread.
+
+    Args:
+      obs: `[M, O]` raw states, at least one.
+      spec: their fields.
+      names: fields that may change, such as those that a rule reads.
+      count: how many copies.
+      seed: of every draw.
+
+    Returns:
+      `[count, O]` float32.
+    """
+    rng = np.random.default_rng(seed)
+    copies = np.asarray(obs, np.float32)[rng.integers(len(obs), size=count)]
+    for name in names:
+        field, where = spec.field(name), spec.slices[name]
+        changed = rng.random(count) < 0.5
+        spread = np.std(np.asarray(obs)[:, where], axis=0)
+        copies[changed, where] = _change(field, copies[changed, where], spread, rng)
+    return copies
+
+
+def varied_fields(spec: ObservationSpec) -> tuple[str, ...]:
+    """What may change where no rule tells what matters: rings, and numbers with a unit."""
+    return tuple(f.name for f in spec.fields if f.kind == "ring" or _has_unit(f))
+
+
+def _change(
+    field: Field, values: np.ndarray, spread: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    if field.kind == "ring":
+        return _turn_ring(_move_nearest(field, values, rng), rng)
+    stretch = rng.uniform(0.0, 2.0, (len(values), 1)) if _has_unit(field) else 1.0
+    if field.kind == "vector":
+        return _turn_vector(values, rng) * stretch
+    return values * stretch + rng.normal(size=values.shape) * spread
+
+
+def _move_nearest(field: Field, values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The nearest object fills a bin and shares of the two beside it: all three scale."""
+    rows = np.arange(len(values))[:, None]
+    top = values.argmax(axis=1)[:, None]
+    closeness = values[rows, top]
+    distance = np.minimum((1.0 - closeness) * rng.uniform(0.0, 2.0, closeness.shape), 1.0)
+    factor = np.where(closeness > 0, (1.0 - distance) / np.maximum(closeness, 1e-6), 1.0)
+    own = (top + np.array([-1, 0, 1])) % field.size
+    moved = values.copy()
+    moved[rows, own] = np.clip(values[rows, own] * factor, 0.0, 1.0)
+    return moved
+
+
+def _turn_ring(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    bins = values.shape[1]
+    shift = rng.integers(bins, size=len(values)) * (rng.random(len(values)) < 0.5)
+    index = (np.arange(bins)[None] - shift[:, None]) % bins
+    return np.take_along_axis(values, index, axis=1)
+
+
+def _turn_vector(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    angle = rng.uniform(-np.pi, np.pi, len(values))
+    turned = values.copy()
+    turned[:, 0] = np.cos(angle) * values[:, 0] - np.sin(angle) * values[:, 1]
+    turned[:, 1] = np.sin(angle) * values[:, 0] + np.cos(angle) * values[:, 1]
+    return turned
+
+
+def _has_unit(field: Field) -> bool:
+    return re.fullmatch(r"\S+", field.unit) is not None and field.kind != "ring"
