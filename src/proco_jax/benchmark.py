@@ -3,13 +3,14 @@
     python -m proco_jax.benchmark envs --out=envs.json
     python -m proco_jax.benchmark envs --tasks=PointGoal1,CarButton1 --threads=1,2
     python -m proco_jax.benchmark memory --tasks=CarButton2 --worlds=64
+    python -m proco_jax.benchmark mujoco --tasks=PointGoal1,CarButton1 --steps=300
 
 `envs` takes short turns, so that whatever else runs on the machine slows all
 three alike: one step of the official environment in this process, one of N
 batched worlds, one of the same N worlds as bare `mj_step` with the same actions
 on as many threads. Resets are counted at their true rate, one an episode, for
 the official environment and the batched worlds; bare MuJoCo has none. `memory`
-tells how much N worlds take.
+tells how much N worlds take, `mujoco` what MuJoCo's own share could do without.
 """
 
 import dataclasses
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
+from proco_jax.benchmark_mujoco import compare, format_variants
 from proco_jax.config import CollectConfig
 from proco_jax.envs.bare import BareWorlds
 from proco_jax.envs.batched import BatchedEnv
@@ -60,7 +62,11 @@ def main(argv: list[str]) -> None:
     Raises:
       ValueError: on an unknown command or task.
     """
-    commands: dict[str, Callable[[], None]] = {"envs": measure_envs, "memory": measure_memory}
+    commands: dict[str, Callable[[], None]] = {
+        "envs": measure_envs,
+        "memory": measure_memory,
+        "mujoco": measure_mujoco,
+    }
     if len(argv) != 2 or argv[1] not in commands:
         raise ValueError(f"expected one command of {', '.join(commands)}, found {argv[1:]}")
     commands[argv[1]]()
@@ -96,6 +102,13 @@ def measure_memory() -> None:
         print(
             f"{task.name}: {WORLDS.value} worlds take {used:.0f} MiB, the process {whole:.0f} MiB"
         )
+
+
+def measure_mujoco() -> None:
+    """Prints what changes to MuJoCo's models gain, and which of them are refused."""
+    for task in [get_task(name) for name in TASK_NAMES.value]:
+        if task.kind != "Velocity":
+            print(format_variants(task, compare(task, STEPS.value), STEPS.value), flush=True)
 
 
 def record_actions(task: Task, worlds: int, steps: int) -> np.ndarray:
