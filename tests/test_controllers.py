@@ -103,7 +103,7 @@ def test_characters_come_from_the_mixture_and_differ():
     task = get_task("CarButton1")
     drawn = [draw_controller(task, COLLECT, seed) for seed in range(200)]
     assert draw_controller(task, COLLECT, 3) == drawn[3]
-    assert {c.gain for c in drawn} == set(COLLECT.gains)
+    assert {c.gain for c in drawn[:6]} == set(COLLECT.gains)
     for name in ("threshold", "speed", "noise"):
         low, high = getattr(COLLECT, name)
         values = np.array([getattr(c, name) for c in drawn])

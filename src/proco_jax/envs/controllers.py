@@ -50,13 +50,15 @@ class Controller:
 def draw_controller(task: Task, collect: CollectConfig, seed: int) -> Controller:
     """The controller of an episode: the same for the same task and seed.
 
+    Gains take turns, so that few episodes hold all of them too; the rest is drawn.
+
     Raises:
       ValueError: if the task is not a Point or Car navigation task.
     """
     _check_task(task)
     rng = np.random.default_rng([seed, 0])
     return Controller(
-        gain=float(rng.choice(collect.gains)),
+        gain=float(collect.gains[seed % len(collect.gains)]),
         threshold=float(rng.uniform(*collect.threshold)),
         speed=float(rng.uniform(*collect.speed)),
         noise=float(rng.uniform(*collect.noise)),
