@@ -185,7 +185,7 @@ class CostConfig:
     steps: int = 3000
     batch: int = 512
     learning_rate: float = 1e-3
-    margin: float = 0.05
+    margin: float = 0.03
     miss_weight: float = 3.0
     deviations: float = 1.0
     recall: float = 0.99

@@ -13,7 +13,6 @@ from proco_jax.checkpoint import Checkpoints
 from proco_jax.data.files import write_atomic
 from proco_jax.data.logs import Logs
 from proco_jax.data.progress import progress
-from proco_jax.observation import ObservationSpec
 from proco_jax.run import Run
 from proco_jax.scaling import Scale
 from proco_jax.train import Parts
@@ -89,9 +88,7 @@ def report_dynamics(
 def label_states(
     run: Run, parts: Parts, data: Data, model: dynamics.Model, ask: Labeller, score: Score | None
 ) -> LabeledStates:
-    """Labels of a covering sample of states; writes `labels.npz`.
-
-    The candidates are logged states, imagined ones, and recombined ones.
+    """Labels of a covering sample of logged and imagined states; writes `labels.npz`.
 
     Args:
       ask: chooses among candidate states `[M, O]` and labels what it chose. The
@@ -107,11 +104,7 @@ def label_states(
     logged = np.asarray(data.train.obs)[np.unique(rows)]
     imagined = explore(run, parts, data, first(model), score)
     kept = np.arange(imagined.obs.shape[1]) <= np.asarray(imagined.length)[:, None]
-    imagined_states = np.asarray(imagined.obs)[kept]
-    nearer = brought_near(
-        parts.spec, np.concatenate([logged[::2], imagined_states[::2]]), run.config.seed
-    )
-    labels = ask(np.concatenate([logged, imagined_states, nearer]))
+    labels = ask(np.concatenate([logged, np.asarray(imagined.obs)[kept]]))
     write_atomic(path, lambda p: np.savez_compressed(p, **labels._asdict()))
     return labels
 
@@ -144,31 +137,6 @@ def explore(
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
 
 
-def brought_near(spec: ObservationSpec, obs: np.ndarray, seed: int) -> np.ndarray:
-    """States as they could also be: fields recombined, objects around brought nearer.
-
-    Imagined states reach what is unsafe mostly fast and head on, and a network
-    fitted to them alone takes the speed for the danger. Here the fields other
-    than rings come from another state, and each ring's objects move nearer by
-    one random distance, so that only what the labeller reads tells unsafe from
-    safe.
-
-    Args:
-      obs: `[M, O]` raw.
-
-    Returns:
-      `[M, O]`.
-    """
-    rng = np.random.default_rng(seed)
-    made = obs[rng.permutation(len(obs))].copy()
-    for f in spec.rings:
-        ring = obs[:, spec.slices[f.name]]
-        room = 1.0 - ring.max(axis=1, keepdims=True)
-        moved = ring + room * rng.uniform(size=room.shape)
-        made[:, spec.slices[f.name]] = np.where(ring > 0, moved, 0.0)
-    return made
-
-
 def _anything(data: Dataset) -> Callable[[Array, Array], jax.Array]:
     """A policy that acts at random."""
 
@@ -191,6 +159,8 @@ def fit_cost(
     rng = np.random.default_rng(run.config.seed)
     order = rng.permutation(len(labels.unsafe))
     held, used = np.split(order, [int(len(order) * config.holdout_share)])
+    # Too few unsafe labels for the stated recall are told before the fit.
+    cost.conformal_threshold(np.zeros(int((labels.unsafe[held] >= 0.5).sum())), config.recall)
     on_device = cost.Labels(scale(labels.obs[used]), jnp.asarray(labels.unsafe[used]))
     state = jax.vmap(lambda k: cost.init(config, parts.cost, k))(fit_keys(run, 2))
     chunk = train.make_cost_chunk(parts, min(COST_CHUNK, config.steps))
