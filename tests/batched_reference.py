@@ -35,9 +35,19 @@ class Reference:
     events: dict[str, int]
 
 
-def record(task: Task, seed: int, steps: int, official: Any = None) -> Reference:
-    """Drives a fresh official environment, careless of obstacles and noisy."""
-    official = official or make_official(task)
+def record(task: Task, seed: int, steps: int, fresh: bool = False) -> Reference:
+    """Drives an official environment, careless of obstacles and noisy.
+
+    `fresh` records the very first episode of an environment.
+    """
+    official = make_official(task)
+    if not fresh:
+        official.reset(seed=0)
+    return drive(official, task, seed, steps)
+
+
+def drive(official: Any, task: Task, seed: int, steps: int) -> Reference:
+    """Records an episode of that environment."""
     obs, _ = official.reset(seed=seed)
     first, rows, events = np.asarray(obs, np.float32), [], {}
     driver = Driver(task, seed)

@@ -23,8 +23,7 @@ class BatchedEnv:
     """N worlds of a task, stepped together by a pool of threads.
 
     An episode depends on its seed and its actions alone, not on N, the number
-    of threads, or what ran before. It equals the episode of a freshly made
-    official environment.
+    of threads, or what ran before.
 
     Attributes:
       task: the task.
@@ -34,17 +33,17 @@ class BatchedEnv:
         number, since the start.
     """
 
-    def __init__(self, task: Task, num_envs: int, workers: int = 0, used_again: bool = False):
+    def __init__(self, task: Task, num_envs: int, workers: int = 0, fresh: bool = False):
         """Builds N worlds.
 
         Args:
           task: from `proco_jax.envs.tasks`.
           num_envs: N, at least 1.
           workers: threads; 0 means one for each core.
-          used_again: start every episode after a world's first as an official
-            environment does that is used again. It makes one more solver pass
-            than a fresh one, which in a few tasks moves the last digits, and
-            an episode then no longer depends on its seed alone.
+          fresh: start episodes as an official environment starts its very
+            first. It makes one solver pass fewer than in any later reset, which
+            moves the last digits of some Car episodes. The default is what
+            every other reset gives, the official backend's too.
 
         Raises:
           ValueError: on counts that make no sense.
@@ -63,7 +62,7 @@ class BatchedEnv:
         bounds = np.linspace(0, num_envs, -(-num_envs // _BLOCK) + 1).astype(int)
         self._spans = [slice(a, b) for a, b in itertools.pairwise(bounds)]
         self._blocks: list[Block] = [
-            kind(task, span.stop - span.start, used_again) for span in self._spans
+            kind(task, span.stop - span.start, fresh) for span in self._spans
         ]
         self._pool = ThreadPoolExecutor(self.workers, "worlds") if self.workers > 1 else None
         self._running = np.zeros(num_envs, dtype=bool)

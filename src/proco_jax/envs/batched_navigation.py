@@ -19,9 +19,9 @@ from proco_jax.envs.batched_state import State
 from proco_jax.envs.batched_worlds import Blueprint, World, blueprint, place
 from proco_jax.envs.tasks import Task
 
-# Forward passes that a fresh official environment makes in `reset` (one that is
-# used again makes one more), and the two more that it makes when a goal moves.
-_PASSES_AT_START = {"Goal": 4, "Button": 4, "Push": 4, "Circle": 3}
+# Forward passes that the official environment makes in any reset but its first,
+# which has one fewer, and those more that it makes when a goal moves.
+_PASSES_AT_START = {"Goal": 5, "Button": 5, "Push": 5, "Circle": 4}
 _PASSES_OF_A_NEW_GOAL = 2
 
 
@@ -32,10 +32,9 @@ class NavigationBlock:
       obs: `[N, O]` float64, the last observations.
     """
 
-    def __init__(self, task: Task, count: int, used_again: bool = False):
-        """Builds N worlds; `used_again` as in `BatchedEnv`."""
-        self._used_again = used_again
-        self._used = np.zeros(count, dtype=bool)
+    def __init__(self, task: Task, count: int, fresh: bool = False):
+        """Builds N worlds; `fresh` as in `BatchedEnv`."""
+        self._passes = _PASSES_AT_START[task.kind] - int(fresh)
         self._plan = blueprint(task)
         self._worlds = [World(self._plan) for _ in range(count)]
         self._state = State(self._plan, self._worlds)
@@ -62,10 +61,8 @@ class NavigationBlock:
             layout = sample_layout(world.random, plan.placements)
             rotations = world.random.uniform(0, 2 * np.pi, size=len(plan.rotated))
             place(world.model, world.data, plan, layout, rotations)
-            again = self._used_again and self._used[row]
-            settle(world, _PASSES_AT_START[plan.task.kind] + int(again))
+            settle(world, self._passes)
             self._state.layout[row] = list(layout.values())
-            self._used[row] = True
 
     def start(self, rows: Sequence[int], seeds: Sequence[int]) -> None:
         """Starts the episodes of worlds that were just placed.
