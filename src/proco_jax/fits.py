@@ -149,11 +149,12 @@ def _anything(data: Dataset) -> Callable[[Array, Array], jax.Array]:
 
 def fit_cost(
     run: Run, parts: Parts, scale: Scale, labels: LabeledStates
-) -> tuple[cost.CostModel, dict[str, Any]]:
+) -> tuple[cost.CostModel, dict[str, Any], LabeledStates]:
     """Distils labels into the cost network and sets its threshold on held-out ones.
 
     Returns:
-      The model with a leading axis as `fit_dynamics`, and a report.
+      The model with a leading axis as `fit_dynamics`, a report, and the
+      held-out labels.
     """
     config = run.config.cost
     rng = np.random.default_rng(run.config.seed)
@@ -177,7 +178,34 @@ def fit_cost(
                 check_finite("cost", done, metrics)
         saved.save(done, state)
     held_out = LabeledStates(*(x[held] for x in labels))
-    return _calibrated(run, parts, scale, state, held_out)
+    return *_calibrated(run, parts, scale, state, held_out), held_out
+
+
+def disagreement(
+    run: Run, parts: Parts, scale: Scale
+) -> Callable[[LabeledStates, np.ndarray], np.ndarray]:
+    """How little a cost ensemble fitted to labels so far agrees on other states.
+
+    Returns:
+      A function of labels and raw states `[K, O]` to the standard deviation
+      `[K]` of the members' logits.
+    """
+    config = run.config.cost
+    chunk = train.make_cost_chunk(parts, config.steps // 3 + 1)
+
+    def spread(labels: LabeledStates, obs: np.ndarray) -> np.ndarray:
+        key = jax.random.fold_in(jax.random.key(run.config.seed), 4)
+        state = jax.tree.map(lambda x: x[None], cost.init(config, parts.cost, key))
+        on_device = cost.Labels(scale(labels.obs), jnp.asarray(labels.unsafe))
+        state = first(chunk(on_device, state)[0])
+        # One deviation above the mean, less the mean.
+        high = cost.CostModel(state.params, scale, jnp.float32(1), jnp.float32(0))
+        mean = high._replace(deviations=jnp.float32(0))
+        return diagnosis.cost_scores(parts.cost, high, obs) - diagnosis.cost_scores(
+            parts.cost, mean, obs
+        )
+
+    return spread
 
 
 def knowledge(

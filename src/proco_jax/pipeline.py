@@ -7,13 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from proco_jax import diagnosis, fits, learning, train
+from proco_jax import cost, diagnosis, fits, learning, train
 from proco_jax.algorithms.proco import AgentState
 from proco_jax.data.logs import Logs, load_logs, to_dataset
 from proco_jax.envs.tasks import Task, get_task
 from proco_jax.fits import Data
 from proco_jax.knowledge.grounding import Grounding, ground, label_states
+from proco_jax.knowledge.labels import approach_speed
 from proco_jax.learning import Learner
+from proco_jax.report.cost_picture import draw_cost
 from proco_jax.report.maps import states_around_hazard
 from proco_jax.report.markdown import write_report
 from proco_jax.report.pictures import feasibility_map
@@ -23,6 +25,7 @@ from proco_jax.report.tables import print_summary, summarize
 from proco_jax.run import Run
 from proco_jax.scaling import fit_scale
 from proco_jax.train import Context, Parts
+from proco_jax.types import LabeledStates
 
 DIAGNOSED = 60
 MAPPED_RINGS = ("hazards_lidar", "gremlins_lidar", "pillars_lidar", "vases_lidar")
@@ -54,6 +57,16 @@ def run_all(run: Run, render: bool = False) -> Path:
     return report
 
 
+def run_knowledge(run: Run) -> None:
+    """Runs the stages up to the cost network and its report, in the run's own folder."""
+    task = get_task(run.config.task)
+    grounding = ground(run.config, task.spec, run.workdir, run.log)
+    with run.stage("data", "Data"):
+        logs = load_logs(run.config, run.workdir, run.log)
+    parts = _parts(run, logs)
+    _know(run, parts, _device_data(logs), logs, grounding, _risk(grounding))
+
+
 def learners_of(run: Run) -> tuple[Learner, ...]:
     """PROCO if it is enabled, and the baseline if it is wanted or nothing else is left."""
     baseline = Learner("baseline", False)
@@ -72,7 +85,7 @@ def _learn(
     render: bool,
 ) -> None:
     """Everything between the logs and the last row of results."""
-    parts = train.make_parts(run.config, logs.spec, logs.episodes[0].action.shape[1])
+    parts = _parts(run, logs)
     data = _device_data(logs)
     knowledge, risk = None, _risk(grounding)
     if any(learner.proco for learner in learners):
@@ -116,13 +129,30 @@ def _know(
         config = run.config
 
         def ask(obs: np.ndarray) -> Any:
-            return label_states(grounding, obs, config, config.seed)
+            disagreement = fits.disagreement(run, parts, data.scale)
+            return label_states(grounding, obs, config, config.seed, disagreement)
 
         labels = fits.label_states(run, parts, data, model, ask, _score(grounding))
-        cost_model, report = fits.fit_cost(run, parts, data.scale, labels)
+        cost_model, report, held_out = fits.fit_cost(run, parts, data.scale, labels)
         if run.read_json("cost.json") is None:
+            _draw_cost(run, parts, fits.first(cost_model), held_out, grounding)
             _report_cost(run, parts, cost_model, report, logs, grounding, len(labels.unsafe))
         return fits.knowledge(run, parts, data, model, cost_model)
+
+
+def _draw_cost(
+    run: Run, parts: Parts, model: cost.CostModel, held_out: LabeledStates, grounding: Grounding
+) -> None:
+    """The cost network against distance and approach speed, and its reliability."""
+    scores = diagnosis.cost_scores(parts.cost, model, held_out.obs)
+    draw_cost(
+        run.workdir / "pictures" / "cost.png",
+        -held_out.margin,
+        approach_speed(held_out.obs, parts.spec, grounding.rules),
+        np.asarray(jax.nn.sigmoid(scores)),
+        held_out.unsafe,
+        float(jax.nn.sigmoid(model.threshold)),
+    )
 
 
 def _report_cost(
@@ -194,6 +224,10 @@ def _draw_map(
     title = f"One obstacle in {ring}, driving along +x at {MAP_SPEED:g} m/s"
     velocity = (MAP_SPEED, 0.0)
     feasibility_map(path, xs, ys, maps, [(0.0, 0.0)], 0.2, velocity=velocity, title=title)
+
+
+def _parts(run: Run, logs: Logs) -> Parts:
+    return train.make_parts(run.config, logs.spec, logs.episodes[0].action.shape[1])
 
 
 def _device_data(logs: Logs) -> Data:
