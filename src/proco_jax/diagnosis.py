@@ -75,9 +75,12 @@ def open_loop(
 
     Returns:
       A row for each number of steps: mean absolute errors in the rule's unit,
-      and the correlation of the predicted with the true change.
+      and the correlation of the predicted with the true change. No row where no
+      episode is long enough or comes near.
     """
     horizon = max(STEPS_AHEAD)
+    if not any(len(e.reward) > horizon for e in episodes):
+        return []
     obs, action = _windows(episodes, horizon)
     close = np.flatnonzero(risk(obs[:, 0]) > -near)
     if not len(close):

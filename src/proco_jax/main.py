@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from proco_jax.envs.tasks import get_task
-from proco_jax.pipeline import run_all
-from proco_jax.run import open_run
+from proco_jax import command_line
+from proco_jax.config import Config
 
 CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -27,19 +25,28 @@ def main(argv: Sequence[str]) -> None:
     """Runs an experiment, or goes on with it."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-    # Orbax tells every file that it writes; what concerns the user is a warning.
-    logging.set_verbosity(logging.WARNING)
+    if not flags.FLAGS["verbosity"].present:
+        # Orbax tells every file that it writes; what concerns the user is a warning.
+        logging.set_verbosity(logging.WARNING)
     config = CONFIG.value
     workdir = Path(WORKDIR.value or f"runs/{config.experiment}-{config.variant}")
-    try:
-        get_task(config.task)
-        with open_run(config, workdir, TENSORBOARD.value, log=_say) as run:
-            devices = ", ".join(str(d) for d in jax.local_devices())
-            run.log(f"{config.experiment}, variant {config.variant}, in {workdir}, on {devices}")
-            run_all(run, RENDER.value)
-    except ValueError as error:
-        # What the user can mend is told in words, not in a traceback.
-        raise SystemExit(f"error: {error}") from None
+    with command_line.told_in_words():
+        _run(config, workdir)
+
+
+def _run(config: Config, workdir: Path) -> None:
+    # These take seconds to import; wrong flags are told before.
+    import jax
+
+    from proco_jax.envs.tasks import get_task
+    from proco_jax.pipeline import run_all
+    from proco_jax.run import open_run
+
+    get_task(config.task)
+    with open_run(config, workdir, TENSORBOARD.value, log=_say) as run:
+        devices = ", ".join(str(d) for d in jax.local_devices())
+        run.log(f"{config.experiment}, variant {config.variant}, in {workdir}, on {devices}")
+        run_all(run, RENDER.value)
 
 
 def _say(line: str) -> None:
@@ -49,7 +56,7 @@ def _say(line: str) -> None:
 def run() -> None:
     """Entry point."""
     flags.mark_flag_as_required("config")
-    app.run(main)
+    app.run(main, flags_parser=command_line.parse)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,9 @@ from proco_jax.config import Config
 from proco_jax.data.files import locked, write_text
 from proco_jax.report.metrics import MetricsWriter
 
+CONFIG = "config.json"
+TIMING = "timing.json"
+
 
 class ConfigMismatchError(ValueError):
     """The workdir belongs to a run with another config."""
@@ -56,9 +59,9 @@ class Run:
             yield
         finally:
             seconds = time.monotonic() - start
-            timing = self.read_json("timing.json") or {}
+            timing = self.read_json(TIMING) or {}
             timing[name] = round(timing.get(name, 0.0) + seconds, 1)
-            self.write_json("timing.json", timing)
+            self.write_json(TIMING, timing)
             self.log(f"   {title.lower()}: {seconds:.0f} s")
 
 
@@ -74,16 +77,28 @@ def open_run(
         the differences.
     """
     configs.validate(config)
-    path = workdir / "config.json"
+    _check_same(config, workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    with locked(workdir / ".lock", log, "run"):
+        # Another process may have begun here while this one waited.
+        _check_same(config, workdir)
+        if not (workdir / CONFIG).exists():
+            write_text(workdir / CONFIG, configs.to_json(config))
+        try:
+            with MetricsWriter(workdir, tensorboard=tensorboard) as metrics:
+                yield Run(config, workdir, metrics, log)
+        except Exception:
+            # What failed before it made anything binds nobody to its config.
+            if {path.name for path in workdir.iterdir()} <= {CONFIG, TIMING, ".lock"}:
+                (workdir / CONFIG).unlink()
+            raise
+
+
+def _check_same(config: Config, workdir: Path) -> None:
+    path = workdir / CONFIG
     if path.exists() and (lines := configs.differences(config, path.read_text())):
         raise ConfigMismatchError(
             f"{workdir} holds a run with another config (there -> now):\n  "
             + "\n  ".join(lines)
             + "\ngive another --workdir, or remove that folder to start anew"
         )
-    workdir.mkdir(parents=True, exist_ok=True)
-    with locked(workdir / ".lock", log):
-        if not path.exists():
-            write_text(path, configs.to_json(config))
-        with MetricsWriter(workdir, tensorboard=tensorboard) as metrics:
-            yield Run(config, workdir, metrics, log)

@@ -29,7 +29,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, log: Callable[[str], None]) -> Iterator[None]:
+def locked(path: Path, log: Callable[[str], None], what: str = "dataset") -> Iterator[None]:
     """Holds an exclusive lock on a file, waiting for another process if need be.
 
     The lock is the kernel's, so it ends with the process that holds it, also
@@ -40,7 +40,7 @@ def locked(path: Path, log: Callable[[str], None]) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            log(f"another process works on the same dataset ({path}); waiting for it")
+            log(f"another process works on the same {what} ({path}); waiting for it")
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 

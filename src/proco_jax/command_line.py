@@ -1,0 +1,89 @@
+"""Flags of a command, and its mistakes told in words instead of tracebacks."""
+
+import contextlib
+import difflib
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from absl import flags
+
+from proco_jax.config import Config, flatten
+
+INTERRUPTED = 130
+
+
+def parse(argv: Sequence[str]) -> list[str]:
+    """Parses absl flags, `--config=<file>[:variant]` and `--config.<setting>` among them.
+
+    Give it to `app.run(main, flags_parser=parse)`.
+
+    Args:
+      argv: with the program's name.
+
+    Returns:
+      What is no flag, with the program's name.
+
+    Raises:
+      SystemExit: with words for standard error, on an unknown flag, setting or
+        variant, a value of the wrong type, or a missing file.
+    """
+    for problem in (*_missing_files(argv), *_unknown_settings(argv)):
+        raise SystemExit(f"error: {problem}")
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        raise SystemExit(f"error: {_reason(error)}") from None
+
+
+@contextlib.contextmanager
+def told_in_words() -> Iterator[None]:
+    """Ends the command with a sentence for what the user can mend; `--verbosity=1` shows where.
+
+    Raises:
+      SystemExit: with status 1, or 130 after Ctrl-C.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        if flags.FLAGS.verbosity > 0:
+            raise
+        raise SystemExit(f"error: {error}") from None
+
+
+def _missing_files(argv: Sequence[str]) -> Iterator[str]:
+    for i, arg in enumerate(argv):
+        name, given, value = arg.partition("=")
+        if name.lstrip("-") != "config" or not name.startswith("-"):
+            continue
+        file = (value if given else "".join(argv[i + 1 : i + 2])).partition(":")[0]
+        if not Path(file).is_file():
+            near = Path(file).parent.glob("*.py") if file else []
+            there = ", ".join(sorted(str(path) for path in near)) or "none"
+            yield f"--config: no file {file!r}; experiments there: {there}"
+
+
+def _unknown_settings(argv: Sequence[str]) -> Iterator[str]:
+    known = flatten(Config())
+    for arg in argv:
+        if found := re.match(r"--?(?:no)?config\.([^=]*)", arg):
+            name = found.group(1)
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                inside = [other for other in known if other.startswith(f"{name}.")]
+                hint = f"; did you mean {near[0]}?" if near else ""
+                hint = f"; its settings: {', '.join(inside)}" if inside else hint
+                yield f"--config.{name}: there is no such setting{hint}"
+
+
+def _reason(error: BaseException) -> str:
+    """The words of an error, or of the one inside a config file that it reports."""
+    # ml_collections puts a whole traceback into the message of such an error.
+    inner: BaseException | None = error
+    while inner is not None and "Traceback (most recent call last)" in str(inner):
+        inner = inner.__context__
+    return str(inner or error)
