@@ -9,6 +9,8 @@ import json
 import math
 from typing import Any
 
+from proco_jax.config_types import type_problems
+
 REGIMES = ("safe", "limited", "full")
 BACKENDS = ("batched", "official")
 
@@ -367,6 +369,30 @@ def to_json(config: Config) -> str:
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
 
+def from_json(text: str) -> Config:
+    """Reads what `to_json` wrote.
+
+    Raises:
+      ValueError: if the text is not a config, naming what is wrong with it.
+    """
+    try:
+        config: Config = _from_mapping(Config, json.loads(text))
+    except (TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise ValueError(f"not a config of this version: {error}") from error
+    return config
+
+
+def _from_mapping(kind: Any, mapping: dict[str, Any]) -> Any:
+    defaults = kind()
+    values = {}
+    for name, value in mapping.items():
+        default = getattr(defaults, name)
+        if dataclasses.is_dataclass(default):
+            value = _from_mapping(type(default), value)
+        values[name] = tuple(value) if isinstance(default, tuple) else value
+    return kind(**values)
+
+
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     """Dotted names and values of every setting."""
     flat: dict[str, Any] = {}
@@ -409,6 +435,8 @@ def validate(config: Config) -> None:
       ValueError: one line for each problem: the setting, what was found, and
         what is expected.
     """
+    if problems := type_problems(config):
+        raise ValueError("the config cannot be run:\n  " + "\n  ".join(problems))
     problems = [
         f"--config.{name}: found {value!r}, expected {expected}"
         for name, value, ok, expected in _rules(config)

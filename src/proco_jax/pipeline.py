@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from proco_jax import cost, diagnosis, fits, learning, train
+from proco_jax import cost, deploy, diagnosis, fits, learning, train
 from proco_jax.algorithms.proco import AgentState
+from proco_jax.data.files import write_text
 from proco_jax.data.logs import Logs, load_logs, to_dataset
 from proco_jax.envs.tasks import Task, get_task
 from proco_jax.fits import Data
@@ -87,6 +88,8 @@ def _learn(
     """Everything between the logs and the last row of results."""
     parts = _parts(run, logs)
     data = _device_data(logs)
+    actions = data.train.action.shape[1]
+    write_text(run.workdir / deploy.SCALE_FILE, deploy.scale_text(parts.spec, data.scale, actions))
     knowledge, risk = None, _risk(grounding)
     if any(learner.proco for learner in learners):
         knowledge = _know(run, parts, data, logs, grounding, risk)
@@ -96,6 +99,7 @@ def _learn(
         with run.stage(f"train/{learner.name}", f"Training: {learner.name}"):
             state = learning.train_policies(run, parts, task, context, learner)
         agents[learner.name] = state.agent
+        deploy.save_policy(run.workdir, learner.name, run.config.train.steps, state.agent)
         if learner.proco and run.read_json("rollouts.json") is None:
             _report_rollouts(run, data, state)
     with run.stage("evaluation", "Evaluation"):
