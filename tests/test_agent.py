@@ -1,0 +1,189 @@
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from core_toys import ACTIONS, SPEC, drawn, same_leaves, toy_parts
+
+from proco_jax import feasibility
+from proco_jax.algorithms import proco
+from proco_jax.types import Transition
+
+PARTS = toy_parts()
+CONFIG, NETS = PARTS.config.agent, PARTS.agent
+LOGGED, IMAGINED = 6, 4
+
+
+class Known:
+    """A network that is a plain function of what it is given."""
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+
+    def apply(self, params: Any, *inputs: Any) -> Any:
+        return self.function(*inputs)
+
+
+def critics(qh: Any, qr: Any, mean: float = 0.0, vh: Any = None) -> proco.Networks:
+    """Networks with a known Q_h, Q_r, and a Gaussian of that mean and deviation 1."""
+
+    def heads(f: Any) -> Known:
+        return Known(lambda o, a: jnp.stack([f(o, a)] * 2, axis=-1))
+
+    def gaussian(o: Any) -> Any:
+        return jnp.full((*o.shape[:-1], ACTIONS), mean), jnp.zeros((*o.shape[:-1], ACTIONS))
+
+    known: Any = (heads(qr), None, feasibility.Networks(heads(qh), Known(vh)), Known(gaussian))  # pyright: ignore
+    return proco.Networks(*known)
+
+
+@pytest.fixture(scope="module")
+def state():
+    like = jax.eval_shape(lambda k: proco.init(CONFIG, NETS, k), jax.random.key(0))
+    state = drawn(like)
+    # Adam's moments and its count must be those of a beginning.
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+    critic = dataclasses.replace(state.feasibility, optimizer=zeros.feasibility.optimizer)
+    return dataclasses.replace(state, optimizer=zeros.optimizer, feasibility=critic)
+
+
+@pytest.fixture(scope="module")
+def batches():
+    keys = jax.random.split(jax.random.key(1), 5)
+    obs = jax.random.normal(keys[0], (2, LOGGED, SPEC.size))
+    action = jax.random.uniform(keys[1], (LOGGED, ACTIONS), minval=-1.0)
+    reward = jax.random.normal(keys[2], (LOGGED,))
+    ones = jnp.ones(LOGGED)
+    logged = Transition(obs[0], action, reward, 0 * ones, ones, obs[1])
+    imagined = jax.random.normal(keys[3], (2, IMAGINED, SPEC.size))
+    more = jax.random.uniform(keys[4], (IMAGINED, ACTIONS), minval=-1.0)
+    both = feasibility.Batch(
+        obs=jnp.concatenate([obs[0], imagined[0]]),
+        action=jnp.concatenate([action, more]),
+        h=jnp.where(jnp.arange(LOGGED + IMAGINED) % 3 == 0, 25.0, -1.0),
+        next_obs=jnp.concatenate([obs[1], imagined[1]]),
+        discount=jnp.ones(LOGGED + IMAGINED),
+        weight=jnp.ones(LOGGED + IMAGINED),
+    )
+    return logged, both
+
+
+def acted(nets: proco.Networks, samples: int = 64, seed: int = 0) -> np.ndarray:
+    empty: Any = {"q": None, "v": None, "policy": None}
+    state = proco.AgentState(empty, None, None, feasibility.FeasibilityState(empty, None, None))  # pyright: ignore
+    config = dataclasses.replace(CONFIG, samples=samples)
+    return np.asarray(proco.act(config, nets, state, jnp.zeros(SPEC.size), jax.random.key(seed)))
+
+
+def test_log_probability_by_hand():
+    nets = critics(None, None, mean=0.5)
+    action = jnp.tanh(jnp.array([[0.5, 0.5], [1.5, 0.5]]))
+    found = proco.log_probability(nets.policy, None, jnp.zeros((2, SPEC.size)), action)
+    np.testing.assert_allclose(found, [0.0, -0.5], atol=1e-5)
+
+
+def test_log_probability_of_extreme_actions_is_finite():
+    nets = critics(None, None)
+    found = proco.log_probability(
+        nets.policy, None, jnp.zeros((1, SPEC.size)), jnp.array([[1.0, -1.0]])
+    )
+    assert np.all(np.isfinite(found))
+
+
+def test_with_one_sample_the_mode_acts():
+    nets = critics(lambda o, a: a[..., 0], lambda o, a: a[..., 1], mean=0.3)
+    np.testing.assert_allclose(acted(nets, samples=1), np.tanh(0.3), rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_act_takes_the_best_of_the_feasible(seed):
+    nets = critics(lambda o, a: a[..., 0], lambda o, a: a[..., 1])
+    chosen = acted(nets, seed=seed)
+    # The mode, 0, is feasible with a reward of 0; of 64 others some are better.
+    assert chosen[0] <= 0.0
+    assert chosen[1] > 0.5
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_act_takes_the_least_infeasible_where_nothing_is_feasible(seed):
+    nets = critics(lambda o, a: 5.0 + a[..., 0], lambda o, a: 100.0 * a[..., 0])
+    assert acted(nets, seed=seed)[0] < -0.7
+
+
+def test_act_never_prefers_reward_to_feasibility():
+    # Only actions near the mode are feasible, and they earn least.
+    nets = critics(
+        lambda o, a: jnp.abs(a).max(axis=-1) - 1e-3, lambda o, a: jnp.abs(a).sum(axis=-1)
+    )
+    np.testing.assert_allclose(acted(nets), 0.0, atol=1e-3)
+
+
+def test_imagined_samples_weigh_in_only_where_the_state_is_infeasible():
+    obs = jnp.zeros((6, SPEC.size)).at[:, 0].set(jnp.array([-1.0, 1, -1, 1, 1, -1]))
+    obs = obs.at[:, 1].set(jnp.array([-1.0, 0, -1, 0, 0, -2]))
+    nets = critics(lambda o, a: o[..., 1], None, vh=lambda o: o[..., :1])
+    batch = feasibility.Batch(
+        obs,
+        jnp.zeros((6, ACTIONS)),
+        jnp.zeros(6),
+        obs,
+        jnp.ones(6),
+        jnp.array([1.0] * 4 + [0.0, 1]),
+    )
+    empty: Any = {"q": None, "v": None}
+    critic: Any = feasibility.FeasibilityState(empty, None, None)  # pyright: ignore
+    agent = proco.AgentState(None, None, None, critic)  # pyright: ignore
+    weights = proco._weights(CONFIG, nets, agent, jnp.array([0.0, 0.0]), batch)
+    # Two logged: after reward, away from harm. Four imagined: feasible, so the
+    # reward is unknown; infeasible; infeasible but of no weight; feasible.
+    np.testing.assert_allclose(weights, [1.0, np.exp(5.0), 0.0, np.exp(5.0), 0.0, 0.0], rtol=1e-5)
+
+
+def test_gradients_of_critics_and_policy_do_not_meet(state, batches):
+    logged, both = batches
+
+    @jax.jit
+    def by_part(params, critic_params):
+        def loss(name):
+            def of(p, c):
+                critic = dataclasses.replace(state.feasibility, params=c)
+                agent = dataclasses.replace(state, feasibility=critic)
+                metrics = proco.agent_loss(CONFIG, NETS, p, agent, logged, both)[1]
+                return metrics[f"agent/{name}_loss"]
+
+            return jax.grad(of, argnums=(0, 1))(params, critic_params)
+
+        return {name: loss(name) for name in ("q", "v", "policy")}
+
+    for name, (grads, critic_grads) in by_part(state.params, state.feasibility.params).items():
+        for part, tree in grads.items():
+            moved = any(np.any(np.asarray(g) != 0) for g in jax.tree.leaves(tree))
+            assert moved == (part == name), f"{name} loss, {part}"
+        assert not any(np.any(np.asarray(g) != 0) for g in jax.tree.leaves(critic_grads))
+
+
+def test_one_update_moves_every_part_and_repeats_exactly(state, batches):
+    logged, both = batches
+    step = jax.jit(lambda s: proco.update(CONFIG, PARTS.config.feasibility, NETS, s, logged, both))
+    new, metrics = step(state)
+    same_leaves(step(state)[0], new)
+    for part in ("q", "v", "policy"):
+        before, after = jax.tree.leaves(state.params[part]), jax.tree.leaves(new.params[part])
+        assert any(not np.array_equal(a, b) for a, b in zip(before, after, strict=True)), part
+    for old, now, moved in zip(
+        *(jax.tree.leaves(x) for x in (state.target_q, new.params["q"], new.target_q)), strict=True
+    ):
+        rate = CONFIG.target_rate
+        np.testing.assert_allclose(moved, (1 - rate) * old + rate * now, atol=1e-5)
+    assert all(np.isfinite(float(v)) for v in metrics.values())
+    assert {"agent/q_loss", "agent/policy_loss", "feasibility/q_loss"} <= set(metrics)
+
+
+def test_samples_of_the_policy_batched_follow_its_mean_and_stay_in_range():
+    nets = critics(None, None, mean=0.5)
+    state: Any = proco.AgentState({"policy": None}, None, None, None)  # pyright: ignore
+    found = np.asarray(proco.sample(nets, state, jnp.zeros((5000, SPEC.size)), jax.random.key(2)))
+    assert found.shape == (5000, ACTIONS) and np.abs(found).max() <= 1.0
+    assert np.arctanh(np.clip(found, -0.9999, 0.9999)).mean() == pytest.approx(0.5, abs=0.05)
