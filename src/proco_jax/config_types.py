@@ -24,7 +24,7 @@ def type_problems(section: Any, prefix: str = "") -> list[str]:
     ]
     for name, kind in declared.items():
         value = getattr(section, name)
-        if dataclasses.is_dataclass(kind) and isinstance(value, kind):
+        if isinstance(kind, type) and dataclasses.is_dataclass(value) and isinstance(value, kind):
             problems += type_problems(value, f"{prefix}{name}.")
         elif not _is(value, kind):
             problems.append(f"--config.{prefix}{name}: found {value!r}, expected {_words(kind)}")
