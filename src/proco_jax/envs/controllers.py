@@ -23,8 +23,8 @@ _POINT_TOP_SPEED = 1.5
 
 _GAINS = {
     ("Goal", 2): (0.0, 1.0, 1.5, 2.0, 3.0, 3.0),
-    ("Button", 1): (0.0, 1.0, 1.5, 2.0, 2.0, 3.0),
-    ("Button", 2): (0.0, 1.0, 2.0, 2.0, 3.0, 3.0),
+    ("Button", 1): (0.0, 1.0, 2.0, 2.0, 2.0, 3.0),
+    ("Button", 2): (0.0, 1.0, 2.0, 2.0, 2.0, 3.0),
     ("Circle", 1): (0.0, 1.0, 1.5, 2.0, 3.0, 4.0),
     ("Circle", 2): (0.0, 1.0, 2.0, 2.0, 3.0, 4.0),
 }
@@ -73,9 +73,13 @@ def default_collect(task: Task) -> CollectConfig:
     """
     collect = CollectConfig()
     gains = _GAINS.get((task.kind, task.level), collect.gains)
-    # Reward on the circle is speed, and nothing stands in the way there.
-    fast = task.kind == "Circle" and task.robot == "Point"
-    return dataclasses.replace(collect, gains=gains, speed=(0.5, 1.0) if fast else collect.speed)
+    if task.kind == "Button":
+        # Gremlins and wrong buttons leave little room: heed them from farther away.
+        return dataclasses.replace(collect, gains=gains, threshold=(0.45, 0.65), noise=(0.05, 0.25))
+    if task.kind == "Circle" and task.robot == "Point":
+        # Reward on the circle is speed, and nothing stands in the way there.
+        return dataclasses.replace(collect, gains=gains, speed=(0.5, 1.0))
+    return dataclasses.replace(collect, gains=gains)
 
 
 def draw_noise(task: Task, controller: Controller, seed: int) -> np.ndarray:
