@@ -13,7 +13,7 @@ from proco_jax.observation import Field, ObservationSpec
 LINE = ObservationSpec((Field("x", 4, "flat", "", "Which of four states."),))
 CONFIG = FeasibilityConfig(discount=0.9)
 AGENT = AgentConfig(hidden=(16,), learning_rate=1e-2, target_rate=0.1)
-NETS = feasibility.networks(AGENT, Encoder(LINE, True, (8, 8), 16, 1))
+NETS = feasibility.networks(FeasibilityConfig(), AGENT.hidden, Encoder(LINE, True, (8, 8), 16, 1))
 
 
 def chain() -> feasibility.Batch:

@@ -256,12 +256,15 @@ class FeasibilityConfig:
       safe: value of h in a safe state.
       discount: of the reachability backup.
       expectile: of the value's regression on the lower side.
+      target_rate: of the target network's moving average. A violation has to
+        travel back step by step, each through this average.
     """
 
     unsafe: float = 25.0
     safe: float = -1.0
     discount: float = 0.99
     expectile: float = 0.9
+    target_rate: float = 0.05
 
 
 @dataclasses.dataclass
@@ -306,7 +309,7 @@ class TrainConfig:
       checkpoint_every: steps between checkpoints, a multiple of `chunk`.
     """
 
-    steps: int = 4000
+    steps: int = 2000
     batch: int = 256
     chunk: int = 250
     checkpoint_every: int = 1000
@@ -326,7 +329,7 @@ class EvalConfig:
 
     episodes: int = 20
     interim_episodes: int = 2
-    interim_every: int = 2000
+    interim_every: int = 1000
     seed: int = 1_000_000
     worlds: int = 40
 
@@ -467,6 +470,7 @@ _OPEN_UNIT = (
     "rollouts.disagreement_quantile",
     "feasibility.discount",
     "feasibility.expectile",
+    "feasibility.target_rate",
     "agent.discount",
     "agent.expectile",
     "agent.target_rate",

@@ -5,6 +5,7 @@ Q_h(s, a) and V_h(s) follow the discounted Hamilton-Jacobi backup of FISOR
 every later state safe.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import chex
@@ -55,9 +56,16 @@ class FeasibilityState:
     optimizer: optax.OptState
 
 
-def networks(config: AgentConfig, encoder: Encoder) -> Networks:
-    """The critics' networks."""
-    return Networks(Critic(encoder, config.hidden, 2), Critic(encoder, config.hidden, 1))
+def networks(config: FeasibilityConfig, hidden: Sequence[int], encoder: Encoder) -> Networks:
+    """The critics' networks, at first as if every state were safe for ever.
+
+    From 0, the value of a safe state would sink to `config.safe` by one part in
+    1 / (1 - discount) a backup, and for thousands of steps noise would decide
+    which states count as feasible. What is unsafe is learned at once, as it
+    stands in the data.
+    """
+    q, v = (Critic(encoder, hidden, heads, config.safe) for heads in (2, 1))
+    return Networks(q, v)
 
 
 def init(config: AgentConfig, nets: Networks, actions: int, key: Array) -> FeasibilityState:
@@ -90,7 +98,7 @@ def update(
     grads, metrics = jax.grad(loss, has_aux=True)(state.params)
     updates, opt_state = optimizer.update(grads, state.optimizer)
     params: Any = optax.apply_updates(state.params, updates)
-    target_q = optax.incremental_update(params["q"], state.target_q, agent_config.target_rate)
+    target_q = optax.incremental_update(params["q"], state.target_q, config.target_rate)
     return FeasibilityState(params, target_q, opt_state), metrics
 
 

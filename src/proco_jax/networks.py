@@ -139,29 +139,33 @@ class Heads(nn.Module):
     hidden: Sequence[int]
     heads: int
     outputs: int = 1
+    start: float = 0.0
 
     @nn.compact
     def __call__(self, features: jax.Array) -> jax.Array:
+        bias = nn.initializers.constant(self.start)
+
         def head() -> jax.Array:
             x = features
             for width in self.hidden:
                 x = nn.relu(nn.Dense(width)(x))
-            return nn.Dense(self.outputs)(x)
+            return nn.Dense(self.outputs, bias_init=bias)(x)
 
         return jnp.stack([head() for _ in range(self.heads)], axis=-2)
 
 
 class Critic(nn.Module):
-    """Values of states, or of states and actions: `[..., heads]`."""
+    """Values of states, or of states and actions: `[..., heads]`, at first about `start`."""
 
     encoder: Encoder
     hidden: Sequence[int]
     heads: int
+    start: float = 0.0
 
     @nn.compact
     def __call__(self, obs: jax.Array, action: jax.Array | None = None) -> jax.Array:
         extra = obs[..., :0] if action is None else action
-        return Heads(self.hidden, self.heads)(self.encoder(obs, extra))[..., 0]
+        return Heads(self.hidden, self.heads, start=self.start)(self.encoder(obs, extra))[..., 0]
 
 
 class GaussianPolicy(nn.Module):

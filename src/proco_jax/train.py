@@ -92,7 +92,7 @@ def make_parts(config: Config, spec: ObservationSpec, actions: int) -> Parts:
         spec=spec,
         dynamics=dynamics.network(config.dynamics, spec),
         cost=cost.network(config.cost, config.encoder, spec),
-        agent=proco.networks(config.agent, encoder, actions),
+        agent=proco.networks(config.agent, config.feasibility, encoder, actions),
     )
 
 

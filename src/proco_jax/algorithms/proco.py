@@ -46,12 +46,14 @@ class AgentState:
     feasibility: feasibility.FeasibilityState
 
 
-def networks(config: AgentConfig, encoder: Encoder, actions: int) -> Networks:
+def networks(
+    config: AgentConfig, feasibility_config: FeasibilityConfig, encoder: Encoder, actions: int
+) -> Networks:
     """The networks of an agent with so many action dimensions."""
     return Networks(
         q=Critic(encoder, config.hidden, 2),
         v=Critic(encoder, config.hidden, 1),
-        feasibility=feasibility.networks(config, encoder),
+        feasibility=feasibility.networks(feasibility_config, config.hidden, encoder),
         policy=GaussianPolicy(encoder, config.hidden, actions),
     )
 
