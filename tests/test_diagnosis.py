@@ -1,0 +1,214 @@
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from proco_jax import cost, diagnosis, feasibility, rollouts
+from proco_jax.dynamics import Model, Targets
+from proco_jax.observation import Field, ObservationSpec
+from proco_jax.scaling import Scale
+from proco_jax.types import Dataset, Episode, LabeledStates
+
+LINE = ObservationSpec(
+    (Field("place", 1, "flat", "m", "Place."), Field("speed", 1, "flat", "m/s", "Speed."))
+)
+SCALE = Scale(jnp.zeros(2), jnp.ones(2))
+
+
+class LineWorld:
+    """Predicts that the place moves by `share` of the speed and the speed by the action."""
+
+    spec = LINE
+
+    def apply(self, share: Any, obs: jax.Array, action: jax.Array) -> Any:
+        change = jnp.stack([share * obs[..., 1], action[..., 0], action[..., 0]], axis=-1)
+        return change, jnp.zeros_like(change)
+
+
+WORLD: Any = LineWorld()
+
+
+def model(share: float = 1.0) -> Model:
+    targets = Targets(jnp.zeros(3), jnp.ones(3), jnp.ones(3))
+    return Model(jnp.full(2, share), jnp.arange(2), SCALE, targets, jnp.inf)
+
+
+def episode(seed: int, steps: int = 40, costs: tuple[int, ...] = ()) -> Episode:
+    rng = np.random.default_rng(seed)
+    speed = rng.uniform(-1, 1, steps + 1)
+    action = np.diff(speed).astype(np.float32)[:, None]
+    place = np.concatenate([[0.0], np.cumsum(speed[:-1])])
+    cost_of = np.zeros(steps, np.float32)
+    cost_of[list(costs)] = 1.0
+    obs = np.stack([place, speed], axis=1).astype(np.float32)
+    return Episode(obs, action, action[:, 0].copy(), cost_of, False)
+
+
+def dataset(*episodes: Episode) -> Dataset:
+    sizes = [len(e.reward) for e in episodes]
+    starts = np.cumsum([0, *[n + 1 for n in sizes]])
+    index = np.concatenate([start + np.arange(n) for start, n in zip(starts, sizes, strict=False)])
+    action = np.concatenate([e.action for e in episodes])
+    reward = np.concatenate([e.reward for e in episodes])
+    obs = np.concatenate([e.obs for e in episodes])
+    none = np.zeros(len(reward), np.int32)
+    return Dataset(obs, index, action, reward, 0 * reward, 0 * reward + 1, none, none)
+
+
+def test_steps_to_violation_by_hand():
+    found = diagnosis.steps_to_violation(np.array([0.0, 0, 1, 0, 2, 0]))
+    np.testing.assert_array_equal(found, [3, 2, 1, 2, 1, np.inf])
+
+
+def test_label_agreement_by_hand():
+    unsafe = np.array([1.0, 0.7, 0.2, 0.0])
+    labels = LabeledStates(np.zeros((4, 1)), unsafe, unsafe, unsafe)
+    called = np.array([True, False, True, False])
+    assert diagnosis.label_agreement(called, labels) == {"recall": 0.5, "precision": 0.5}
+
+
+def test_agreement_that_cannot_be_known_is_none():
+    zero = np.zeros(2)
+    labels = LabeledStates(np.zeros((2, 1)), zero, zero, zero)
+    none = np.zeros(2, bool)
+    assert diagnosis.label_agreement(none, labels) == {"recall": None, "precision": None}
+    net: Any = None
+    nothing: Any = None
+    found = diagnosis.cost_agreement(net, nothing, [])
+    assert found == {"true_recall": None, "true_precision": None}
+
+
+def test_cost_agreement_counts_next_states_by_hand():
+    class FirstNumber:
+        def apply(self, params: Any, obs: jax.Array) -> jax.Array:
+            return params * obs[..., :1]
+
+    net: Any = FirstNumber()
+    fitted = cost.CostModel(jnp.ones(1), SCALE, jnp.float32(0.0), jnp.float32(1.5))
+    one = episode(0, steps=4)._replace(
+        obs=np.array([[9.0, 0], [1, 0], [2, 0], [3, 0], [0, 0]], np.float32),
+        cost=np.array([1.0, 1, 0, 0], np.float32),
+    )
+    # Next states 1, 2, 3, 0: called are 2 and 3, true are 1 and 2.
+    found = diagnosis.cost_agreement(net, fitted, [one])
+    assert found == {"true_recall": 0.5, "true_precision": 0.5, "true_unsafe_states": 2}
+
+
+def test_perfect_model_has_an_r2_of_one_in_every_group():
+    report = diagnosis.model_fit(WORLD, model(), dataset(episode(0)), dataset(episode(1)))
+    assert set(report) == {"place", "speed", "reward"}
+    for scores in report.values():
+        assert scores["model"] == pytest.approx(1.0, abs=1e-4)
+        assert scores["ridge"] > 0.9
+        assert scores["persistence"] == 0.0
+
+
+def test_model_that_predicts_no_change_of_a_group_has_an_r2_of_zero_there():
+    report = diagnosis.model_fit(WORLD, model(0.0), dataset(episode(0)), dataset(episode(1)))
+    assert report["place"]["model"] == pytest.approx(0.0, abs=1e-5)
+    assert report["speed"]["model"] == pytest.approx(1.0, abs=1e-4)
+
+
+def test_open_loop_of_a_perfect_model_has_no_error():
+    def risk(obs: np.ndarray) -> np.ndarray:
+        return -np.abs(obs[..., 0])
+
+    rows = diagnosis.open_loop(WORLD, model(), risk, [episode(2), episode(3)], near=1e9)
+    assert [row["steps"] for row in rows] == [1, 5, 10, 20]
+    for row in rows:
+        assert row["mae_model"] == pytest.approx(0.0, abs=1e-3)
+        assert row["correlation"] == pytest.approx(1.0, abs=1e-3)
+    assert rows[-1]["mae_persistence"] > rows[0]["mae_persistence"] > 0
+    assert diagnosis.open_loop(WORLD, model(), lambda obs: obs[..., 0] - 1e9, [episode(2)], 1) == []
+
+
+def imagined(last: np.ndarray) -> rollouts.Imagined:
+    count = len(last)
+    obs = np.stack([np.full_like(last, 99.0), last, np.full_like(last, 77.0)], axis=1)
+    unsafe = np.zeros((count, 2), bool)
+    unsafe[0, 0], unsafe[1, 1] = True, True
+    length = np.ones(count, np.int32)
+    return rollouts.Imagined(
+        obs, np.zeros((count, 2, 1)), unsafe, length, np.zeros(count, np.int32)
+    )
+
+
+def test_rollouts_report_measures_the_last_kept_state():
+    logged = np.repeat(np.arange(5.0), 2)[:, None] * np.ones(2)
+    report = diagnosis.rollouts_report(imagined(logged[:4] + 0.25), logged, SCALE)
+    assert report["trajectories"] == 4
+    # Only the first violates within its length of 1.
+    assert report["violating_share"] == 0.25
+    assert report["distance_logged"]["0.90"] == pytest.approx(0.0, abs=1e-3)
+    assert report["distance_imagined"]["0.50"] == pytest.approx(0.25, abs=1e-3)
+
+
+def known_values() -> tuple[Any, Any]:
+    """Parts and agents of two seeds whose V_h is the place, and the place minus 1."""
+
+    class Place:
+        def apply(self, shift: Any, obs: jax.Array) -> jax.Array:
+            return obs[..., :1] + shift
+
+    nets: Any = feasibility.Networks(None, Place())  # pyright: ignore
+    parts = SimpleNamespace(agent=SimpleNamespace(feasibility=nets))
+    params = {"v": jnp.array([0.0, -1.0])}
+    return parts, SimpleNamespace(feasibility=SimpleNamespace(params=params))
+
+
+def placed(places: list[float], costs: list[float]) -> Episode:
+    obs = np.stack([places, np.zeros(len(places))], axis=1).astype(np.float32)
+    steps = len(costs)
+    return Episode(obs, np.zeros((steps, 1)), np.zeros(steps), np.array(costs), False)
+
+
+def test_values_of_every_seed_by_hand():
+    parts, agents = known_values()
+    found = diagnosis.values(parts, SCALE, agents, np.array([[0.5, 0], [2, 0]], np.float32))
+    np.testing.assert_allclose(found, [[0.5, 2.0], [-0.5, 1.0]])
+
+
+def test_feasibility_report_by_hand():
+    parts, agents = known_values()
+    safe = placed([-1.0, 0.5, 0.5, 2.0, 0.0], [0.0] * 4)
+    # Rises towards a violation, which the value foresees.
+    bad = placed([i / 10 for i in range(-40, 1)], [0.0] * 39 + [1.0])
+    report = diagnosis.feasibility_report(
+        parts, SCALE, agents, lambda obs: -obs[..., 0], [safe], [bad]
+    )
+    # Seed 0 calls 3 of 4 infeasible, seed 1 one of 4.
+    assert report["false_infeasible_by_seed"] == [0.75, 0.25]
+    assert report["false_infeasible_share"] == 0.5
+    for window in ("1", "10", "25"):
+        assert report["auroc"][window]["v_h"] == 1.0
+        assert report["auroc"][window]["trivial"] == 0.0
+    # Every state of the episode violates within 50 steps.
+    assert "50" not in report["auroc"]
+    assert report["found_10_steps"] == 0.0
+
+
+def test_feasibility_report_without_episodes_says_nothing():
+    parts, agents = known_values()
+    report = diagnosis.feasibility_report(parts, SCALE, agents, None, [], [])
+    assert report == {"false_infeasible_share": None, "auroc": {}, "found_10_steps": None}
+
+
+def test_states_in_cost_are_not_asked_whether_they_violate_soon():
+    parts, agents = known_values()
+    # The state after the first cost has a low value and is left out.
+    bad = placed([-3.0, -2, -99, -1, 0, 0], [0.0, 1, 0, 0, 1])
+    report = diagnosis.feasibility_report(parts, SCALE, agents, None, [], [bad])
+    # Left are places -3, -2, -1 and 0, of which -2 and 0 cost at once.
+    assert report["auroc"]["1"]["share"] == pytest.approx(0.5)
+    assert report["auroc"]["1"]["trivial"] is None
+
+
+def test_blocks_of_any_size_give_the_same_answer():
+    x = np.arange(10.0)
+    for size in (1, 3, 10, 64):
+        np.testing.assert_array_equal(diagnosis._in_blocks(lambda v: 2 * v, x, size=size), 2 * x)
+        pair = diagnosis._in_blocks(lambda v: (v[None], 2 * v[None]), x, size=size)
+        np.testing.assert_array_equal(pair[1], 2 * x[None])

@@ -1,0 +1,250 @@
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from core_toys import ACTIONS, SPEC, drawn, toy_dataset, toy_model, toy_parts, toy_scale
+
+from proco_jax import dynamics, train
+from proco_jax.dynamics import Model, Targets
+from proco_jax.observation import Field, ObservationSpec
+from proco_jax.scaling import Scale
+
+PARTS = toy_parts()
+CONFIG, NET = PARTS.config.dynamics, PARTS.dynamics
+FLAT = ObservationSpec((Field("x", 2, "flat", "m", "Two numbers."),))
+
+
+class Moves:
+    """Each member says that all changes are its parameter, with log variance 0."""
+
+    spec = FLAT
+
+    def apply(self, params: Any, obs: jax.Array, action: jax.Array) -> Any:
+        mean = params * jnp.ones((*obs.shape[:-1], 3))
+        return mean, jnp.zeros_like(mean)
+
+
+MOVES: Any = Moves()
+
+
+def moves(*members: float, elites: tuple[int, ...] = (0, 1), size=(1.0, 10.0, 2.0)) -> Model:
+    targets = Targets(jnp.array([0.5, 0.0, 1.0]), jnp.array(size), jnp.ones(3))
+    scale = Scale(jnp.zeros(2), jnp.ones(2))
+    return Model(jnp.array(members), jnp.array(elites), scale, targets, jnp.inf)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return toy_dataset()
+
+
+@pytest.fixture(scope="module")
+def scale(data):
+    return toy_scale(data)
+
+
+@pytest.fixture(scope="module")
+def targets(data, scale):
+    return jax.tree.map(jnp.asarray, dynamics.fit_targets(SPEC, scale, data))
+
+
+@pytest.fixture(scope="module")
+def state():
+    """A fresh ensemble, drawn without a compilation."""
+    like = jax.eval_shape(
+        lambda k: dynamics.init(CONFIG, SPEC, ACTIONS, k), jax.random.key(0)
+    ).replace(key=jnp.zeros(()))
+    empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+    params = jax.tree.map(lambda x: 0.5 * x, drawn(like.params))
+    return dataclasses.replace(
+        empty,
+        params=params,
+        best_params=params,
+        best_error=jnp.full(CONFIG.members, jnp.inf),
+        key=jax.random.key(0),
+    )
+
+
+@pytest.fixture(scope="module")
+def step(data, scale, targets):
+    return jax.jit(functools.partial(dynamics.update, CONFIG, NET, targets, scale, data))
+
+
+def test_prediction_by_hand():
+    obs = jnp.array([[1.0, 2.0]])
+    next_obs, reward, deviation, reward_deviation = dynamics.predict(
+        MOVES, moves(1.0, 2.0), jnp.int32(1), obs, jnp.zeros((1, 1))
+    )
+    # Change 2 in units of the sizes 1, 10 and 2, plus the shifts 0.5, 0 and 1.
+    np.testing.assert_allclose(next_obs, [[3.5, 22.0]])
+    np.testing.assert_allclose(reward, [5.0])
+    np.testing.assert_allclose(deviation, [[1.0, 10.0]])
+    np.testing.assert_allclose(reward_deviation, [2.0])
+
+
+def test_disagreement_by_hand():
+    # Standardised predictions 1 and 3 in both dimensions: deviation 1.
+    found = dynamics.disagreement(MOVES, moves(1.0, 3.0), jnp.zeros((4, 2)), jnp.zeros((4, 1)))
+    np.testing.assert_allclose(found, 1.0, rtol=1e-5)
+
+
+def test_disagreement_of_equal_members_is_zero_and_ignores_those_not_elite():
+    model = moves(1.0, 5.0, 1.0, elites=(0, 2))
+    found = dynamics.disagreement(MOVES, model, jnp.zeros((4, 2)), jnp.zeros((4, 1)))
+    np.testing.assert_allclose(found, 0.0, atol=1e-6)
+
+
+def test_standardized_targets_by_hand():
+    data = toy_dataset(1)
+    flat = dataclasses.replace(
+        data, obs=jnp.array([[0.0, 0.0], [2.5, 20.0]]), obs_index=jnp.array([0])
+    )
+    flat = dataclasses.replace(flat, reward=jnp.array([5.0]), action=jnp.zeros((1, 1)))
+    model = moves(0.0, 0.0)
+    _, _, target = dynamics.standardized(model.targets, model.scale, flat, jnp.array([0]))
+    np.testing.assert_allclose(target, [[2.0, 2.0, 2.0]])
+
+
+def test_rings_share_one_size_without_shift_and_constants_do_not_vary(targets):
+    for f in SPEC.rings:
+        where = SPEC.slices[f.name]
+        assert len(np.unique(targets.size[where])) == 1
+        np.testing.assert_array_equal(targets.shift[where], 0.0)
+    battery = SPEC.slices["battery"]
+    np.testing.assert_array_equal(targets.varies[battery], 0.0)
+    np.testing.assert_array_equal(targets.size[battery], 1.0)
+    assert targets.varies[-1] == 1.0
+
+
+def test_closeness_is_clipped_and_nothing_else():
+    obs = jnp.array([[-3.0, 3.0]]) @ jnp.ones((2, SPEC.size)) + jnp.linspace(-5, 5, SPEC.size)
+    clipped = np.asarray(dynamics.clip_rings(SPEC, obs))
+    for f in SPEC.fields:
+        where = SPEC.slices[f.name]
+        expected = np.clip(obs[:, where], 0, 1) if f.kind == "ring" else obs[:, where]
+        np.testing.assert_array_equal(clipped[:, where], expected)
+
+
+def test_predictions_keep_constants_and_stay_in_the_rings(data, scale):
+    model = toy_model(PARTS, data, scale)
+    obs, action = data.obs[:8], data.action[:8]
+    predict = jax.jit(functools.partial(dynamics.predict_elites, NET))
+    next_obs, reward = predict(model, obs, action)
+    assert next_obs.shape == (2, 8, SPEC.size) and reward.shape == (2, 8)
+    np.testing.assert_array_equal(next_obs[..., SPEC.slices["battery"]], 12.0)
+    for f in SPEC.rings:
+        ring = np.asarray(next_obs[..., SPEC.slices[f.name]])
+        assert ring.min() >= 0.0 and ring.max() <= 1.0
+    one = jax.jit(functools.partial(dynamics.predict, NET))
+    for member in range(2):
+        for row in (0, 5):
+            alone = one(model, jnp.int32(member), obs[row], action[row])
+            np.testing.assert_allclose(next_obs[member, row], alone[0], atol=1e-4)
+            np.testing.assert_allclose(reward[member, row], alone[1], atol=1e-4)
+
+
+def test_bootstrap_draws_stay_in_range_and_differ_between_members():
+    draw = jnp.broadcast_to(jnp.arange(1000), (3, 1000))
+    for size in (1, 7, 1000):
+        found = np.asarray(dynamics._bootstrap(jax.random.key(1), draw % size, size))
+        assert found.min() >= 0 and found.max() < size
+    assert np.mean(found[0] == found[1]) < 0.05 and np.mean(found[1] == found[2]) < 0.05
+
+
+def test_bootstrap_is_a_fixed_resample_that_misses_a_third_of_the_logs():
+    draw = jnp.broadcast_to(jnp.arange(5000), (2, 5000))
+    key = jax.random.key(2)
+    found = np.asarray(dynamics._bootstrap(key, draw, 5000))
+    again = np.asarray(dynamics._bootstrap(jax.random.clone(key), draw[:, ::-1], 5000))
+    np.testing.assert_array_equal(found, again[:, ::-1])
+    seen = [len(np.unique(row)) / 5000 for row in found]
+    np.testing.assert_allclose(seen, 1 - np.exp(-1), atol=0.02)
+
+
+def test_a_member_out_of_patience_stands_still(state, step):
+    tired = dataclasses.replace(state, stale=jnp.array([0, CONFIG.patience, 0]))
+    new, _ = step(tired)
+    for part in ("params", "optimizer"):
+        pairs = list(
+            zip(
+                jax.tree.leaves(getattr(tired, part)),
+                jax.tree.leaves(getattr(new, part)),
+                strict=True,
+            )
+        )
+        assert all(np.array_equal(a[1], b[1]) for a, b in pairs)
+        assert any(not np.array_equal(a[0], b[0]) for a, b in pairs)
+        assert any(not np.array_equal(a[2], b[2]) for a, b in pairs)
+    assert int(new.step) == 1
+
+
+def test_holdout_keeps_the_best_parameters_of_each_member(data):
+    config = dataclasses.replace(CONFIG, members=2)
+    flat = dataclasses.replace(
+        data,
+        obs=jnp.zeros((3, 2)),
+        obs_index=jnp.arange(2),
+        action=jnp.zeros((2, 1)),
+        reward=jnp.zeros(2),
+    )
+    targets = Targets(jnp.zeros(3), jnp.ones(3), jnp.ones(3))
+    state = dynamics.DynamicsState(
+        params=jnp.array([1.0, 2.0]),
+        optimizer=(),
+        best_params=jnp.array([7.0, 8.0]),
+        best_error=jnp.array([5.0, 3.0]),
+        stale=jnp.array([2, 2]),
+        step=jnp.int32(0),
+        key=jax.random.key(0),
+    )
+    scale = moves(0.0).scale
+    new, metrics = dynamics.look(config, MOVES, targets, scale, flat, state)
+    # Errors 1 and 4: the first member improved from 5, the second not from 3.
+    np.testing.assert_array_equal(new.best_params, [1.0, 8.0])
+    np.testing.assert_array_equal(new.best_error, [1.0, 3.0])
+    np.testing.assert_array_equal(new.stale, [0, 3])
+    assert float(metrics["dynamics/holdout_mse"]) == 2.5
+
+
+def test_elites_are_the_best_on_the_holdout_and_the_limit_is_a_quantile_of_theirs(data):
+    flat = dataclasses.replace(data, obs=jnp.zeros((len(data.obs), 2)))
+    given = moves(1.0, 50.0, 3.0)
+    state = dynamics.DynamicsState(
+        params=jnp.zeros(3),
+        optimizer=(),
+        best_params=given.params,
+        best_error=jnp.array([0.2, 0.9, 0.1]),
+        stale=jnp.zeros(3, jnp.int32),
+        step=jnp.int32(0),
+        key=jax.random.key(0),
+    )
+    fitted = dynamics.model(CONFIG, MOVES, given.targets, given.scale, flat, state, (0.5, 3.0))
+    np.testing.assert_array_equal(fitted.elites, [2, 0])
+    # Their disagreement is 1 everywhere.
+    np.testing.assert_allclose(fitted.limit, 3.0, rtol=1e-5)
+
+
+def test_error_of_the_nearest_object_is_zero_for_the_truth_and_above_for_persistence(targets):
+    obs = jax.random.uniform(jax.random.key(3), (20, SPEC.size))
+    target = jax.random.normal(jax.random.key(4), (20, SPEC.size + 1))
+    assert float(dynamics._nearest_loss(SPEC, targets, obs, target, target)) == 0.0
+    found = dynamics._nearest_loss(SPEC, targets, obs, jnp.zeros_like(target), target)
+    # In units of the nearest object's own mean squared motion.
+    np.testing.assert_allclose(found, 1.0, rtol=1e-4)
+
+
+def test_ensemble_learns_a_small_world(data, scale, targets, state):
+    held = toy_dataset(3)
+    config = dataclasses.replace(
+        CONFIG, holdout_every=200, learning_rate=5e-3, nearest_weight=0.1, members=3
+    )
+    parts = PARTS._replace(config=dataclasses.replace(PARTS.config, dynamics=config))
+    both = jax.tree.map(lambda x: jnp.copy(x)[None], state)
+    first, _ = train.make_dynamics_chunk(parts)(targets, scale, data, held, both)
+    # 1 is the error of always saying the mean change.
+    assert np.all(np.asarray(first.best_error) < 0.6)
+    assert int(first.step[0]) == 200
