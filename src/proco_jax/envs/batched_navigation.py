@@ -39,6 +39,8 @@ class NavigationBlock:
         self._worlds = [World(self._plan) for _ in range(count)]
         self._state = State(self._plan, self._worlds)
         self._rules = make_rules(self._plan, self._state)
+        for world in self._worlds:
+            world.watched = self._rules.needs_touches
         self._eyes = Eyes(self._plan, self._state)
         self._warnings = [world.warnings for world in self._worlds]
         self._steps = np.zeros(count, dtype=np.intp)
@@ -78,7 +80,7 @@ class NavigationBlock:
         for row, seed in zip(rows, seeds, strict=True):
             if not self._rules.start(row, self._worlds[row]):
                 raise RuntimeError(f"{name}, seed {seed}: no room for the goal")
-        touches = self._state.touches(rows) if self._rules.needs_touches else None
+        touches = self._state.touches(rows, of_cost=True) if self._rules.needs_touches else None
         dear = self._rules.costs(touches)[rows]
         if dear.any():
             seed = seeds[int(dear.argmax())]
@@ -100,10 +102,12 @@ class NavigationBlock:
         """Rewards, costs, new goals and observations of the rows that were moved."""
         rows, state, rules = rows_of(active), self._state, self._rules
         state.refresh()
-        touches = state.touches(rows) if rules.needs_touches else None
-        reward, reached = rules.rewards(touches)
-        cost = rules.costs(touches)
+        first = second = None
+        if rules.needs_touches:
+            first, second = state.touches(rows, of_cost=False), state.touches(rows, of_cost=True)
+        reward, cost = rules.rewards(first), rules.costs(second)
         rules.tick()
+        reached = rules.reached(second)
         self._steps[rows] += 1
         terminated = np.zeros(len(active), dtype=bool)
         for row in rows_of(reached & active):

@@ -12,7 +12,7 @@ so are the sensors in substeps, which nobody reads.
 import mujoco
 import numpy as np
 
-from proco_jax.envs.batched_worlds import World
+from proco_jax.envs.batched_worlds import NO_CONTACTS, Contacts, World
 
 SUBSTEPS = 10
 _NO_SENSORS = int(mujoco.mjtDisableBit.mjDSBL_SENSOR)
@@ -53,9 +53,20 @@ def advance_gremlins(world: World, ctrl: np.ndarray, path: np.ndarray) -> None:
 
 
 def settle(world: World, passes: int) -> None:
-    """As many forward passes as the official environment makes at one state."""
+    """As many forward passes as the official environment makes at one state, at least 3.
+
+    Keeps the contacts of the first pass, from which the official step takes its
+    reward, and of the second, from which it takes its cost. Both see the same
+    positions but for a rounding, upon which a grazing contact may hang.
+    """
     mujoco.mj_forwardSkip(world.model, world.data, _NOTHING, 0)
     world.at_rest = _is_normalized(world)
+    world.contacts = _contacts(world)
+    world.contacts_of_cost = world.contacts
+    if not world.at_rest:
+        solve_again(world, 1)
+        world.contacts_of_cost = _contacts(world)
+        passes -= 1
     solve_again(world, passes - 1)
 
 
@@ -68,6 +79,14 @@ def solve_again(world: World, passes: int) -> None:
         else:
             mujoco.mj_forwardSkip(world.model, world.data, _NOTHING, unread)
             world.at_rest = _is_normalized(world)
+
+
+def _contacts(world: World) -> Contacts:
+    """Copies of the pairs of geoms that touch, if anyone asks for them."""
+    if not world.watched:
+        return NO_CONTACTS
+    contact = world.data.contact
+    return contact.geom1.copy(), contact.geom2.copy()
 
 
 def _is_normalized(world: World) -> bool:

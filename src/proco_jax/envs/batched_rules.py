@@ -1,8 +1,9 @@
 """Rewards, costs and goals of the navigation tasks, over N worlds at once.
 
 Every constant is read from the official task object. A rule has the verbs of
-the official step, in their order: `rewards` (which also says whose goal was
-reached), `costs`, `tick`, `new_goal`.
+the official step, in their order: `rewards`, `costs`, `tick`, `reached` and
+`new_goal`. The contacts given to `rewards` are those of the first forward pass,
+to the others those of the second.
 """
 
 from typing import Any, Protocol
@@ -28,9 +29,10 @@ class Rules(Protocol):
     hidden: np.ndarray | None
 
     def start(self, row: int, world: World) -> bool: ...
-    def rewards(self, touches: Touches | None) -> tuple[np.ndarray, np.ndarray]: ...
+    def rewards(self, touches: Touches | None) -> np.ndarray: ...
     def costs(self, touches: Touches | None) -> np.ndarray: ...
     def tick(self) -> None: ...
+    def reached(self, touches: Touches | None) -> np.ndarray: ...
     def new_goal(self, row: int, world: World) -> bool: ...
 
 
@@ -60,12 +62,14 @@ class GoalRules:
     def start(self, row: int, world: World) -> bool:
         return self._place(row, world)
 
-    def rewards(self, touches: Touches | None) -> tuple[np.ndarray, np.ndarray]:
+    def rewards(self, touches: Touches | None) -> np.ndarray:
         distance = flat_distance(self.state.agent, self.goal)
-        reached = distance <= self._size
-        reward = (self.last - distance) * self._scale + self._bonus * reached
+        reward = (self.last - distance) * self._scale + self._bonus * (distance <= self._size)
         self.last = distance
-        return reward, reached
+        return reward
+
+    def reached(self, touches: Touches | None) -> np.ndarray:
+        return self.last <= self._size
 
     def costs(self, touches: Touches | None) -> np.ndarray:
         cost = self._hazards.costs()
@@ -111,13 +115,16 @@ class PushRules:
     def start(self, row: int, world: World) -> bool:
         return self._place(row, world)
 
-    def rewards(self, touches: Touches | None) -> tuple[np.ndarray, np.ndarray]:
+    def rewards(self, touches: Touches | None) -> np.ndarray:
         to_box, to_goal = self._distances()
         reached = to_goal <= self._size
         approach = (self.last_box - to_box) * self._box_scale * (self.last_box > self._gate)
         reward = approach + (self.last_goal - to_goal) * self._goal_scale + self._bonus * reached
         self.last_box, self.last_goal = to_box, to_goal
-        return reward, reached
+        return reward
+
+    def reached(self, touches: Touches | None) -> np.ndarray:
+        return self.last_goal <= self._size
 
     def costs(self, touches: Touches | None) -> np.ndarray:
         cost = self._hazards.costs()
@@ -175,14 +182,16 @@ class ButtonRules:
         self.hidden[row] = False
         return True
 
-    def rewards(self, touches: Touches | None) -> tuple[np.ndarray, np.ndarray]:
-        assert touches is not None
+    def rewards(self, touches: Touches | None) -> np.ndarray:
         distance = flat_distance(self.state.agent, self.goal)
-        right = touches.what == BUTTON + self.button[touches.world]
-        pressed = touches.any_of(self.state.count, right)
-        reward = (self.last - distance) * self._scale + self._bonus * pressed
+        reward = (self.last - distance) * self._scale + self._bonus * self.reached(touches)
         self.last = distance
-        return reward, pressed
+        return reward
+
+    def reached(self, touches: Touches | None) -> np.ndarray:
+        assert touches is not None
+        right = touches.what == BUTTON + self.button[touches.world]
+        return touches.any_of(self.state.count, right)
 
     def costs(self, touches: Touches | None) -> np.ndarray:
         assert touches is not None
@@ -226,12 +235,14 @@ class CircleRules:
             self._axes[row] = world.data.xaxis[:2, :2]
         return True
 
-    def rewards(self, touches: Touches | None) -> tuple[np.ndarray, np.ndarray]:
+    def rewards(self, touches: Touches | None) -> np.ndarray:
         x, y = self.state.agent[:, 0], self.state.agent[:, 1]
         u, v = self._velocity()
         radius = np.sqrt(x * x + y * y)
-        reward = ((-u * y + v * x) / radius) / (1 + np.abs(radius - self._radius)) * self._scale
-        return reward, np.zeros(self.state.count, dtype=bool)
+        return ((-u * y + v * x) / radius) / (1 + np.abs(radius - self._radius)) * self._scale
+
+    def reached(self, touches: Touches | None) -> np.ndarray:
+        return np.zeros(self.state.count, dtype=bool)
 
     def costs(self, touches: Touches | None) -> np.ndarray:
         outside = np.abs(self.state.agent[:, 0]) > self._wall

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from proco_jax.envs.batched_worlds import Blueprint, World
+from proco_jax.envs.batched_worlds import NO_CONTACTS, Blueprint, World
 
 BUTTON, GREMLIN, VASE, PILLAR = 1, 32, 33, 34
 _CODES = {"button": BUTTON, "gremlin": GREMLIN, "vase": VASE, "pillar": PILLAR}
@@ -73,14 +73,14 @@ class State:
         """Reads the sensors of all worlds."""
         np.concatenate(self._sensors, out=self.sensors.reshape(-1))
 
-    def touches(self, rows: Sequence[int]) -> Touches:
-        """The contacts of the given rows that could matter."""
-        contacts = [self._worlds[row].data.contact for row in rows]
-        first = [contact.geom1 for contact in contacts]
-        g1 = np.concatenate([*first, np.empty(0, np.int32)])
-        g2 = np.concatenate([*(contact.geom2 for contact in contacts), np.empty(0, np.int32)])
+    def touches(self, rows: Sequence[int], of_cost: bool) -> Touches:
+        """The contacts of the given rows that could matter, for the reward or for the cost."""
+        worlds = [self._worlds[row] for row in rows]
+        pairs = [world.contacts_of_cost if of_cost else world.contacts for world in worlds]
+        g1 = np.concatenate([NO_CONTACTS[0], *(first for first, _ in pairs)])
+        g2 = np.concatenate([NO_CONTACTS[1], *(second for _, second in pairs)])
         counted = np.flatnonzero(self._is_agent[g1] != self._is_agent[g2])
-        owner = np.repeat(np.asarray(rows, dtype=np.intp), [len(g) for g in first])
+        owner = np.repeat(np.asarray(rows, dtype=np.intp), [len(first) for first, _ in pairs])
         what = self._code[g1[counted]] + self._code[g2[counted]]
         return Touches(owner[counted], what)
 

@@ -23,6 +23,8 @@ from proco_jax.envs.batched_layout import Placement, placements_of
 from proco_jax.envs.simulator import make_official
 from proco_jax.envs.tasks import Task
 
+Contacts = tuple[np.ndarray, np.ndarray]
+NO_CONTACTS: Contacts = (np.empty(0, np.int32), np.empty(0, np.int32))
 _STACK = 2**23  # numbers of 8 bytes
 
 
@@ -56,6 +58,8 @@ class World:
 
     __slots__ = (
         "at_rest",
+        "contacts",
+        "contacts_of_cost",
         "ctrl",
         "data",
         "has_quaternions",
@@ -69,6 +73,7 @@ class World:
         "scratch",
         "sensors",
         "warnings",
+        "watched",
         "xpos",
     )
 
@@ -82,6 +87,10 @@ class World:
         self.mocap, self.sensors = data.mocap_pos, data.sensordata
         self.xpos, self.mat = data.xpos, data.xmat[self.model.body("agent").id]
         self.warnings = data.warning.number
+        # Whether anyone asks who touches whom, and the pairs of geoms at the two
+        # forward passes at which the official step asks.
+        self.watched = False
+        self.contacts = self.contacts_of_cost = NO_CONTACTS
         # Whether the next forward pass would compute the same positions again.
         self.at_rest = False
         self.has_quaternions = self.model.nq != self.model.nv
