@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proco_jax.config import CollectConfig
-from proco_jax.envs import batched_navigation, batched_rules, batched_state
+from proco_jax.envs import batched_navigation, batched_physics, batched_rules, batched_state
 from proco_jax.envs.batched import BatchedEnv
 from proco_jax.envs.batched_lidar import lidar
 from proco_jax.envs.controllers import ControllerMixture
@@ -220,6 +220,27 @@ def test_gremlins_that_lag_one_step_are_caught(
         path = block_of(env)._path
         monkeypatch.setattr(block_of(env), "_path", np.concatenate([path[:1], path[:-1]]))
         assert ref.mismatch(env, 0, button_episode) != ""
+
+
+def test_reward_and_cost_see_the_contacts_of_their_own_forward_pass(monkeypatch: Any) -> None:
+    # Between the passes positions are rounded anew, and a grazing contact may
+    # show in only one of them.
+    with BatchedEnv(get_task("PointButton1"), 1, workers=1) as env:
+        env.reset([0])
+        rules, world = block_of(env)._rules, block_of(env)._worlds[0]
+        right = int(rules.button[0])
+        names = ("agent", f"button{right}", f"button{(right + 1) % 4}")
+        agent, *buttons = (world.model.geom(name).id for name in names)
+        pairs = [(np.array([agent]), np.array([button])) for button in buttons]
+        monkeypatch.setattr(batched_physics, "_is_normalized", lambda _: False)
+        for order, expected in ((pairs, (True, 1.0, False)), (pairs[::-1], (False, 0.0, True))):
+            scripted = list(order)
+            monkeypatch.setattr(batched_physics, "_contacts", lambda _, s=scripted: s.pop(0))
+            before = rules.last[0]
+            result = env.step(np.zeros((1, 2)))
+            bonus = result.reward[0] - (before - rules.last[0])
+            moved = rules.timer[0] == 10
+            assert (bonus > 0.5, result.cost[0], moved) == expected
 
 
 def block_of(env: BatchedEnv) -> Any:
