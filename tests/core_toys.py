@@ -131,7 +131,7 @@ def toy_parts(config: Config | None = None) -> train.Parts:
     return train.make_parts(config or tiny_config(), SPEC, ACTIONS)
 
 
-def same_leaves(left: Any, right: Any, **tolerance: float) -> None:
+def same_leaves(left: Any, right: Any, **tolerance: Any) -> None:
     """Asserts that two trees are equal, bit for bit unless a tolerance is given."""
 
     def plain(x: Any) -> np.ndarray:

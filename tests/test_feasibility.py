@@ -11,8 +11,8 @@ from proco_jax.networks import Encoder
 from proco_jax.observation import Field, ObservationSpec
 
 LINE = ObservationSpec((Field("x", 4, "flat", "", "Which of four states."),))
-CONFIG = FeasibilityConfig(discount=0.9)
-AGENT = AgentConfig(hidden=(16,), learning_rate=1e-2, target_rate=0.1)
+CONFIG = FeasibilityConfig(discount=0.9, target_rate=0.1)
+AGENT = AgentConfig(hidden=(16,), learning_rate=1e-2)
 NETS = feasibility.networks(FeasibilityConfig(), AGENT.hidden, Encoder(LINE, True, (8, 8), 16, 1))
 
 

@@ -195,7 +195,9 @@ def test_variance_head_teaches_nothing_to_the_mean(obs, action):
     params = drawn_params(net, 13, obs[0], action[0])
 
     def by_head(index: int):
-        grads = jax.jit(jax.grad(lambda p: net.apply(p, obs, action)[index].sum()))(params)
+        grads = jax.jit(jax.grad(lambda p: networks.apply(net, p, obs, action)[index].sum()))(
+            params
+        )
         return {
             jax.tree_util.keystr(path)
             for path, g in jax.tree_util.tree_leaves_with_path(grads)

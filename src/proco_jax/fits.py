@@ -159,7 +159,7 @@ def fit_cost(
     config = run.config.cost
     rng = np.random.default_rng(run.config.seed)
     order = rng.permutation(len(labels.unsafe))
-    held, used = np.split(order, [int(len(order) * config.holdout_share)])
+    held, used = np.split(order, [int(len(order) * held_out_share(run, labels))])
     # Too few unsafe labels for the stated recall are told before the fit.
     cost.conformal_threshold(np.zeros(int((labels.unsafe[held] >= 0.5).sum())), config.recall)
     on_device = cost.Labels(scale(labels.obs[used]), jnp.asarray(labels.unsafe[used]))
@@ -179,6 +179,18 @@ def fit_cost(
         saved.save(done, state)
     held_out = LabeledStates(*(x[held] for x in labels))
     return *_calibrated(run, parts, scale, state, held_out), held_out
+
+
+def held_out_share(run: Run, labels: LabeledStates) -> float:
+    """The share of labels kept for the threshold, more where unsafe ones are few.
+
+    A model that is paid by the state labels hundreds, of which the stated
+    recall needs 1 / (1 - recall) unsafe ones; never more than half are kept.
+    """
+    config = run.config.cost
+    unsafe = max(int((labels.unsafe >= 0.5).sum()), 1)
+    needed = 1.1 / (1.0 - config.recall) / unsafe
+    return max(config.holdout_share, min(0.5, needed))
 
 
 def disagreement(
