@@ -4,7 +4,7 @@
 
 Variants: `car_button.py:quick`, `car_button.py`, `car_button.py:paper`.
 
-@RECORD@
+Not measured yet with these settings.
 """
 
 from proco_jax.config import Config
