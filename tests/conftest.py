@@ -11,8 +11,6 @@ from core_toys import SPEC
 from proco_jax.observation import ObservationSpec
 
 jax.config.update("jax_debug_key_reuse", True)
-# Compiling takes most of the time here, and nothing runs long enough to pay for it.
-jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")

@@ -46,9 +46,7 @@ def test_a_loaded_policy_acts_as_the_trained_one(run):
 
 def test_seeds_are_different_policies(run):
     folder, *_, obs = run
-    first, second = (
-        deploy.load_policy(folder, seed=s)(obs[0], jax.random.key(3)) for s in (0, 1)
-    )
+    first, second = (deploy.load_policy(folder, seed=s)(obs[0], jax.random.key(3)) for s in (0, 1))
     assert not np.allclose(first, second)
 
 

@@ -155,9 +155,7 @@ def test_policy_spread_stays_in_range_even_for_absurd_states(obs):
 
 @pytest.fixture
 def _optimized():
-    jax.config.update("jax_disable_most_optimizations", False)
     yield
-    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.mark.usefixtures("_optimized")

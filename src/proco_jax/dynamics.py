@@ -26,6 +26,9 @@ from proco_jax.observation import ObservationSpec
 from proco_jax.scaling import Scale
 from proco_jax.types import Array, Dataset
 
+# Least mean square change of a ring's nearest object, against that of its bins.
+NEAREST_FLOOR = 1e-3
+
 
 class Targets(NamedTuple):
     """Scale of the changes to be predicted, and which dimensions are.
@@ -286,7 +289,9 @@ def _nearest_loss(
         now, guess, true = obs[:, where], mean[:, where], target[:, where]
         moved = jnp.max(now + guess * size + shift, axis=-1)
         moves = jnp.max(now + true * size + shift, axis=-1)
-        spread = jnp.mean(jnp.square(moves - jnp.max(now, axis=-1))) + 1e-8
+        # A nearest object that never moves must not outweigh everything else.
+        spread = jnp.mean(jnp.square(moves - jnp.max(now, axis=-1)))
+        spread = jnp.maximum(spread, NEAREST_FLOOR * jnp.mean(jnp.square(size)))
         total += jnp.mean(jnp.square(moved - moves)) / spread
     return total / max(len(spec.rings), 1)
 

@@ -1,0 +1,206 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from core_toys import same_leaves, toy_context, toy_parts
+
+from proco_jax import train
+from proco_jax.checkpoint import Checkpoints
+
+PARTS = toy_parts()
+CONFIG = PARTS.config
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _reuse_of_keys_unchecked():
+    # The checker refuses a scan over keys inside the vmap over seeds; rollouts alone pass it.
+    jax.config.update("jax_debug_key_reuse", False)
+    yield
+    jax.config.update("jax_debug_key_reuse", True)
+
+
+@pytest.fixture(scope="module")
+def context():
+    return toy_context(PARTS)
+
+
+@pytest.fixture(scope="module")
+def begin(context):
+    """A fresh copy of the same two seeds each time; a chunk consumes its states."""
+    state = train.make_train_init(PARTS)(context, train.seed_keys(0, 2))
+    return lambda: jax.tree.map(jnp.copy, state)
+
+
+@pytest.fixture(scope="module")
+def chunk():
+    return train.make_train_chunk(PARTS)
+
+
+@pytest.fixture(scope="module")
+def after(context, begin, chunk):
+    """States and metrics after one chunk and after three."""
+    first, metrics = chunk(context, begin())
+    kept = jax.tree.map(jnp.copy, first)
+    second, _ = chunk(context, first)
+    third, _ = chunk(context, second)
+    return kept, third, metrics
+
+
+@pytest.fixture(scope="module")
+def baseline(context, begin):
+    """The two seeds without knowledge, after one chunk."""
+    alone = context._replace(knowledge=None)
+    state = begin().replace(buffer=None)
+    return train.make_train_chunk(PARTS)(alone, state)
+
+
+def one_seed(tree, seed: int):
+    """That seed of a state, with its axis."""
+    return jax.tree.map(lambda x: jnp.copy(x[seed : seed + 1]), tree)
+
+
+def test_gathered_transitions_lead_from_a_row_to_the_next(context):
+    data = context.data
+    found = train.gather(data, context.scale, jnp.array([0, 19, 20]))
+    rows = np.asarray(context.scale(data.obs))
+    # Episodes have 20 steps and 21 rows.
+    np.testing.assert_allclose(found.obs, rows[[0, 19, 21]], atol=1e-6)
+    np.testing.assert_allclose(found.next_obs, rows[[1, 20, 22]], atol=1e-6)
+    np.testing.assert_array_equal(found.action, data.action[jnp.array([0, 19, 20])])
+
+
+def test_logged_state_is_unsafe_if_it_cost_or_the_network_says_so(context):
+    index = jnp.arange(3)
+    logged = train.gather(context.data, context.scale, index)._replace(cost=jnp.array([1.0, 0, 0]))
+    says = jnp.zeros(context.data.size, bool).at[1].set(True)
+    known = context._replace(knowledge=context.knowledge._replace(unsafe=says))
+    unsafe, safe = CONFIG.feasibility.unsafe, CONFIG.feasibility.safe
+    batch = train._logged_batch(PARTS, known, index, logged)
+    np.testing.assert_array_equal(batch.h, [unsafe, unsafe, safe])
+    batch = train._logged_batch(PARTS, known._replace(knowledge=None), index, logged)
+    np.testing.assert_array_equal(batch.h, [unsafe, safe, safe])
+
+
+def test_seeds_keep_their_keys_whatever_their_number():
+    few, many = train.seed_keys(3, 2), train.seed_keys(0, 6)
+    same_leaves(few, many[3:5])
+
+
+def test_a_world_without_cost_network_calls_nothing_unsafe(context):
+    world = train.make_world(PARTS, context.knowledge.model, None)
+    assert not np.any(world.unsafe(context.data.obs[:5]))
+
+
+def test_warmup_fills_the_buffer_and_no_more(begin):
+    state = begin()
+    np.testing.assert_array_equal(state.buffer.generation, CONFIG.rollouts.warmup)
+    lengths = np.asarray(state.buffer.data.length)
+    assert (
+        lengths[:, : CONFIG.rollouts.warmup].all()
+        and not lengths[:, CONFIG.rollouts.warmup :].any()
+    )
+
+
+def test_chunk_counts_its_steps_and_its_regenerations(after):
+    first, third, metrics = after
+    steps, every = CONFIG.train.chunk, CONFIG.rollouts.interval
+    np.testing.assert_array_equal(first.step, steps)
+    np.testing.assert_array_equal(third.step, 3 * steps)
+    np.testing.assert_array_equal(
+        third.buffer.generation, CONFIG.rollouts.warmup + 3 * steps // every
+    )
+    assert all(np.shape(v) == (2,) and np.all(np.isfinite(v)) for v in metrics.values())
+    assert "rollouts/violating_share" in metrics and "agent/policy_loss" in metrics
+
+
+def test_seeds_learn_apart(after):
+    leaves = jax.tree.leaves(after[0].agent.params)
+    assert all(not np.array_equal(x[0], x[1]) for x in leaves)
+
+
+def test_training_step_is_traced_once_over_many_chunks(after, chunk):
+    assert chunk._cache_size() == 1
+
+
+def test_resume_is_bit_exact(tmp_path, after, context, begin, chunk):
+    first, third, _ = after
+    with Checkpoints(tmp_path / "train") as saved:
+        saved.save(CONFIG.train.chunk, first)
+    with Checkpoints(tmp_path / "train") as saved:
+        state = saved.restore(begin())
+    for _ in range(2):
+        state, _ = chunk(context, state)
+    same_leaves(state, third)
+
+
+def test_baseline_ignores_imagined_data(baseline):
+    state, metrics = baseline
+    assert state.buffer is None
+    assert not [name for name in metrics if name.startswith("rollouts/")]
+    np.testing.assert_array_equal(state.step, CONFIG.train.chunk)
+
+
+def test_reward_critics_are_the_same_with_and_without_imagined_data(after, baseline):
+    ours, theirs = after[0].agent, baseline[0].agent
+    for part in ("q", "v"):
+        same_leaves(ours.params[part], theirs.params[part], rtol=1e-4, atol=1e-4)
+    for a, b in (
+        (ours.params["policy"], theirs.params["policy"]),
+        (ours.feasibility.params, theirs.feasibility.params),
+    ):
+        with pytest.raises(AssertionError):
+            same_leaves(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_seed_in_a_sweep_equals_it_alone(after, context, begin):
+    alone, _ = train.make_train_chunk(PARTS)(context, one_seed(begin(), 1))
+    same_leaves(alone.agent.params, one_seed(after[0].agent.params, 1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_sharded_over_four_devices_equals_unsharded():
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(Path(__file__).parent),
+    }
+    code = "import test_train; test_train.compare_sharded()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "4 devices" in done.stdout
+
+
+def compare_sharded() -> None:
+    """Run in a process of its own: four seeds on four devices, then on one."""
+    context = toy_context(PARTS)
+    # Distinct seeds from one program: the init of a sweep is compared elsewhere.
+    init, chunk = train.make_train_init(PARTS), train.make_train_chunk(PARTS)
+    state = init(context, train.seed_keys(0, 4))
+    copy = jax.tree.map(jnp.copy, state)
+    spread = train.shard_seeds(state, 4)
+    devices = {d for x in jax.tree.leaves(spread) for d in x.sharding.device_set}
+    ours, _ = chunk(train.replicate(context, 4), spread)
+    assert {len(x.sharding.device_set) for x in jax.tree.leaves(ours.agent.params)} == {4}
+    theirs, _ = chunk(context, copy)
+    same_leaves(ours.agent.params, theirs.agent.params, rtol=1e-4, atol=1e-4)
+    print(len(devices), "devices")
+
+
+def test_as_many_devices_as_divide_the_seeds_hold_them():
+    mesh = train._mesh(3)
+    assert 3 % mesh.size == 0 and mesh.size <= len(jax.local_devices())
+    placed = train.shard_seeds({"x": jnp.arange(3.0)}, 3)
+    np.testing.assert_array_equal(placed["x"], [0, 1, 2])
+
+
+def test_metrics_are_means_over_steps():
+    found = train._mean({"a": jnp.array([[1.0, 2.0], [3.0, 4.0]])})
+    np.testing.assert_array_equal(found["a"], [2.0, 3.0])
