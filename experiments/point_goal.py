@@ -5,7 +5,7 @@
 Variants: `point_goal.py:quick`, `point_goal.py`, `point_goal.py:paper`.
 
 Default variant at commit b34a8de, seeds 0 to 4, 20 episodes each, 2 shared CPU
-cores, about 40 minutes: PROCO return -7.1 (IQM), cost 0.0, 84% of the episodes
+cores, about 35 minutes: PROCO return -7.1 (IQM), cost 0.0, 84% of the episodes
 violation-free; baseline return -5.4, cost 15.6, 36%.
 Source: results.json of the command above.
 """
