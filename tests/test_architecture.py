@@ -86,7 +86,6 @@ LONG = {
     "train.py": 350,
     "diagnosis.py": 335,
     "dynamics.py": 320,
-    "envs/batched_rules.py": 320,
 }
 
 

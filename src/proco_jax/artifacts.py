@@ -66,7 +66,7 @@ def report_rollouts(run: Run, data: Data, state: train.TrainState) -> None:
     assert state.buffer is not None
     held = jax.tree.map(lambda x: np.asarray(x[0]), state.buffer.data)
     held = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), held)
-    rows = np.linspace(0, len(data.train.obs) - 1, 8000).astype(np.int64)
+    rows = np.unique(np.linspace(0, len(data.train.obs) - 1, 8000).astype(np.int64))
     logged = np.asarray(data.train.obs[rows])
     run.write_json("rollouts.json", diagnosis.rollouts_report(held, logged, data.scale))
 
