@@ -79,31 +79,24 @@ def acted(nets: proco.Networks, samples: int = 64, seed: int = 0) -> np.ndarray:
 
 def test_log_probability_by_hand():
     nets = critics(None, None, mean=0.5)
-    action = jnp.tanh(jnp.array([[0.5, 0.5], [1.5, 0.5]]))
+    action = jnp.array([[0.5, 0.5], [1.5, 0.5]])
     found = proco.log_probability(nets.policy, None, jnp.zeros((2, SPEC.size)), action)
     np.testing.assert_allclose(found, [0.0, -0.5], atol=1e-5)
 
 
-def test_log_probability_of_extreme_actions_is_finite():
-    nets = critics(None, None)
-    found = proco.log_probability(
-        nets.policy, None, jnp.zeros((1, SPEC.size)), jnp.array([[1.0, -1.0]])
-    )
-    assert np.all(np.isfinite(found))
-
-
-def test_with_one_sample_the_mode_acts():
-    nets = critics(lambda o, a: a[..., 0], lambda o, a: a[..., 1], mean=0.3)
-    np.testing.assert_allclose(acted(nets, samples=1), np.tanh(0.3), rtol=1e-6)
-
-
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_act_takes_the_best_of_the_feasible(seed):
+def test_one_sample_acts_whatever_it_is(seed):
     nets = critics(lambda o, a: a[..., 0], lambda o, a: a[..., 1])
-    chosen = acted(nets, seed=seed)
-    # The mode, 0, is feasible with a reward of 0; of 64 others some are better.
-    assert chosen[0] <= 0.0
-    assert chosen[1] > 0.5
+    alone = acted(nets, samples=1, seed=seed)
+    assert np.all(alone != 0.0) and np.all(np.abs(alone) <= 1.0)
+
+
+def test_act_takes_a_feasible_action_and_not_always_the_same():
+    nets = critics(lambda o, a: a[..., 0], lambda o, a: a[..., 1])
+    chosen = np.stack([acted(nets, seed=seed) for seed in range(20)])
+    assert np.all(chosen[:, 0] <= 0.0)
+    # Feasibility asks nothing of the second number, which stays as it was drawn.
+    assert (chosen[:, 1] > 0).any() and (chosen[:, 1] < 0).any()
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -186,4 +179,5 @@ def test_samples_of_the_policy_batched_follow_its_mean_and_stay_in_range():
     state: Any = proco.AgentState({"policy": None}, None, None, None)  # pyright: ignore
     found = np.asarray(proco.sample(nets, state, jnp.zeros((5000, SPEC.size)), jax.random.key(2)))
     assert found.shape == (5000, ACTIONS) and np.abs(found).max() <= 1.0
-    assert np.arctanh(np.clip(found, -0.9999, 0.9999)).mean() == pytest.approx(0.5, abs=0.05)
+    # Half of a deviation above the mean lies at the end of the range.
+    assert np.median(found) == pytest.approx(0.5, abs=0.05) and (found == 1.0).mean() > 0.25

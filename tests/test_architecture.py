@@ -13,7 +13,7 @@ SOURCE = ROOT / "src" / "proco_jax"
 
 # From the ground up. A room is a file or a folder; it imports from lower floors only.
 FLOORS = (
-    ("types", "observation", "statistics", "config_types"),
+    ("types", "observation", "statistics", "config_types", "devices"),
     ("config", "losses", "networks", "scaling"),
     (
         "rollouts",

@@ -24,7 +24,8 @@ class LineWorld:
     spec = LINE
 
     def apply(self, share: Any, obs: jax.Array, action: jax.Array) -> Any:
-        change = jnp.stack([share * obs[..., 1], action[..., 0], action[..., 0]], axis=-1)
+        u = action[..., 0]
+        change = jnp.stack([share * obs[..., 1], u, u, 0.0 * u], axis=-1)
         return change, jnp.zeros_like(change)
 
 
@@ -32,7 +33,7 @@ WORLD: Any = LineWorld()
 
 
 def model(share: float = 1.0) -> Model:
-    targets = Targets(jnp.zeros(3), jnp.ones(3), jnp.ones(3))
+    targets = Targets(jnp.zeros(4), jnp.ones(4), jnp.ones(4), jnp.ones(0), jnp.array([-1, 1]))
     return Model(jnp.full(2, share), jnp.arange(2), SCALE, targets, jnp.inf)
 
 

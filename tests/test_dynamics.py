@@ -24,15 +24,16 @@ class Moves:
     spec = FLAT
 
     def apply(self, params: Any, obs: jax.Array, action: jax.Array) -> Any:
-        mean = params * jnp.ones((*obs.shape[:-1], 3))
+        mean = params * jnp.ones((*obs.shape[:-1], 2 + dynamics.REWARDS))
         return mean, jnp.zeros_like(mean)
 
 
 MOVES: Any = Moves()
 
 
-def moves(*members: float, elites: tuple[int, ...] = (0, 1), size=(1.0, 10.0, 2.0)) -> Model:
-    targets = Targets(jnp.array([0.5, 0.0, 1.0]), jnp.array(size), jnp.ones(3))
+def moves(*members: float, elites: tuple[int, ...] = (0, 1), size=(1.0, 10.0, 2.0, 0.5)) -> Model:
+    shift, usual = jnp.array([0.5, 0.0, 1.0, 0.0]), jnp.array([-1.0, 5.0])
+    targets = Targets(shift, jnp.array(size), jnp.ones(4), jnp.ones(0), usual)
     scale = Scale(jnp.zeros(2), jnp.ones(2))
     return Model(jnp.array(members), jnp.array(elites), scale, targets, jnp.inf)
 
@@ -76,14 +77,11 @@ def step(data, scale, targets):
 
 def test_prediction_by_hand():
     obs = jnp.array([[1.0, 2.0]])
-    next_obs, reward, deviation, reward_deviation = dynamics.predict(
-        MOVES, moves(1.0, 2.0), jnp.int32(1), obs, jnp.zeros((1, 1))
-    )
-    # Change 2 in units of the sizes 1, 10 and 2, plus the shifts 0.5, 0 and 1.
-    np.testing.assert_allclose(next_obs, [[3.5, 22.0]])
-    np.testing.assert_allclose(reward, [5.0])
-    np.testing.assert_allclose(deviation, [[1.0, 10.0]])
-    np.testing.assert_allclose(reward_deviation, [2.0])
+    found = dynamics.predict(MOVES, moves(1.0, 2.0), jnp.int32(1), obs, jnp.zeros((1, 1)))
+    # Change 2 in units of the sizes 1, 10, 2 and 0.5, plus the shifts 0.5, 0, 1 and 0.
+    np.testing.assert_allclose(found.next_obs, [[3.5, 22.0]])
+    np.testing.assert_allclose((found.reward, found.bonus), [[5.0], [1.0]])
+    np.testing.assert_allclose(found.deviation, [[1.0, 10.0, 2.0, 0.5]])
 
 
 def test_disagreement_by_hand():
@@ -103,10 +101,23 @@ def test_standardized_targets_by_hand():
     flat = dataclasses.replace(
         data, obs=jnp.array([[0.0, 0.0], [2.5, 20.0]]), obs_index=jnp.array([0])
     )
-    flat = dataclasses.replace(flat, reward=jnp.array([5.0]), action=jnp.zeros((1, 1)))
+    flat = dataclasses.replace(flat, reward=jnp.array([7.0]), action=jnp.zeros((1, 1)))
     model = moves(0.0, 0.0)
     _, _, target = dynamics.standardized(model.targets, model.scale, flat, jnp.array([0]))
-    np.testing.assert_allclose(target, [[2.0, 2.0, 2.0]])
+    # Of a reward of 7, 5 are usual.
+    np.testing.assert_allclose(target, [[2.0, 2.0, 2.0, 4.0]])
+
+
+def test_a_rare_bonus_leaves_the_size_of_usual_rewards_alone(data, scale):
+    small = np.linspace(-0.01, 0.01, data.size).astype(np.float32)
+    bonus = np.where(np.arange(data.size) == 7, 1.0, small).astype(np.float32)
+    found = [
+        dynamics.fit_targets(SPEC, scale, dataclasses.replace(data, reward=r))
+        for r in (small, bonus)
+    ]
+    np.testing.assert_allclose(found[1].size[-2], found[0].size[-2], rtol=0.05)
+    assert found[1].size[-1] > 5 * found[1].size[-2] and found[1].varies[-1]
+    assert found[1].usual[1] < 0.02
 
 
 def test_rings_share_one_size_without_shift_and_constants_do_not_vary(targets):
@@ -117,7 +128,7 @@ def test_rings_share_one_size_without_shift_and_constants_do_not_vary(targets):
     battery = SPEC.slices["battery"]
     np.testing.assert_array_equal(targets.varies[battery], 0.0)
     np.testing.assert_array_equal(targets.size[battery], 1.0)
-    assert targets.varies[-1] == 1.0
+    assert targets.varies[-dynamics.REWARDS] == 1.0
 
 
 def test_closeness_is_clipped_and_nothing_else():
@@ -143,8 +154,8 @@ def test_predictions_keep_constants_and_stay_in_the_rings(data, scale):
     for member in range(2):
         for row in (0, 5):
             alone = one(model, jnp.int32(member), obs[row], action[row])
-            np.testing.assert_allclose(next_obs[member, row], alone[0], atol=1e-4)
-            np.testing.assert_allclose(reward[member, row], alone[1], atol=1e-4)
+            np.testing.assert_allclose(next_obs[member, row], alone.next_obs, atol=1e-4)
+            np.testing.assert_allclose(reward[member, row], alone.reward + alone.bonus, atol=1e-4)
 
 
 def test_bootstrap_draws_stay_in_range_and_differ_between_members():
@@ -191,7 +202,7 @@ def test_holdout_keeps_the_best_parameters_of_each_member(data):
         action=jnp.zeros((2, 1)),
         reward=jnp.zeros(2),
     )
-    targets = Targets(jnp.zeros(3), jnp.ones(3), jnp.ones(3))
+    targets = Targets(jnp.zeros(4), jnp.ones(4), jnp.ones(4), jnp.ones(0), jnp.array([-1.0, 1.0]))
     state = dynamics.DynamicsState(
         params=jnp.array([1.0, 2.0]),
         optimizer=(),
@@ -230,11 +241,39 @@ def test_elites_are_the_best_on_the_holdout_and_the_limit_is_a_quantile_of_their
 
 def test_error_of_the_nearest_object_is_zero_for_the_truth_and_above_for_persistence(targets):
     obs = jax.random.uniform(jax.random.key(3), (20, SPEC.size))
-    target = jax.random.normal(jax.random.key(4), (20, SPEC.size + 1))
+    target = jax.random.normal(jax.random.key(4), (20, SPEC.size + dynamics.REWARDS))
     assert float(dynamics._nearest_loss(SPEC, targets, obs, target, target)) == 0.0
-    found = dynamics._nearest_loss(SPEC, targets, obs, jnp.zeros_like(target), target)
-    # In units of the nearest object's own mean squared motion.
-    np.testing.assert_allclose(found, 1.0, rtol=1e-4)
+    wrong = target.at[:, SPEC.slices["goal"]].add(1.0)
+    assert float(dynamics._nearest_loss(SPEC, targets, obs, wrong, target)) > 0.0
+
+
+def test_error_of_the_nearest_object_by_hand(targets):
+    where, sizes = SPEC.slices["goal"], targets.nearest
+    obs = jnp.zeros((1, SPEC.size)).at[0, where.start].set(0.5)
+    target = jnp.zeros((1, SPEC.size + dynamics.REWARDS))
+    ring = [f.name for f in SPEC.rings].index("goal")
+    # Off by two sizes in the largest bin: 4, averaged over two rings. A smaller bin is nobody's.
+    off = 2.0 * sizes[ring] / targets.size[where.start]
+    for place, expected in ((where.start, 2.0), (where.start + 1, 0.0)):
+        guess = target.at[0, place].set(-off)
+        found = dynamics._nearest_loss(SPEC, targets, obs, guess, target)
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_rare_jumps_do_not_swell_the_size_of_a_rings_changes(data, scale):
+    usual = dynamics.fit_targets(SPEC, scale, data)
+    where = SPEC.slices["goal"]
+    obs = np.array(data.obs)
+    still = np.repeat(obs[:1], len(obs), axis=0)
+    steady = still + 1e-3 * np.arange(len(obs))[:, None] % 0.1
+    jumps = steady.copy()
+    jumps[5, where] += 5.0
+    sizes = [
+        dynamics.fit_targets(SPEC, scale, dataclasses.replace(data, obs=x.astype(np.float32)))
+        for x in (steady, jumps)
+    ]
+    np.testing.assert_allclose(sizes[1].nearest, sizes[0].nearest, rtol=0.5)
+    assert usual.nearest.shape == (len(SPEC.rings),)
 
 
 def test_ensemble_learns_a_small_world(data, scale, targets, state):

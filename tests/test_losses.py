@@ -24,6 +24,24 @@ def test_reachability_target_by_hand():
     np.testing.assert_allclose(target, [2.6, 25.0, -1.0, -1.0], rtol=1e-6)
 
 
+def test_reachability_target_of_a_lasting_violation_by_hand():
+    h = jnp.array([-1.0, 25.0, 25.0])
+    next_value = jnp.array([3.0, -1.0, 10.0])
+    target = losses.reachability_target(h, next_value, jnp.ones(3), 0.9, 0.8)
+    # As ever where the next state is safe; 0.2 * 25, a violation of one step; 5 + 0.8 * 10.
+    np.testing.assert_allclose(target, [2.6, 5.0, 13.0], rtol=1e-6)
+
+
+def test_a_violation_counts_more_the_longer_it_lasts_and_always_above_zero():
+    value, values = jnp.array([-1.0]), []
+    for _ in range(40):
+        value = losses.reachability_target(
+            jnp.array([25.0]), value, jnp.ones(1), 0.99, duration=0.9
+        )
+        values.append(float(value[0]))
+    assert values[0] == pytest.approx(2.5) and np.all(np.diff(values) > 0) and values[-1] < 25.0
+
+
 def test_td_target_by_hand():
     target = losses.td_target(
         jnp.array([1.0, 1.0]), jnp.array([10.0, 10.0]), jnp.array([1.0, 0.0]), 0.9
@@ -147,3 +165,14 @@ def test_values_fitted_to_the_lower_expectile_lie_below_the_mean():
     gradient = jax.grad(lambda v: losses.expectile_loss(target - v, 0.1).mean())
     assert gradient(target.mean()) > 0
     chex.assert_tree_all_finite(gradient(target.mean()))
+
+
+def test_robust_square_by_hand():
+    error = jnp.array([0.0, -1.0, 2.0, -5.0])
+    # Squares up to 2, then the tangent 4 |e| - 4.
+    np.testing.assert_allclose(losses.robust_square(error, 2.0), [0, 1, 4, 16])
+
+
+def test_robust_square_has_a_bounded_slope():
+    slope = jax.vmap(jax.grad(lambda e: losses.robust_square(e, 2.0)))(jnp.array([-9.0, 1.0, 1e6]))
+    np.testing.assert_allclose(slope, [-4, 2, 4])

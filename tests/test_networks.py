@@ -63,8 +63,15 @@ def test_what_an_observation_lacks_is_taken_as_nothing():
 
 def test_a_vector_ahead_seen_from_four_bins_by_hand():
     seen = networks.into_bin_frames(jnp.array([[1.0, 0.0]]), 4)
-    # Along the bin's direction, and to its left.
-    np.testing.assert_allclose(seen, [[1, 0], [0, -1], [-1, 0], [0, 1]], atol=1e-6)
+    # Along the bin's middle, 45 degrees left of ahead for the first, and to its left.
+    half = np.sqrt(0.5)
+    expected = np.array([[1, -1], [-1, -1], [-1, 1], [1, 1]]) * half
+    np.testing.assert_allclose(seen, expected, atol=1e-6)
+
+
+def test_actions_saturate_by_hand():
+    seen = networks.with_saturation(jnp.array([0.0, 1.0, -0.05]))
+    np.testing.assert_allclose(seen, [0, 1, -0.05, 0, 1, -np.tanh(1.5)], atol=1e-6)
 
 
 def test_neighbours_by_hand():
@@ -150,7 +157,8 @@ def test_policy_spread_stays_in_range_even_for_absurd_states(obs):
     for factor in (1.0, 1e4, -1e4):
         mean, log_std = apply(net, params, factor * obs)
         assert mean.shape == log_std.shape == (5, ACTIONS)
-        assert np.all(log_std >= -5.0) and np.all(log_std <= 1.0)
+        assert np.all(np.abs(mean) <= 1.0)
+        assert np.all(log_std >= -4.0) and np.all(log_std <= 0.0)
 
 
 @pytest.fixture

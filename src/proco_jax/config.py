@@ -255,6 +255,8 @@ class FeasibilityConfig:
       unsafe: value of h in an unsafe state.
       safe: value of h in a safe state.
       discount: of the reachability backup.
+      duration: how much of a violation's value is its length, see
+        `losses.reachability_target`; 0 is the published backup.
       expectile: of the value's regression on the lower side.
       target_rate: of the target network's moving average. A violation has to
         travel back step by step, each through this average.
@@ -263,6 +265,7 @@ class FeasibilityConfig:
     unsafe: float = 25.0
     safe: float = -1.0
     discount: float = 0.99
+    duration: float = 0.9
     expectile: float = 0.9
     target_rate: float = 0.05
 
@@ -282,19 +285,19 @@ class AgentConfig:
       cost_temperature: of the weight on the feasibility advantage.
       reward_weight_limit: largest weight of a feasible sample.
       cost_weight_limit: largest weight of an infeasible sample.
-      samples: actions among which one is chosen when deployed; 1 acts by the mode.
+      samples: actions among which a feasible one is chosen when deployed.
     """
 
     hidden: tuple[int, ...] = (128,)
     learning_rate: float = 3e-4
-    target_rate: float = 0.005
+    target_rate: float = 0.05
     discount: float = 0.99
-    expectile: float = 0.9
+    expectile: float = 0.7
     reward_scale: float = 1.0
-    reward_temperature: float = 3.0
-    cost_temperature: float = 5.0
+    reward_temperature: float = 10.0
+    cost_temperature: float = 1.0
     reward_weight_limit: float = 100.0
-    cost_weight_limit: float = 150.0
+    cost_weight_limit: float = 10.0
     samples: int = 16
 
 
@@ -309,7 +312,7 @@ class TrainConfig:
       checkpoint_every: steps between checkpoints, a multiple of `chunk`.
     """
 
-    steps: int = 2000
+    steps: int = 4000
     batch: int = 256
     chunk: int = 250
     checkpoint_every: int = 1000
@@ -329,7 +332,7 @@ class EvalConfig:
 
     episodes: int = 20
     interim_episodes: int = 2
-    interim_every: int = 1000
+    interim_every: int = 2000
     seed: int = 1_000_000
     worlds: int = 40
 
@@ -510,6 +513,7 @@ _AT_LEAST_ONE = (
     "evaluation.episodes",
     "evaluation.interim_every",
 )
+_SHARES_BELOW_ONE = ("feasibility.duration",)
 _ABOVE_ZERO = (
     "dynamics.learning_rate",
     "cost.learning_rate",
@@ -526,6 +530,7 @@ def _rules(config: Config) -> list[tuple[str, Any, bool, str]]:
     flat = flatten(config)
     rules = [(n, flat[n], 0 <= flat[n] <= 1, "a share between 0 and 1") for n in _SHARES]
     rules += [(n, flat[n], 0 < flat[n] < 1, "a number between 0 and 1") for n in _OPEN_UNIT]
+    rules += [(n, flat[n], 0 <= flat[n] < 1, "0 or more and below 1") for n in _SHARES_BELOW_ONE]
     rules += [(n, flat[n], flat[n] >= 1, "at least 1") for n in _AT_LEAST_ONE]
     rules += [(n, flat[n], flat[n] > 0, "a number above 0") for n in _ABOVE_ZERO]
     rules += [

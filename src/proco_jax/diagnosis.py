@@ -40,8 +40,9 @@ def model_fit(
     # Averaged over the elites that predict.
     model_change = np.concatenate([predicted.mean(0) - obs, reward.mean(0)[:, None]], axis=1)
     ridge_change = _ridge(model, train, obs, action)
-    varies = np.asarray(model.targets.varies) > 0
-    size = np.asarray(model.targets.size)
+    # The reward is scored as one number, on its own.
+    varies = np.append(np.asarray(model.targets.varies)[: obs.shape[1]] > 0, True)
+    size = np.append(np.asarray(model.targets.size)[: obs.shape[1]], 1.0)
     report = {}
     for group, index in _groups(net.spec).items():
         index = index[varies[index]]

@@ -26,22 +26,36 @@ from proco_jax.observation import ObservationSpec
 from proco_jax.scaling import Scale
 from proco_jax.types import Array, Dataset
 
-# Least mean square change of a ring's nearest object, against that of its bins.
-NEAREST_FLOOR = 1e-3
+# Least size of the changes of a ring's nearest object, against that of its bins: one
+# that never moves must not outweigh everything else.
+NEAREST_FLOOR = 0.03
+# A ring jumps when a goal is reached or an object hides another. Errors beyond this many
+# sizes count linearly, and changes beyond these quantiles as the quantile.
+ROBUST = 3.0
+USUAL, USUAL_NEAREST = 0.99, 0.95
+REWARDS = 2
 
 
 class Targets(NamedTuple):
     """Scale of the changes to be predicted, and which dimensions are.
 
+    The last two dimensions are the reward: what is usual of it, and what a
+    rare bonus exceeds that by. In one number the bonus would decide the fit,
+    and the small rewards on the way to it would be lost.
+
     Attributes:
-      shift: `[O + 1]`, the reward last.
-      size: `[O + 1]`.
-      varies: `[O + 1]`, 0 for dimensions that never change.
+      shift: `[O + 2]`.
+      size: `[O + 2]`.
+      varies: `[O + 2]`, 0 for dimensions that never change.
+      nearest: `[R]` size of the changes of each ring's largest bin.
+      usual: `[2]` smallest and largest usual reward.
     """
 
     shift: Array
     size: Array
     varies: Array
+    nearest: Array
+    usual: Array
 
 
 class Model(NamedTuple):
@@ -87,20 +101,39 @@ class DynamicsState:
 
 def network(config: DynamicsConfig, spec: ObservationSpec) -> DynamicsNetwork:
     """The network of one member."""
-    return DynamicsNetwork(spec, config.bin_hidden, config.hidden, config.neighbours)
+    return DynamicsNetwork(spec, config.bin_hidden, config.hidden, config.neighbours, REWARDS)
 
 
 def fit_targets(spec: ObservationSpec, scale: Scale, data: Dataset) -> Targets:
     """Standardisation of the changes in the logs; a ring's bins share one size."""
-    change = np.asarray(data.obs[data.obs_index + 1] - data.obs[data.obs_index], np.float64)
-    target = np.concatenate([change, np.asarray(data.reward, np.float64)[:, None]], axis=1)
+    obs, next_obs = data.obs[data.obs_index], data.obs[data.obs_index + 1]
+    change = np.asarray(next_obs - obs, np.float64)
+    usual = np.quantile(data.reward, (1.0 - USUAL, USUAL))
+    reward = np.stack(_split_reward(np.asarray(data.reward, np.float64), usual), axis=1)
+    target = np.concatenate([change, reward], axis=1)
     shift, size = target.mean(0), target.std(0)
-    for f in spec.rings:
+    nearest = np.ones(len(spec.rings))
+    for i, f in enumerate(spec.rings):
         where = spec.slices[f.name]
-        shift[where], size[where] = 0.0, np.sqrt(np.mean(target[:, where] ** 2))
-    varies = np.append(np.asarray(scale.varies), True) & (size > 1e-7)
+        shift[where], size[where] = 0.0, _usual_size(target[:, where], USUAL)
+        moved = np.max(next_obs[:, where], axis=1) - np.max(obs[:, where], axis=1)
+        floor = NEAREST_FLOOR * size[where][0]
+        nearest[i] = max(_usual_size(np.asarray(moved, np.float64), USUAL_NEAREST), floor, 1e-7)
+    varies = np.append(np.asarray(scale.varies), [True, True]) & (size > 1e-7)
     size = np.where(varies, size, 1.0)
-    return Targets(*(x.astype(np.float32) for x in (shift, size, varies)))
+    return Targets(*(x.astype(np.float32) for x in (shift, size, varies, nearest, usual)))
+
+
+def _split_reward(reward: Array, usual: Array) -> tuple[Array, Array]:
+    """The usual part of rewards, and the rest; shapes as given."""
+    kept = reward.clip(usual[0], usual[1])
+    return kept, reward - kept
+
+
+def _usual_size(change: np.ndarray, quantile: float) -> float:
+    """Root mean square of changes, jumps beyond a quantile counted as that quantile."""
+    size = np.abs(change)
+    return float(np.sqrt(np.mean(np.minimum(size, np.quantile(size, quantile)) ** 2)))
 
 
 def init(config: DynamicsConfig, spec: ObservationSpec, actions: int, key: Array) -> DynamicsState:
@@ -129,7 +162,8 @@ def standardized(
     """Scaled observations, actions and standardised targets of transitions `index`."""
     at = data.obs_index[index]
     obs, next_obs = data.obs[at], data.obs[at + 1]
-    target = jnp.concatenate([next_obs - obs, data.reward[index][..., None]], axis=-1)
+    reward = jnp.stack(_split_reward(data.reward[index], targets.usual), axis=-1)
+    target = jnp.concatenate([next_obs - obs, reward], axis=-1)
     return scale(obs), data.action[index], (target - targets.shift) / targets.size
 
 
@@ -183,7 +217,12 @@ def look(
     mean, _ = jax.vmap(functools.partial(apply, net), in_axes=(0, None, None))(
         state.params, obs, action
     )
-    error = jnp.sum(jnp.square(mean - target) * targets.varies, axis=-1) / targets.varies.sum()
+    fit = jnp.where(
+        _ring_mask(net.spec, REWARDS),
+        losses.robust_square(mean - target, ROBUST),
+        jnp.square(mean - target),
+    )
+    error = jnp.sum(fit * targets.varies, axis=-1) / targets.varies.sum()
     error = jnp.mean(error, axis=-1)
     better = error < state.best_error
     state = dataclasses.replace(
@@ -219,26 +258,39 @@ def model(
     return fitted._replace(limit=limit[1] * jnp.quantile(seen, limit[0]))
 
 
+class Prediction(NamedTuple):
+    """Mean and deviation of what follows.
+
+    Attributes:
+      next_obs: `[..., O]` raw.
+      reward: `[...]`, the usual part.
+      bonus: `[...]`, the expected rest.
+      deviation: `[..., O + 2]` standard deviations of the three.
+    """
+
+    next_obs: Array
+    reward: Array
+    bonus: Array
+    deviation: Array
+
+
 def predict(
     net: DynamicsNetwork, model: Model, member: Array, obs: Array, action: Array
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Mean prediction of one elite for a batch.
+) -> Prediction:
+    """What one elite predicts for a batch.
 
     Args:
       member: index among the elites.
       obs: `[..., O]` raw.
       action: `[..., A]`.
-
-    Returns:
-      next_obs `[..., O]`, reward `[...]`, and their standard deviations.
     """
     params = jax.tree.map(lambda x: x[model.elites[member]], model.params)
     mean, log_variance = apply(net, params, model.scale(obs), action)
     size = model.targets.size * model.targets.varies
     change = mean * size + model.targets.shift * model.targets.varies
     deviation = jnp.exp(0.5 * log_variance) * size
-    next_obs = clip_rings(net.spec, obs + change[..., :-1])
-    return next_obs, change[..., -1], deviation[..., :-1], deviation[..., -1]
+    next_obs = clip_rings(net.spec, obs + change[..., :-REWARDS])
+    return Prediction(next_obs, change[..., -2], change[..., -1], deviation)
 
 
 def predict_elites(
@@ -246,21 +298,27 @@ def predict_elites(
 ) -> tuple[jax.Array, jax.Array]:
     """Mean predictions of all elites: next_obs `[K, ..., O]`, reward `[K, ...]`."""
     members = jnp.arange(model.elites.shape[0])
-    return jax.vmap(lambda m: predict(net, model, m, obs, action)[:2])(members)
+    found = jax.vmap(lambda m: predict(net, model, m, obs, action))(members)
+    return found.next_obs, found.reward + found.bonus
 
 
 def disagreement(net: DynamicsNetwork, model: Model, obs: Array, action: Array) -> jax.Array:
     """Root mean square spread `[...]` of the elites' standardised next observations."""
     next_obs, _ = predict_elites(net, model, obs, action)
-    spread = jnp.var(next_obs / model.targets.size[:-1], axis=0)
-    varies = model.targets.varies[:-1]
+    spread = jnp.var(next_obs / model.targets.size[:-REWARDS], axis=0)
+    varies = model.targets.varies[:-REWARDS]
     return jnp.sqrt(jnp.sum(spread * varies, axis=-1) / jnp.sum(varies))
 
 
 def clip_rings(spec: ObservationSpec, obs: jax.Array) -> jax.Array:
     """Closeness stays in [0, 1]; other fields are left alone."""
-    ring = np.concatenate([np.full(f.size, f.kind == "ring") for f in spec.fields])
-    return jnp.where(ring, jnp.clip(obs, 0.0, 1.0), obs)
+    return jnp.where(_ring_mask(spec, 0), jnp.clip(obs, 0.0, 1.0), obs)
+
+
+def _ring_mask(spec: ObservationSpec, more: int) -> np.ndarray:
+    """Which dimensions belong to rings, `[O + more]` bool."""
+    ring = [np.full(f.size, f.kind == "ring") for f in spec.fields]
+    return np.concatenate([*ring, np.zeros(more, bool)])
 
 
 def _loss(
@@ -269,7 +327,9 @@ def _loss(
     obs, action, target = batch
     mean, log_variance = apply(net, params, obs, action)
     fixed_error = jax.lax.stop_gradient(mean - target)
-    loss = jnp.square(mean - target) + losses.gaussian_nll(fixed_error, log_variance)
+    ring = _ring_mask(net.spec, REWARDS)
+    fit = jnp.where(ring, losses.robust_square(mean - target, ROBUST), jnp.square(mean - target))
+    loss = fit + losses.gaussian_nll(fixed_error, log_variance)
     loss = jnp.sum(jnp.mean(loss, axis=0) * targets.varies) / jnp.sum(targets.varies)
     return loss + config.nearest_weight * _nearest_loss(net.spec, targets, obs, mean, target)
 
@@ -277,22 +337,20 @@ def _loss(
 def _nearest_loss(
     spec: ObservationSpec, targets: Targets, obs: Array, mean: Array, target: Array
 ) -> jax.Array:
-    """Squared error of the change of each ring's largest bin, the nearest object.
+    """Robust error of the change of each ring's largest bin, the nearest object.
 
     Whether the nearest object comes closer is a small part of the error of 16
     bins that trade places while the agent turns, but it is what costs.
     """
     total = jnp.zeros(())
-    for f in spec.rings:
+    for i, f in enumerate(spec.rings):
         where = spec.slices[f.name]
         size, shift = targets.size[where], targets.shift[where]
         now, guess, true = obs[:, where], mean[:, where], target[:, where]
         moved = jnp.max(now + guess * size + shift, axis=-1)
         moves = jnp.max(now + true * size + shift, axis=-1)
-        # A nearest object that never moves must not outweigh everything else.
-        spread = jnp.mean(jnp.square(moves - jnp.max(now, axis=-1)))
-        spread = jnp.maximum(spread, NEAREST_FLOOR * jnp.mean(jnp.square(size)))
-        total += jnp.mean(jnp.square(moved - moves)) / spread
+        error = (moved - moves) / targets.nearest[i]
+        total += jnp.mean(losses.robust_square(error, ROBUST))
     return total / max(len(spec.rings), 1)
 
 

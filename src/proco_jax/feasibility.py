@@ -112,7 +112,11 @@ def critic_loss(
     """
     chex.assert_rank([batch.obs, batch.h, batch.weight], [2, 1, 1])
     next_v = apply(nets.v, params["v"], batch.next_obs)[..., 0]
-    target = losses.reachability_target(batch.h, next_v, batch.discount, config.discount)
+    target = losses.reachability_target(
+        batch.h, next_v, batch.discount, config.discount, config.duration
+    )
+    # A worst h lies between the two there are; a critic's error need not.
+    target = jnp.clip(target, config.safe, config.unsafe)
     q = apply(nets.q, params["q"], batch.obs, batch.action)
     supported = jnp.max(apply(nets.q, target_q, batch.obs, batch.action), axis=-1)
     v = apply(nets.v, params["v"], batch.obs)[..., 0]

@@ -30,25 +30,37 @@ def expectile_loss(error: Array, expectile: float) -> jax.Array:
     return weight * jnp.square(error)
 
 
-def reachability_target(h: Array, next_value: Array, continues: Array, discount: float) -> Array:
+def reachability_target(
+    h: Array, next_value: Array, continues: Array, discount: float, duration: float = 0.0
+) -> Array:
     """The discounted Hamilton-Jacobi backup: the worst h from here on.
 
         (1 - g) h + g max(h, V_h(s'))      while the episode goes on
+        (1 - k) h + k max(0, V_h(s'))      instead, for k > 0, where h > 0
         h                                  where it truly terminates
+
+    By the published backup (k = 0) it makes no difference within a violation
+    what is done: all actions are as bad as can be. With k above 0 a violation
+    counts the more the longer it lasts, and every violation still above 0.
 
     Args:
       h: `[B]` constraint value of the next state, positive when unsafe.
       next_value: `[B]` V_h of the next state.
       continues: `[B]` 0 at a true termination, else 1.
       discount: g in (0, 1).
+      duration: k in [0, 1).
 
     Returns:
       `[B]` targets of Q_h, without gradient.
 
-    Source: FISOR (Zheng et al. 2024), equation 7, after Fisac et al. 2019.
+    Source: FISOR (Zheng et al. 2024), equation 7, after Fisac et al. 2019; the
+    second line is ours.
     """
     chex.assert_equal_shape([h, next_value, continues])
     ahead = (1.0 - discount) * h + discount * jnp.maximum(h, next_value)
+    if duration > 0:
+        lasting = (1.0 - duration) * h + duration * jnp.maximum(0.0, next_value)
+        ahead = jnp.where(h > 0, lasting, ahead)
     return jax.lax.stop_gradient(jnp.where(continues > 0, ahead, h))
 
 
@@ -98,6 +110,12 @@ def policy_weights(
     unsafe = _clipped_exp(temperatures[1] * (vh - qh), limits[1])
     weights = jnp.where(vh > 0, unsafe, jnp.where(qh <= 0, safe, 0.0))
     return jax.lax.stop_gradient(weights)
+
+
+def robust_square(error: Array, limit: float) -> Array:
+    """Squares of errors up to a limit, and the tangent beyond (Huber 1964); shapes as given."""
+    size = jnp.abs(error)
+    return jnp.where(size <= limit, jnp.square(error), limit * (2.0 * size - limit))
 
 
 def gaussian_nll(error: Array, log_variance: Array) -> Array:

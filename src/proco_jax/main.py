@@ -38,11 +38,13 @@ def _run(config: Config, workdir: Path) -> None:
     # These take seconds to import; wrong flags are told before.
     import jax
 
+    from proco_jax.devices import share_cores
     from proco_jax.envs.tasks import get_task
     from proco_jax.pipeline import run_all
     from proco_jax.run import open_run
 
     get_task(config.task)
+    share_cores(config.seeds)
     with open_run(config, workdir, TENSORBOARD.value, log=_say) as run:
         devices = ", ".join(str(d) for d in jax.local_devices())
         run.log(f"{config.experiment}, variant {config.variant}, in {workdir}, on {devices}")

@@ -17,6 +17,9 @@ import numpy as np
 
 from proco_jax.observation import ObservationSpec
 
+# An actuator that saturates at 1 / SATURATION of its range is seen to do so.
+SATURATION = 30.0
+
 
 def apply(net: nn.Module, params: Any, *inputs: jax.Array) -> Any:
     """What a network gives for these parameters and inputs."""
@@ -48,7 +51,7 @@ def take_planar(spec: ObservationSpec, obs: jax.Array) -> jax.Array:
 
 
 def into_bin_frames(vectors: jax.Array, bins: int) -> jax.Array:
-    """Planar vectors as seen from each bin's own direction.
+    """Planar vectors as seen from the middle of each bin.
 
     Args:
       vectors: `[..., K, 2]` x and y in the agent's frame.
@@ -58,7 +61,7 @@ def into_bin_frames(vectors: jax.Array, bins: int) -> jax.Array:
       `[..., n, 2 K]`: the components along the bin's direction, then those to
       its left.
     """
-    angle = 2.0 * np.pi * np.arange(bins) / bins
+    angle = 2.0 * np.pi * (np.arange(bins) + 0.5) / bins
     cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
     x, y = vectors[..., None, :, 0], vectors[..., None, :, 1]
     return jnp.concatenate([cos * x + sin * y, cos * y - sin * x], axis=-1)
@@ -78,6 +81,16 @@ def with_near_range(rings: jax.Array) -> jax.Array:
     them four times the slope and is flat far away.
     """
     return jnp.concatenate([rings, rings**8], axis=-1)
+
+
+def with_saturation(action: jax.Array) -> jax.Array:
+    """Actions beside what is left of them where forces are small: `[..., A]` to `[..., 2 A]`.
+
+    Actuators often give all their force at a small part of the action's range
+    (MuJoCo clips a Point's at 0.05 and a Car's at 0.02), so the sign of an
+    action tells more than its size.
+    """
+    return jnp.concatenate([action, jnp.tanh(SATURATION * action)], axis=-1)
 
 
 class BinNetwork(nn.Module):
@@ -122,10 +135,12 @@ class Encoder(nn.Module):
     bin_hidden: Sequence[int]
     features: int
     neighbours: int
+    flat: bool = False
 
     @nn.compact
     def __call__(self, obs: jax.Array, extra: jax.Array) -> jax.Array:
-        parts = [take_sensors(self.spec, obs) if self.rings else obs, extra]
+        whole = self.flat or not self.rings
+        parts = [obs if whole else take_sensors(self.spec, obs), extra]
         for bins in ring_sizes(self.spec) if self.rings else ():
             network = BinNetwork(self.spec, bins, self.bin_hidden, self.neighbours)
             x = network(obs, extra)
@@ -164,17 +179,22 @@ class Critic(nn.Module):
 
     @nn.compact
     def __call__(self, obs: jax.Array, action: jax.Array | None = None) -> jax.Array:
-        extra = obs[..., :0] if action is None else action
+        extra = obs[..., :0] if action is None else with_saturation(action)
         return Heads(self.hidden, self.heads, start=self.start)(self.encoder(obs, extra))[..., 0]
 
 
 class GaussianPolicy(nn.Module):
-    """A diagonal Gaussian in front of a tanh: mean and log std, each `[..., A]`."""
+    """A diagonal Gaussian over actions: mean in [-1, 1] and log std, each `[..., A]`.
+
+    Not squashed, as in IQL's code (Kostrikov et al. 2022): before a tanh the
+    logged actions at the ends of the range, which are common, would lie
+    infinitely far out and decide the fit.
+    """
 
     encoder: Encoder
     hidden: Sequence[int]
     actions: int
-    log_std_range: tuple[float, float] = (-5.0, 1.0)
+    log_std_range: tuple[float, float] = (-4.0, 0.0)
 
     @nn.compact
     def __call__(self, obs: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -182,14 +202,14 @@ class GaussianPolicy(nn.Module):
         out = Heads(self.hidden, 1, 2 * self.actions)(features)[..., 0, :]
         mean, log_std = jnp.split(out, 2, axis=-1)
         low, high = self.log_std_range
-        return mean, low + (high - low) * nn.sigmoid(log_std)
+        return jnp.tanh(mean), low + (high - low) * nn.sigmoid(log_std)
 
 
 class DynamicsNetwork(nn.Module):
     """Standardised change of the observation and the reward, and log variances.
 
     Maps scaled observations `[..., O]` and actions `[..., A]` to mean and log
-    variance, both `[..., O + 1]`, the reward last. A ring changes by a kernel
+    variance, both `[..., O + rewards]`, the parts of the reward last. A ring changes by a kernel
     over shifts (the agent turns under it), made from sensors and action, plus
     what the network shared over its bins adds.
     """
@@ -198,9 +218,11 @@ class DynamicsNetwork(nn.Module):
     bin_hidden: Sequence[int]
     hidden: Sequence[int]
     neighbours: int
+    rewards: int = 1
 
     @nn.compact
     def __call__(self, obs: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array]:
+        action = with_saturation(action)
         sensors = jnp.concatenate([take_sensors(self.spec, obs), action], axis=-1)
         means, log_variances, pooled = {}, {}, []
         for bins in ring_sizes(self.spec):
@@ -213,7 +235,7 @@ class DynamicsNetwork(nn.Module):
             for i, f in enumerate(f for f in self.spec.rings if f.size == bins):
                 means[f.name], log_variances[f.name] = change[..., i], log_variance[..., i]
             pooled += [jnp.max(x, axis=-2), jnp.mean(x, axis=-2)]
-        rest = self.spec.size - sum(f.size for f in self.spec.rings) + 1
+        rest = self.spec.size - sum(f.size for f in self.spec.rings) + self.rewards
         x = jnp.concatenate([sensors, *pooled], axis=-1)
         for width in self.hidden:
             x = nn.swish(nn.Dense(width)(x))

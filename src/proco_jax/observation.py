@@ -21,9 +21,10 @@ class Field:
     Attributes:
       name: as the simulator or the user names it, e.g. `hazards_lidar`.
       size: how many numbers.
-      kind: `ring`: bin i looks along 2 pi i / size, counter-clockwise, in the
-        agent's frame; `vector`: the first two numbers are x and y in the
-        agent's frame, so they turn with it; `flat`: anything else.
+      kind: `ring`: bin i looks from 2 pi i / size to 2 pi (i + 1) / size,
+        counter-clockwise, in the agent's frame; `vector`: the first two
+        numbers are x and y in the agent's frame, so they turn with it; `flat`:
+        anything else.
       unit: e.g. `m/s`, `rad/s`, or `closeness in [0, 1]`.
       meaning: one plain sentence.
       reach: for a ring, the distance in metres at which a bin reads 0; a bin

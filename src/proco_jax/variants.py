@@ -49,7 +49,7 @@ def _paper(config: Config) -> Config:
     config.cost.steps = 20_000
     config.encoder.features = 256
     config.agent.hidden = (256, 256)
-    config.feasibility.target_rate = 0.005
+    config.feasibility.target_rate = config.agent.target_rate = 0.005
     config.train.batch = 2048
     config.train.steps = 1_000_000
     config.train.chunk = 5000

@@ -54,7 +54,7 @@ def networks(
         q=Critic(encoder, config.hidden, 2),
         v=Critic(encoder, config.hidden, 1),
         feasibility=feasibility.networks(feasibility_config, config.hidden, encoder),
-        policy=GaussianPolicy(encoder, config.hidden, actions),
+        policy=GaussianPolicy(encoder.clone(flat=True), config.hidden, actions),
     )
 
 
@@ -142,8 +142,11 @@ def act(
 ) -> jax.Array:
     """The action to take in one state.
 
-    Of several actions of the policy, the feasible one with the best Q_r, or
-    the one with the lowest Q_h if none is feasible. With one sample, the mode.
+    Of several actions of the policy the first that is feasible, or the one with
+    the lowest Q_h if none is. Not the feasible one with the best Q_r, nor the
+    mode: forces saturate at a small part of the action's range, so robots are
+    slow because their actions change sign, and what always acts the same way
+    is much faster than anything in the logs.
 
     Args:
       obs: `[O]` scaled.
@@ -153,32 +156,24 @@ def act(
       `[A]` in [-1, 1].
     """
     mean, log_std = apply(nets.policy, state.params["policy"], obs)
-    if config.samples == 1:
-        return jnp.tanh(mean)
     noise = jax.random.normal(key, (config.samples, *mean.shape))
-    # The mode is always among the candidates.
-    actions = jnp.tanh(mean + jnp.exp(log_std) * noise.at[0].set(0.0))
+    actions = jnp.clip(mean + jnp.exp(log_std) * noise, -1.0, 1.0)
     many = jnp.broadcast_to(obs, (config.samples, *obs.shape))
     qh = feasibility.qh(nets.feasibility, state.feasibility.params, many, actions)
-    qr = jnp.min(apply(nets.q, state.params["q"], many, actions), axis=-1)
-    best = jnp.argmax(jnp.where(qh <= 0, qr, -jnp.inf))
-    return actions[jnp.where(jnp.any(qh <= 0), best, jnp.argmin(qh))]
+    return actions[jnp.where(jnp.any(qh <= 0), jnp.argmax(qh <= 0), jnp.argmin(qh))]
 
 
 def sample(nets: Networks, state: AgentState, obs: Array, key: Array) -> jax.Array:
     """One action `[..., A]` of the policy for each scaled observation `[..., O]`."""
     mean, log_std = apply(nets.policy, state.params["policy"], obs)
-    return jnp.tanh(mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape))
+    noise = jnp.exp(log_std) * jax.random.normal(key, mean.shape)
+    return jnp.clip(mean + noise, -1.0, 1.0)
 
 
 def log_probability(net: GaussianPolicy, params: Any, obs: Array, action: Array) -> jax.Array:
-    """Log density `[B]` of actions under the policy, before the tanh.
-
-    The tanh's volume does not depend on the parameters, so it is left out.
-    """
+    """Log density `[B]` of actions under the policy, up to a constant."""
     mean, log_std = apply(net, params, obs)
-    raw = jnp.arctanh(jnp.clip(action, -0.999, 0.999))
-    error = (raw - mean) * jnp.exp(-log_std)
+    error = (action - mean) * jnp.exp(-log_std)
     return -jnp.sum(0.5 * jnp.square(error) + log_std, axis=-1)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from proco_jax import command_line
 from proco_jax import config as configs
 from proco_jax.config import Config
 from proco_jax.envs.tasks import get_task
@@ -37,16 +38,15 @@ def main(argv: Sequence[str]) -> None:
     """Runs the stage, or shows its questions."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-    logging.set_verbosity(logging.WARNING)
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
     config = _CONFIG.value
-    try:
+    with command_line.told_in_words():
         configs.validate(config)
         if _SHOW_PROMPTS.value:
             print(prompts_text(config))
             return
         _run(config, Path(_WORKDIR.value or f"runs/{config.experiment}-{config.variant}"))
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from None
 
 
 def prompts_text(config: Config) -> str:
@@ -89,4 +89,4 @@ def _say(line: str) -> None:
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
-    app.run(main)
+    app.run(main, flags_parser=command_line.parse)
