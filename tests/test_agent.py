@@ -106,11 +106,10 @@ def test_act_takes_the_least_infeasible_where_nothing_is_feasible(seed):
 
 
 def test_act_never_prefers_reward_to_feasibility():
-    # Only actions near the mode are feasible, and they earn least.
-    nets = critics(
-        lambda o, a: jnp.abs(a).max(axis=-1) - 1e-3, lambda o, a: jnp.abs(a).sum(axis=-1)
-    )
-    np.testing.assert_allclose(acted(nets), 0.0, atol=1e-3)
+    # Only small actions are feasible, and they earn least.
+    nets = critics(lambda o, a: jnp.abs(a).max(axis=-1) - 0.5, lambda o, a: jnp.abs(a).sum(axis=-1))
+    for seed in range(5):
+        assert np.abs(acted(nets, seed=seed)).max() <= 0.5
 
 
 def test_imagined_samples_weigh_in_only_where_the_state_is_infeasible():

@@ -1,26 +1,32 @@
+import os
+import subprocess
+import sys
+
 import pytest
 
-from proco_jax.devices import devices_for
+CODE = """
+import jax
+from proco_jax.devices import share_cores
+share_cores({seeds})
+print(jax.device_count())
+"""
 
 
 @pytest.mark.parametrize(
-    ("seeds", "cores", "devices"),
+    ("seeds", "flags", "devices"),
     [
-        (5, 2, 5),
-        (4, 2, 2),
-        (1, 8, 1),
-        (100, 2, 2),
-        (100, 16, 20),
-        (7, 16, 7),
-        (97, 2, 1),
-        (6, 4, 6),
+        (1, "", 1),
+        (1000, "", len(os.sched_getaffinity(0))),
+        (1000, "--xla_force_host_platform_device_count=3", 3),
     ],
 )
-def test_devices_share_the_seeds_evenly_and_keep_the_cores_busy(seeds, cores, devices):
-    assert devices_for(seeds, cores) == devices
-
-
-@pytest.mark.parametrize("cores", [1, 2, 3, 8])
-def test_devices_always_divide_the_seeds(cores):
-    for seeds in range(1, 50):
-        assert seeds % devices_for(seeds, cores) == 0 and devices_for(seeds, cores) <= 4 * cores
+def test_a_core_is_a_device_unless_the_user_says_otherwise(seeds, flags, devices):
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", CODE.format(seeds=seeds)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) == devices

@@ -191,14 +191,23 @@ def compare_sharded() -> None:
     assert {len(x.sharding.device_set) for x in jax.tree.leaves(ours.agent.params)} == {4}
     theirs, _ = chunk(context, copy)
     same_leaves(ours.agent.params, theirs.agent.params, rtol=1e-4, atol=1e-4)
+    compare_rows()
     print(len(devices), "devices")
 
 
-def test_as_many_devices_as_divide_the_seeds_hold_them():
-    mesh = train._mesh(3)
-    assert 3 % mesh.size == 0 and mesh.size <= len(jax.local_devices())
+def compare_rows() -> None:
+    """Seeds that four devices cannot share evenly come back as they were."""
+    for seeds, mesh, rows in ((5, 3, 6), (3, 3, 3), (8, 4, 8), (9, 3, 9), (1, 1, 1)):
+        tree = {"x": jnp.arange(float(seeds)), "key": train.seed_keys(0, seeds)}
+        spread = train.shard_seeds(tree, seeds)
+        assert spread["x"].shape == (rows,) and train._mesh(seeds).size == mesh
+        same_leaves(train.own_seeds(spread, seeds), tree)
+
+
+def test_on_one_device_seeds_stay_as_they_are():
     placed = train.shard_seeds({"x": jnp.arange(3.0)}, 3)
     np.testing.assert_array_equal(placed["x"], [0, 1, 2])
+    assert train.own_seeds(placed, 3)["x"] is placed["x"]
 
 
 def test_metrics_are_means_over_steps():

@@ -51,21 +51,23 @@ def train_policies(
         else:
             state = init(context, train.shard_seeds(keys, run.config.seeds))
         run.metrics.resume(stage, done)
+        own = functools.partial(train.own_seeds, seeds=run.config.seeds)
         # A kill may have come between a checkpoint and the evaluation it was saved for.
-        _evaluate_if_due(run, parts, task, context, learner, state, done)
+        _evaluate_if_due(run, parts, task, context, learner, own(state), done)
         with progress(stage, config.steps, run.log, done) as advance:
             while done < config.steps:
                 state, metrics = chunk(context, state)
                 done += config.chunk
+                metrics = own(metrics)
                 check_finite(stage, done, metrics)
                 run.metrics.write(stage, done, metrics)
                 advance(config.chunk)
                 due = _evaluation_due(run, done)
                 if due or done % config.checkpoint_every == 0 or done == config.steps:
-                    saved.save(done, state)
+                    saved.save(done, own(state))
                 if due:
-                    _evaluate_if_due(run, parts, task, context, learner, state, done)
-    return state
+                    _evaluate_if_due(run, parts, task, context, learner, own(state), done)
+    return own(state)
 
 
 def evaluate_agents(

@@ -263,11 +263,20 @@ def make_cost_chunk(parts: Parts, steps: int) -> Callable[..., tuple[Any, dict[s
 
 
 def shard_seeds(tree: Any, seeds: int) -> Any:
-    """Spreads the leading seed axis over the local devices.
+    """Spreads the leading seed axis evenly over the local devices.
 
-    Uses as many devices as divide the number of seeds.
+    Where the devices do not divide the seeds, the last seed is repeated until
+    they do; `own_seeds` takes the repetitions away again.
     """
-    return jax.device_put(tree, NamedSharding(_mesh(seeds), PartitionSpec("seeds")))
+    mesh = _mesh(seeds)
+    rows = np.minimum(np.arange(mesh.size * -(-seeds // mesh.size)), seeds - 1)
+    filled = tree if len(rows) == seeds else jax.tree.map(lambda x: x[rows], tree)
+    return jax.device_put(filled, NamedSharding(mesh, PartitionSpec("seeds")))
+
+
+def own_seeds(tree: Any, seeds: int) -> Any:
+    """The leading seed axis without what `shard_seeds` repeated."""
+    return jax.tree.map(lambda x: x if x.shape[0] == seeds else x[:seeds], tree)
 
 
 def replicate(tree: Any, seeds: int) -> Any:
@@ -276,8 +285,10 @@ def replicate(tree: Any, seeds: int) -> Any:
 
 
 def _mesh(seeds: int) -> jax.sharding.Mesh:
+    """As few devices as do the work in the same time as all of them."""
     devices = jax.local_devices()
-    count = max(n for n in range(1, len(devices) + 1) if seeds % n == 0)
+    each = -(-seeds // len(devices))
+    count = -(-seeds // each)
     return jax.sharding.Mesh(np.array(devices[:count]), ("seeds",), axis_types=(AxisType.Auto,))
 
 

@@ -1,55 +1,17 @@
-"""Run by name, `pytest -n 0 tests/whole_run.py`: not yet collected, it was never seen to pass.
-
-The whole run, small: real episodes, every stage, killed on the way."""
+"""The whole run, small: real episodes, every stage, killed on the way."""
 
 import json
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from small_run import ROOT, TIMEOUT_S, command, environment, finish
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parent.parent
-SMALL = {
-    "data.episodes": "6",
-    "data.holdout_share": "0.2",
-    "encoder.bin_hidden": "(8,)",
-    "encoder.features": "16",
-    "dynamics.members": "2",
-    "dynamics.elites": "2",
-    "dynamics.bin_hidden": "(8,)",
-    "dynamics.hidden": "(16,)",
-    "dynamics.steps": "60",
-    "dynamics.holdout_every": "20",
-    "dynamics.batch": "32",
-    "knowledge.rule_states": "1000",
-    "cost.members": "2",
-    "cost.hidden": "(16,)",
-    "cost.steps": "30",
-    "cost.batch": "64",
-    "cost.recall": "0.9",
-    "rollouts.horizon": "4",
-    "rollouts.starts": "4",
-    "rollouts.candidates": "2",
-    "rollouts.interval": "10",
-    "rollouts.generations": "2",
-    "rollouts.warmup": "1",
-    "agent.hidden": "(16,)",
-    "agent.samples": "2",
-    "train.batch": "16",
-    "train.steps": "40",
-    "train.chunk": "10",
-    "train.checkpoint_every": "10",
-    "evaluation.episodes": "1",
-    "evaluation.interim_episodes": "1",
-    "evaluation.interim_every": "20",
-    "evaluation.worlds": "2",
-}
+MAIN = "proco_jax.main"
 ARTEFACTS = (
     "config.json",
     "dataset.json",
@@ -65,7 +27,6 @@ ARTEFACTS = (
     "pictures/dataset.png",
     "pictures/feasibility_map.png",
 )
-TIMEOUT_S = 1200
 
 
 @pytest.fixture(scope="module")
@@ -77,43 +38,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def finished(home: Path) -> Path:
     """The workdir of a run that nothing disturbed."""
-    done = finish(home, "calm")
+    done = finish(MAIN, home, "calm")
     assert done.returncode == 0, done.stdout + done.stderr
     return home / "calm"
-
-
-def command(home: Path, name: str, **changes: str) -> list[str]:
-    settings = {"data.root": str(home / "data")} | SMALL | changes
-    return [
-        sys.executable,
-        "-m",
-        "proco_jax.main",
-        "--config=experiments/point_goal.py:quick",
-        f"--workdir={home / name}",
-        *(f"--config.{key}={value}" for key, value in settings.items()),
-    ]
-
-
-def environment(home: Path) -> dict[str, str]:
-    """The same programs are compiled in every process here; once is enough."""
-    cache = {
-        "JAX_COMPILATION_CACHE_DIR": str(home / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
-    return os.environ | {"JAX_PLATFORMS": "cpu"} | cache
-
-
-def finish(home: Path, name: str, **changes: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(home, name, **changes),
-        cwd=ROOT,
-        env=environment(home),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
 
 
 def kill_when(home: Path, name: str, ready: Callable[[], bool]) -> None:
@@ -121,7 +48,7 @@ def kill_when(home: Path, name: str, ready: Callable[[], bool]) -> None:
     log = home / f"{name}.log"
     with log.open("a") as out:
         process = subprocess.Popen(
-            command(home, name), cwd=ROOT, env=environment(home), stdout=out, stderr=out
+            command(MAIN, home, name), cwd=ROOT, env=environment(home), stdout=out, stderr=out
         )
     deadline = time.monotonic() + TIMEOUT_S
     while not ready() and process.poll() is None and time.monotonic() < deadline:
@@ -153,7 +80,7 @@ def test_a_finished_run_prints_its_table_again_and_trains_nothing(
 ) -> None:
     before = (finished / "results.json").read_bytes()
     metrics = (finished / "metrics.jsonl").read_bytes()
-    again = finish(home, "calm")
+    again = finish(MAIN, home, "calm")
     assert again.returncode == 0, again.stderr
     assert "actor-critic + PROCO" in again.stdout and "report.md" in again.stdout
     assert "==" not in again.stdout
@@ -162,7 +89,7 @@ def test_a_finished_run_prints_its_table_again_and_trains_nothing(
 
 
 def test_another_config_is_refused_with_the_differences(home: Path, finished: Path) -> None:
-    other = finish(home, "calm", **{"agent.samples": "3"})
+    other = finish(MAIN, home, "calm", **{"agent.samples": "3"})
     assert other.returncode == 1
     assert "agent.samples: 2 -> 3" in other.stderr
     assert "Traceback" not in other.stderr
@@ -175,7 +102,7 @@ def test_kills_on_the_way_change_nothing_in_the_results(home: Path, finished: Pa
     assert not (workdir / "cost.json").exists()
     kill_when(home, "killed", checkpointed(workdir, "proco"))
     assert (workdir / "cost.json").exists() and not (workdir / "results.json").exists()
-    done = finish(home, "killed")
+    done = finish(MAIN, home, "killed")
     assert done.returncode == 0, done.stdout + done.stderr
     for name in ("results.json", "metrics.jsonl", "cost.json", "feasibility.json"):
         assert (workdir / name).read_bytes() == (finished / name).read_bytes(), name
