@@ -319,16 +319,34 @@ def test_no_more_calls_run_at_once_than_allowed(tmp_path: Path) -> None:
     assert max(most) == 2
 
 
+def in_doubt(called: float) -> Callable:
+    """Doubts most at a closeness of 0.5; calls unsafe what is closer than `called`."""
+    return lambda labels, obs: (-np.abs(obs[:, 5] - 0.5), obs[:, 5] >= called)
+
+
 def test_a_second_round_asks_about_disagreement(tmp_path: Path) -> None:
     obs = states(64)
     with serve(labels_reply) as address:
         config = config_for(tmp_path, address, labeller="states", states=16, rounds=2)
         ground, _ = ask(config, tmp_path)
-        score: Callable = lambda labels, states: -np.abs(states[:, 5] - 0.5)  # noqa: E731
-        labels = grounding.label_states(ground, obs, config, 0, score)
+        labels = grounding.label_states(ground, obs, config, 0, in_doubt(2.0))
     assert len(labels.obs) == len(np.unique(labels.obs, axis=0)) == 16
     assert np.abs(labels.obs[8:, 5] - 0.5).max() < np.abs(labels.obs[:8, 5] - 0.5).max()
     assert (labels.unsafe > 0.5).any() and (labels.unsafe < 0.5).any()
+
+
+@pytest.mark.parametrize(("called", "labelled"), [(2.0, 24), (0.0, 16)])
+def test_rounds_go_on_until_the_costs_find_what_is_unsafe(
+    tmp_path: Path, called: float, labelled: int
+) -> None:
+    obs = states(64)
+    # Least sure of the closest states, all of which are unsafe.
+    doubt: Callable = lambda seen, o: (o[:, 5], o[:, 5] >= called)  # noqa: E731
+    with serve(labels_reply) as address:
+        config = config_for(tmp_path, address, labeller="states", states=24, rounds=4)
+        ground, _ = ask(config, tmp_path)
+        labels = grounding.label_states(ground, obs, config, 0, doubt)
+    assert len(labels.obs) == labelled
 
 
 def test_a_recorded_session_is_replayed_by_the_command(tmp_path: Path) -> None:

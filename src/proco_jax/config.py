@@ -133,8 +133,9 @@ class KnowledgeConfig:
       rule_states: states that a rule labels.
       boundary_share: share of those states taken from near the boundary.
       votes: independent answers for each question.
-      rounds: rounds of asking; after the first, about states that the cost
-        ensemble disagrees on.
+      rounds: most rounds of asking; after the first, about states that the
+        cost ensemble disagrees on, until it finds `cost.recall` of the unsafe
+        ones among them.
       batch: described states in one question.
       temperature: sampling temperature of the model.
       budget_usd: most money that a run may spend.
@@ -154,7 +155,7 @@ class KnowledgeConfig:
     rule_states: int = 20000
     boundary_share: float = 0.5
     votes: int = 3
-    rounds: int = 2
+    rounds: int = 4
     batch: int = 16
     temperature: float = 0.7
     budget_usd: float = 1.0

@@ -193,31 +193,31 @@ def held_out_share(run: Run, labels: LabeledStates) -> float:
     return max(config.holdout_share, min(0.5, needed))
 
 
-def disagreement(
+def doubt(
     run: Run, parts: Parts, scale: Scale
-) -> Callable[[LabeledStates, np.ndarray], np.ndarray]:
-    """How little a cost ensemble fitted to labels so far agrees on other states.
+) -> Callable[[LabeledStates, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """What a cost ensemble, fitted to labels so far, says of other states.
 
     Returns:
       A function of labels and raw states `[K, O]` to the standard deviation
-      `[K]` of the members' logits.
+      `[K]` of the members' logits, and whether their upper bound is above even
+      odds.
     """
     config = run.config.cost
     chunk = train.make_cost_chunk(parts, config.steps // 3 + 1)
 
-    def spread(labels: LabeledStates, obs: np.ndarray) -> np.ndarray:
+    def ask(labels: LabeledStates, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         key = jax.random.fold_in(jax.random.key(run.config.seed), 4)
         state = jax.tree.map(lambda x: x[None], cost.init(config, parts.cost, key))
         on_device = cost.Labels(scale(labels.obs), jnp.asarray(labels.unsafe))
         state = first(chunk(on_device, state)[0])
         # One deviation above the mean, less the mean.
         high = cost.CostModel(state.params, scale, jnp.float32(1), jnp.float32(0))
-        mean = high._replace(deviations=jnp.float32(0))
-        return diagnosis.cost_scores(parts.cost, high, obs) - diagnosis.cost_scores(
-            parts.cost, mean, obs
-        )
+        mean = diagnosis.cost_scores(parts.cost, high._replace(deviations=jnp.float32(0)), obs)
+        spread = diagnosis.cost_scores(parts.cost, high, obs) - mean
+        return spread, mean + config.deviations * spread >= 0.0
 
-    return spread
+    return ask
 
 
 def knowledge(

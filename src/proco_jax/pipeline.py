@@ -122,8 +122,8 @@ def _know(
         config = run.config
 
         def ask(obs: np.ndarray) -> Any:
-            disagreement = fits.disagreement(run, parts, data.scale)
-            return label_states(grounding, obs, config, config.seed, disagreement)
+            doubt = fits.doubt(run, parts, data.scale)
+            return label_states(grounding, obs, config, config.seed, doubt)
 
         labels = fits.label_states(run, parts, data, model, ask, _score(grounding))
         cost_model, report, held_out = fits.fit_cost(run, parts, data.scale, labels)

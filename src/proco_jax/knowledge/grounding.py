@@ -119,20 +119,27 @@ def questions_shown(config: Config, knowledge: Knowledge, obs: np.ndarray) -> li
     return [states_messages(knowledge, batch, config.cost.margin)]
 
 
+# Labels so far and states [K, O] to how little costs fitted to those labels agree on them,
+# [K], and whether they call them unsafe, [K] bool.
+Doubt = Callable[[LabeledStates, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
 def label_states(
     grounding: Grounding,
     obs: np.ndarray,
     config: Config,
     seed: int,
-    disagreement: Callable[[LabeledStates, np.ndarray], np.ndarray] | None = None,
+    doubt: Doubt | None = None,
 ) -> LabeledStates:
     """Chooses states and labels them, in one or more rounds.
 
     The first round covers the candidates, with attention to the boundary where
     a rule tells where it is. A model that labels states is then asked about
     states on which the costs fitted to the labels so far disagree (active
-    learning), as many again over all further rounds as in the first. Rules
-    label as many states as wanted, so they need one round only.
+    learning), at most as many again over all further rounds as in the first,
+    until those costs find the stated share (`cost.recall`) of what the model
+    calls unsafe among the states that they were least sure of. Rules label as
+    many states as wanted, so they need one round only.
 
     To the candidates come as many changed copies of them (`vary_states`): a
     network must be shown what lies inside of the unsafe set, and safe logs
@@ -143,8 +150,8 @@ def label_states(
       obs: `[M, O]` raw candidate states, logged and imagined.
       config: states, shares and rounds.
       seed: of the choice; the same candidates ask the same questions.
-      disagreement: labels so far and states `[K, O]` to scores `[K]`; None
-        stops after the first round.
+      doubt: what the costs fitted to labels so far say; None stops after the
+        first round.
     """
     k, spec = config.knowledge, grounding.knowledge.spec
     named = tuple(sorted({name for rule in grounding.rules for name in rule.fields}))
@@ -152,20 +159,25 @@ def label_states(
     obs = np.concatenate([np.asarray(obs, np.float32), made_up])
     by_rule = bool(grounding.rules)
     margin = _boundary(grounding, obs, config.cost.margin)
-    rounds = 1 if by_rule or disagreement is None else max(k.rounds, 1)
+    rounds = 1 if by_rule or doubt is None else max(k.rounds, 1)
     wanted = k.rule_states if by_rule else k.states
     later = wanted // 2 // (rounds - 1) if rounds > 1 else 0
     asked = choose_states(obs, wanted - later * (rounds - 1), seed, margin, k.boundary_share)
     labels = grounding.label(obs[asked])
     for number in range(1, rounds):
-        if disagreement is None:
+        if doubt is None:
             break
-        chosen = choose_disagreeing(obs, disagreement(labels, obs), later, seed + number, asked)
+        unsure, called = doubt(labels, obs)
+        chosen = choose_disagreeing(obs, unsure, later, seed + number, asked)
         asked = np.concatenate([asked, chosen])
         try:
-            labels = _joined(labels, grounding.label(obs[chosen]))
+            new = grounding.label(obs[chosen])
         except BudgetError:
             break  # what is labelled so far stands
+        labels = _joined(labels, new)
+        unsafe = new.unsafe >= 0.5
+        if unsafe.any() and called[chosen][unsafe].mean() >= config.cost.recall:
+            break
     return labels
 
 
