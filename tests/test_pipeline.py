@@ -1,6 +1,7 @@
-"""The whole run, small: real episodes, every stage, killed on the way."""
+"""The whole run, small: real episodes, every stage, killed on the way, or with a language model."""
 
 import json
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -9,9 +10,13 @@ from pathlib import Path
 import pytest
 from small_run import ROOT, TIMEOUT_S, command, environment, finish
 
+from proco_jax.knowledge.replay import Answer, Answerer, completion, serve
+
 pytestmark = pytest.mark.slow
 
 MAIN = "proco_jax.main"
+KEY = "sk-test-0123456789abcdef"
+RULE = json.dumps({"rule": "nearest(hazards_lidar) <= 0.2 m", "explanation": "on a hazard"})
 ARTEFACTS = (
     "config.json",
     "dataset.json",
@@ -106,3 +111,50 @@ def test_kills_on_the_way_change_nothing_in_the_results(home: Path, finished: Pa
     assert done.returncode == 0, done.stdout + done.stderr
     for name in ("results.json", "metrics.jsonl", "cost.json", "feasibility.json"):
         assert (workdir / name).read_bytes() == (finished / name).read_bytes(), name
+
+
+def writes_the_rule(request: dict) -> Answer:
+    return completion(RULE)
+
+
+def labels_states(request: dict) -> Answer:
+    """Reads the distance to the nearest hazard out of the words, as a model would."""
+    text = request["messages"][1]["content"].split("<states>")[1].split("</states>")[0]
+    near = [
+        float((re.search(r"hazards_lidar: nearest ([\d.]+) m", state) or [0, "9"])[1])
+        for state in text.split("State ")[1:]
+    ]
+    labels = [{"state": i, "unsafe": d <= 0.2, "confidence": 0.9} for i, d in enumerate(near, 1)]
+    return completion(json.dumps({"labels": labels}))
+
+
+@pytest.mark.parametrize(
+    ("labeller", "answer", "labels"),
+    [("rule", writes_the_rule, 1000), ("states", labels_states, 96)],
+)
+def test_a_cost_network_comes_from_a_models_words(
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    labeller: str,
+    answer: Answerer,
+    labels: int,
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with serve(answer) as address:
+        changes = {
+            "knowledge.model": "openai/test",
+            "knowledge.api_base": address,
+            "knowledge.labeller": labeller,
+            "knowledge.states": "96",
+            "knowledge.votes": "1",
+            "cost.recall": "0.8",
+        }
+        done = finish("proco_jax.knowledge", home, labeller, **changes)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((home / labeller / "cost.json").read_text())
+    assert (report["labeller"], report["model"]) == (labeller, "openai/test")
+    assert report["labels"] == labels and report["calls"] > 0
+    assert report["recall"] >= 0.8
+    assert (home / labeller / "pictures" / "cost.png").stat().st_size
+    for path in (home / labeller).rglob("*"):
+        assert not path.is_file() or KEY.encode() not in path.read_bytes(), path
