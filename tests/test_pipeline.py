@@ -76,7 +76,8 @@ def test_a_run_leaves_every_artefact_and_tells_its_stages(finished: Path) -> Non
     expected = {(p, seed, step) for p in (True, False) for seed in (0, 1) for step in (20, 40)}
     assert {(row["proco"], row["seed"], row["step"]) for row in rows} == expected
     assert [path.name for path in finished.iterdir() if path.name.startswith(".")] == [".lock"]
-    stages = {json.loads(line)["stage"] for line in (finished / "metrics.jsonl").open()}
+    lines = (finished / "metrics.jsonl").read_text().splitlines()
+    stages = {json.loads(line)["stage"] for line in lines}
     assert stages == {"dynamics", "cost", "train/proco", "train/baseline"}
 
 
