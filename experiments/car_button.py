@@ -4,7 +4,10 @@
 
 Variants: `car_button.py:quick`, `car_button.py`, `car_button.py:paper`.
 
-Not measured yet with these settings.
+Default variant at commit 3245044, seeds 0 to 4, 20 episodes each, 2 CPU cores, 30
+minutes: PROCO return -2.9 (IQM), cost 0.3, 71% of the episodes violation-free;
+baseline return -5.8, cost 25.5, 29%.
+Source: results.json of the command above.
 """
 
 from proco_jax.config import Config

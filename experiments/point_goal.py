@@ -4,9 +4,9 @@
 
 Variants: `point_goal.py:quick`, `point_goal.py`, `point_goal.py:paper`.
 
-Default variant at commit b34a8de, seeds 0 to 4, 20 episodes each, 2 shared CPU
-cores, about 35 minutes: PROCO return -7.1 (IQM), cost 0.0, 84% of the episodes
-violation-free; baseline return -5.4, cost 15.6, 36%.
+Default variant at commit 6aeec31, seeds 0 to 4, 20 episodes each, 2 CPU cores, 21
+minutes: PROCO return 0.4 (IQM), cost 0.0, 81% of the episodes violation-free;
+baseline return 7.1, cost 40.3, 23%.
 Source: results.json of the command above.
 """
 
