@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from proco_jax import cost, dynamics, train
+from proco_jax import changes, cost, dynamics, train
 from proco_jax.config import (
     AgentConfig,
     Config,
@@ -99,7 +99,7 @@ def toy_model(parts: train.Parts, data: Dataset, scale: Scale) -> dynamics.Model
     config = parts.config.dynamics
     like = jax.eval_shape(lambda k: dynamics.init(config, SPEC, ACTIONS, k), jax.random.key(7))
     params = drawn(like.params)
-    targets = jax.tree.map(jnp.asarray, dynamics.fit_targets(SPEC, scale, data))
+    targets = jax.tree.map(jnp.asarray, changes.fit_targets(SPEC, scale, data))
     return dynamics.Model(params, jnp.arange(config.elites), scale, targets, jnp.float32(1e9))
 
 

@@ -130,7 +130,8 @@ def test_imagined_samples_weigh_in_only_where_the_state_is_infeasible():
     weights = proco._weights(CONFIG, nets, agent, jnp.array([0.0, 0.0]), batch)
     # Two logged: after reward, away from harm. Four imagined: feasible, so the
     # reward is unknown; infeasible; infeasible but of no weight; feasible.
-    np.testing.assert_allclose(weights, [1.0, np.exp(5.0), 0.0, np.exp(5.0), 0.0, 0.0], rtol=1e-5)
+    away = np.exp(CONFIG.cost_temperature)
+    np.testing.assert_allclose(weights, [1.0, away, 0.0, away, 0.0, 0.0], rtol=1e-5)
 
 
 def test_gradients_of_critics_and_policy_do_not_meet(state, batches):

@@ -15,6 +15,7 @@ SOURCE = ROOT / "src" / "proco_jax"
 FLOORS = (
     ("types", "observation", "statistics", "config_types", "devices"),
     ("config", "losses", "networks", "scaling"),
+    ("changes",),
     (
         "rollouts",
         "dynamics",
@@ -39,6 +40,8 @@ COMMANDS = ("knowledge.__main__", "knowledge.check", "report.__main__")
 
 CORE = (
     "types",
+    "devices",
+    "changes",
     "observation",
     "config_types",
     "config",
@@ -83,9 +86,9 @@ MOST_LINES = 300
 # Longer files, each with what it may have; none may grow, and no other may join.
 LONG = {
     "config.py": 600,
-    "train.py": 350,
+    "train.py": 330,
     "diagnosis.py": 335,
-    "dynamics.py": 320,
+    "dynamics.py": 305,
 }
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from proco_jax import cost, diagnosis, feasibility, rollouts
-from proco_jax.dynamics import Model, Targets
+from proco_jax.changes import Targets
+from proco_jax.dynamics import Model
 from proco_jax.observation import Field, ObservationSpec
 from proco_jax.scaling import Scale
 from proco_jax.types import Dataset, Episode, LabeledStates

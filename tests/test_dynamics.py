@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from core_toys import ACTIONS, SPEC, drawn, toy_dataset, toy_model, toy_parts, toy_scale
 
-from proco_jax import dynamics, train
-from proco_jax.dynamics import Model, Targets
+from proco_jax import changes, dynamics, train
+from proco_jax.changes import Targets
+from proco_jax.dynamics import Model
 from proco_jax.observation import Field, ObservationSpec
 from proco_jax.scaling import Scale
 
@@ -24,7 +25,7 @@ class Moves:
     spec = FLAT
 
     def apply(self, params: Any, obs: jax.Array, action: jax.Array) -> Any:
-        mean = params * jnp.ones((*obs.shape[:-1], 2 + dynamics.REWARDS))
+        mean = params * jnp.ones((*obs.shape[:-1], 2 + changes.REWARDS))
         return mean, jnp.zeros_like(mean)
 
 
@@ -50,7 +51,7 @@ def scale(data):
 
 @pytest.fixture(scope="module")
 def targets(data, scale):
-    return jax.tree.map(jnp.asarray, dynamics.fit_targets(SPEC, scale, data))
+    return jax.tree.map(jnp.asarray, changes.fit_targets(SPEC, scale, data))
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,7 @@ def test_standardized_targets_by_hand():
     )
     flat = dataclasses.replace(flat, reward=jnp.array([7.0]), action=jnp.zeros((1, 1)))
     model = moves(0.0, 0.0)
-    _, _, target = dynamics.standardized(model.targets, model.scale, flat, jnp.array([0]))
+    _, _, target = changes.standardized(model.targets, model.scale, flat, jnp.array([0]))
     # Of a reward of 7, 5 are usual.
     np.testing.assert_allclose(target, [[2.0, 2.0, 2.0, 4.0]])
 
@@ -112,7 +113,7 @@ def test_a_rare_bonus_leaves_the_size_of_usual_rewards_alone(data, scale):
     small = np.linspace(-0.01, 0.01, data.size).astype(np.float32)
     bonus = np.where(np.arange(data.size) == 7, 1.0, small).astype(np.float32)
     found = [
-        dynamics.fit_targets(SPEC, scale, dataclasses.replace(data, reward=r))
+        changes.fit_targets(SPEC, scale, dataclasses.replace(data, reward=r))
         for r in (small, bonus)
     ]
     np.testing.assert_allclose(found[1].size[-2], found[0].size[-2], rtol=0.05)
@@ -128,7 +129,7 @@ def test_rings_share_one_size_without_shift_and_constants_do_not_vary(targets):
     battery = SPEC.slices["battery"]
     np.testing.assert_array_equal(targets.varies[battery], 0.0)
     np.testing.assert_array_equal(targets.size[battery], 1.0)
-    assert targets.varies[-dynamics.REWARDS] == 1.0
+    assert targets.varies[-changes.REWARDS] == 1.0
 
 
 def test_closeness_is_clipped_and_nothing_else():
@@ -241,7 +242,7 @@ def test_elites_are_the_best_on_the_holdout_and_the_limit_is_a_quantile_of_their
 
 def test_error_of_the_nearest_object_is_zero_for_the_truth_and_above_for_persistence(targets):
     obs = jax.random.uniform(jax.random.key(3), (20, SPEC.size))
-    target = jax.random.normal(jax.random.key(4), (20, SPEC.size + dynamics.REWARDS))
+    target = jax.random.normal(jax.random.key(4), (20, SPEC.size + changes.REWARDS))
     assert float(dynamics._nearest_loss(SPEC, targets, obs, target, target)) == 0.0
     wrong = target.at[:, SPEC.slices["goal"]].add(1.0)
     assert float(dynamics._nearest_loss(SPEC, targets, obs, wrong, target)) > 0.0
@@ -250,7 +251,7 @@ def test_error_of_the_nearest_object_is_zero_for_the_truth_and_above_for_persist
 def test_error_of_the_nearest_object_by_hand(targets):
     where, sizes = SPEC.slices["goal"], targets.nearest
     obs = jnp.zeros((1, SPEC.size)).at[0, where.start].set(0.5)
-    target = jnp.zeros((1, SPEC.size + dynamics.REWARDS))
+    target = jnp.zeros((1, SPEC.size + changes.REWARDS))
     ring = [f.name for f in SPEC.rings].index("goal")
     # Off by two sizes in the largest bin: 4, averaged over two rings. A smaller bin is nobody's.
     off = 2.0 * sizes[ring] / targets.size[where.start]
@@ -261,7 +262,7 @@ def test_error_of_the_nearest_object_by_hand(targets):
 
 
 def test_rare_jumps_do_not_swell_the_size_of_a_rings_changes(data, scale):
-    usual = dynamics.fit_targets(SPEC, scale, data)
+    usual = changes.fit_targets(SPEC, scale, data)
     where = SPEC.slices["goal"]
     obs = np.array(data.obs)
     still = np.repeat(obs[:1], len(obs), axis=0)
@@ -269,7 +270,7 @@ def test_rare_jumps_do_not_swell_the_size_of_a_rings_changes(data, scale):
     jumps = steady.copy()
     jumps[5, where] += 5.0
     sizes = [
-        dynamics.fit_targets(SPEC, scale, dataclasses.replace(data, obs=x.astype(np.float32)))
+        changes.fit_targets(SPEC, scale, dataclasses.replace(data, obs=x.astype(np.float32)))
         for x in (steady, jumps)
     ]
     np.testing.assert_allclose(sizes[1].nearest, sizes[0].nearest, rtol=0.5)

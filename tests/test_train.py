@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from core_toys import same_leaves, toy_context, toy_parts
 
-from proco_jax import train
+from proco_jax import devices, train
 from proco_jax.checkpoint import Checkpoints
 
 PARTS = toy_parts()
@@ -185,29 +185,29 @@ def compare_sharded() -> None:
     init, chunk = train.make_train_init(PARTS), train.make_train_chunk(PARTS)
     state = init(context, train.seed_keys(0, 4))
     copy = jax.tree.map(jnp.copy, state)
-    spread = train.shard_seeds(state, 4)
-    devices = {d for x in jax.tree.leaves(spread) for d in x.sharding.device_set}
-    ours, _ = chunk(train.replicate(context, 4), spread)
+    spread = devices.shard_seeds(state, 4)
+    used = {d for x in jax.tree.leaves(spread) for d in x.sharding.device_set}
+    ours, _ = chunk(devices.replicate(context, 4), spread)
     assert {len(x.sharding.device_set) for x in jax.tree.leaves(ours.agent.params)} == {4}
     theirs, _ = chunk(context, copy)
     same_leaves(ours.agent.params, theirs.agent.params, rtol=1e-4, atol=1e-4)
     compare_rows()
-    print(len(devices), "devices")
+    print(len(used), "devices")
 
 
 def compare_rows() -> None:
     """Seeds that four devices cannot share evenly come back as they were."""
     for seeds, mesh, rows in ((5, 3, 6), (3, 3, 3), (8, 4, 8), (9, 3, 9), (1, 1, 1)):
         tree = {"x": jnp.arange(float(seeds)), "key": train.seed_keys(0, seeds)}
-        spread = train.shard_seeds(tree, seeds)
-        assert spread["x"].shape == (rows,) and train._mesh(seeds).size == mesh
-        same_leaves(train.own_seeds(spread, seeds), tree)
+        spread = devices.shard_seeds(tree, seeds)
+        assert spread["x"].shape == (rows,) and devices._mesh(seeds).size == mesh
+        same_leaves(devices.own_seeds(spread, seeds), tree)
 
 
 def test_on_one_device_seeds_stay_as_they_are():
-    placed = train.shard_seeds({"x": jnp.arange(3.0)}, 3)
+    placed = devices.shard_seeds({"x": jnp.arange(3.0)}, 3)
     np.testing.assert_array_equal(placed["x"], [0, 1, 2])
-    assert train.own_seeds(placed, 3)["x"] is placed["x"]
+    assert devices.own_seeds(placed, 3)["x"] is placed["x"]
 
 
 def test_metrics_are_means_over_steps():

@@ -20,42 +20,12 @@ import optax
 from flax import struct
 
 from proco_jax import losses
+from proco_jax.changes import REWARDS, ROBUST, Targets, standardized
 from proco_jax.config import DynamicsConfig
 from proco_jax.networks import DynamicsNetwork, apply
 from proco_jax.observation import ObservationSpec
 from proco_jax.scaling import Scale
 from proco_jax.types import Array, Dataset
-
-# Least size of the changes of a ring's nearest object, against that of its bins: one
-# that never moves must not outweigh everything else.
-NEAREST_FLOOR = 0.03
-# A ring jumps when a goal is reached or an object hides another. Errors beyond this many
-# sizes count linearly, and changes beyond these quantiles as the quantile.
-ROBUST = 3.0
-USUAL, USUAL_NEAREST = 0.99, 0.95
-REWARDS = 2
-
-
-class Targets(NamedTuple):
-    """Scale of the changes to be predicted, and which dimensions are.
-
-    The last two dimensions are the reward: what is usual of it, and what a
-    rare bonus exceeds that by. In one number the bonus would decide the fit,
-    and the small rewards on the way to it would be lost.
-
-    Attributes:
-      shift: `[O + 2]`.
-      size: `[O + 2]`.
-      varies: `[O + 2]`, 0 for dimensions that never change.
-      nearest: `[R]` size of the changes of each ring's largest bin.
-      usual: `[2]` smallest and largest usual reward.
-    """
-
-    shift: Array
-    size: Array
-    varies: Array
-    nearest: Array
-    usual: Array
 
 
 class Model(NamedTuple):
@@ -104,38 +74,6 @@ def network(config: DynamicsConfig, spec: ObservationSpec) -> DynamicsNetwork:
     return DynamicsNetwork(spec, config.bin_hidden, config.hidden, config.neighbours, REWARDS)
 
 
-def fit_targets(spec: ObservationSpec, scale: Scale, data: Dataset) -> Targets:
-    """Standardisation of the changes in the logs; a ring's bins share one size."""
-    obs, next_obs = data.obs[data.obs_index], data.obs[data.obs_index + 1]
-    change = np.asarray(next_obs - obs, np.float64)
-    usual = np.quantile(data.reward, (1.0 - USUAL, USUAL))
-    reward = np.stack(_split_reward(np.asarray(data.reward, np.float64), usual), axis=1)
-    target = np.concatenate([change, reward], axis=1)
-    shift, size = target.mean(0), target.std(0)
-    nearest = np.ones(len(spec.rings))
-    for i, f in enumerate(spec.rings):
-        where = spec.slices[f.name]
-        shift[where], size[where] = 0.0, _usual_size(target[:, where], USUAL)
-        moved = np.max(next_obs[:, where], axis=1) - np.max(obs[:, where], axis=1)
-        floor = NEAREST_FLOOR * size[where][0]
-        nearest[i] = max(_usual_size(np.asarray(moved, np.float64), USUAL_NEAREST), floor, 1e-7)
-    varies = np.append(np.asarray(scale.varies), [True, True]) & (size > 1e-7)
-    size = np.where(varies, size, 1.0)
-    return Targets(*(x.astype(np.float32) for x in (shift, size, varies, nearest, usual)))
-
-
-def _split_reward(reward: Array, usual: Array) -> tuple[Array, Array]:
-    """The usual part of rewards, and the rest; shapes as given."""
-    kept = reward.clip(usual[0], usual[1])
-    return kept, reward - kept
-
-
-def _usual_size(change: np.ndarray, quantile: float) -> float:
-    """Root mean square of changes, jumps beyond a quantile counted as that quantile."""
-    size = np.abs(change)
-    return float(np.sqrt(np.mean(np.minimum(size, np.quantile(size, quantile)) ** 2)))
-
-
 def init(config: DynamicsConfig, spec: ObservationSpec, actions: int, key: Array) -> DynamicsState:
     """A fresh ensemble for observations of `spec` and `actions` action dimensions."""
     init_key, step_key = jax.random.split(key)
@@ -154,17 +92,6 @@ def init(config: DynamicsConfig, spec: ObservationSpec, actions: int, key: Array
         step=jnp.int32(0),
         key=step_key,
     )
-
-
-def standardized(
-    targets: Targets, scale: Scale, data: Dataset, index: Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Scaled observations, actions and standardised targets of transitions `index`."""
-    at = data.obs_index[index]
-    obs, next_obs = data.obs[at], data.obs[at + 1]
-    reward = jnp.stack(_split_reward(data.reward[index], targets.usual), axis=-1)
-    target = jnp.concatenate([next_obs - obs, reward], axis=-1)
-    return scale(obs), data.action[index], (target - targets.shift) / targets.size
 
 
 def update(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from proco_jax import cost, diagnosis, dynamics, rollouts, train
+from proco_jax import changes, cost, diagnosis, dynamics, rollouts, train
 from proco_jax.checkpoint import Checkpoints
 from proco_jax.data.files import write_atomic
 from proco_jax.data.logs import Logs
@@ -43,7 +43,7 @@ def fit_dynamics(run: Run, parts: Parts, data: Data) -> dynamics.Model:
       single one, see `DynamicsConfig.per_seed`).
     """
     config = run.config.dynamics
-    targets = dynamics.fit_targets(parts.spec, data.scale, data.train)
+    targets = changes.fit_targets(parts.spec, data.scale, data.train)
     actions = data.train.action.shape[-1]
     keys = fit_keys(run, 1)
     state = jax.vmap(lambda k: dynamics.init(config, parts.spec, actions, k))(keys)

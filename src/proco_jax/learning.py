@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from proco_jax import train
+from proco_jax import devices, train
 from proco_jax.algorithms import proco
 from proco_jax.checkpoint import Checkpoints
 from proco_jax.data.progress import progress
@@ -47,11 +47,11 @@ def train_policies(
         done = saved.latest or 0
         if done:
             like = jax.eval_shape(init, context, keys)
-            state = train.shard_seeds(saved.restore(like), run.config.seeds)
+            state = devices.shard_seeds(saved.restore(like), run.config.seeds)
         else:
-            state = init(context, train.shard_seeds(keys, run.config.seeds))
+            state = init(context, devices.shard_seeds(keys, run.config.seeds))
         run.metrics.resume(stage, done)
-        own = functools.partial(train.own_seeds, seeds=run.config.seeds)
+        own = functools.partial(devices.own_seeds, seeds=run.config.seeds)
         # A kill may have come between a checkpoint and the evaluation it was saved for.
         _evaluate_if_due(run, parts, task, context, learner, own(state), done)
         with progress(stage, config.steps, run.log, done) as advance:
@@ -137,9 +137,9 @@ def make_act(
 def place(run: Run, parts: Parts, context: Context) -> Context:
     """Puts the context on the devices: logs on all, each seed's own knowledge with the seed."""
     seeds = run.config.seeds
-    spread = train.shard_seeds if run.config.dynamics.per_seed else train.replicate
+    spread = devices.shard_seeds if run.config.dynamics.per_seed else devices.replicate
     knowledge = None if context.knowledge is None else spread(context.knowledge, seeds)
-    data, scale = train.replicate((context.data, context.scale), seeds)
+    data, scale = devices.replicate((context.data, context.scale), seeds)
     return Context(data, scale, knowledge)
 
 

@@ -13,9 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from proco_jax import cost, dynamics, feasibility, rollouts
 from proco_jax.algorithms import proco
@@ -260,36 +258,6 @@ def make_cost_chunk(parts: Parts, steps: int) -> Callable[..., tuple[Any, dict[s
         return state, _mean(metrics)
 
     return jax.jit(jax.vmap(one, in_axes=(None, 0)), donate_argnums=1)
-
-
-def shard_seeds(tree: Any, seeds: int) -> Any:
-    """Spreads the leading seed axis evenly over the local devices.
-
-    Where the devices do not divide the seeds, the last seed is repeated until
-    they do; `own_seeds` takes the repetitions away again.
-    """
-    mesh = _mesh(seeds)
-    rows = np.minimum(np.arange(mesh.size * -(-seeds // mesh.size)), seeds - 1)
-    filled = tree if len(rows) == seeds else jax.tree.map(lambda x: x[rows], tree)
-    return jax.device_put(filled, NamedSharding(mesh, PartitionSpec("seeds")))
-
-
-def own_seeds(tree: Any, seeds: int) -> Any:
-    """The leading seed axis without what `shard_seeds` repeated."""
-    return jax.tree.map(lambda x: x if x.shape[0] == seeds else x[:seeds], tree)
-
-
-def replicate(tree: Any, seeds: int) -> Any:
-    """Puts arrays on every device that `shard_seeds` uses."""
-    return jax.device_put(tree, NamedSharding(_mesh(seeds), PartitionSpec()))
-
-
-def _mesh(seeds: int) -> jax.sharding.Mesh:
-    """As few devices as do the work in the same time as all of them."""
-    devices = jax.local_devices()
-    each = -(-seeds // len(devices))
-    count = -(-seeds // each)
-    return jax.sharding.Mesh(np.array(devices[:count]), ("seeds",), axis_types=(AxisType.Auto,))
 
 
 def _regenerate(parts: Parts, context: Context, state: TrainState, key: Array) -> rollouts.Imagined:

@@ -134,16 +134,11 @@ def label_states(
     """Chooses states and labels them, in one or more rounds.
 
     The first round covers the candidates, with attention to the boundary where
-    a rule tells where it is. A model that labels states is then asked about
-    states on which the costs fitted to the labels so far disagree (active
-    learning), at most as many again over all further rounds as in the first,
-    until those costs find the stated share (`cost.recall`) of what the model
-    calls unsafe among the states that they were least sure of. Rules label as
-    many states as wanted, so they need one round only.
-
-    To the candidates come as many changed copies of them (`vary_states`): a
-    network must be shown what lies inside of the unsafe set, and safe logs
-    don't show it.
+    a rule tells where it is; rules need no other. A model that labels states is
+    then asked about those on which the costs fitted so far disagree, until
+    they find `cost.recall` of what it calls unsafe among them. To the candidates
+    come as many changed copies (`vary_states`): a network must be shown what
+    lies inside of the unsafe set, and safe logs don't show it.
 
     Args:
       grounding: from `ground`.
@@ -164,9 +159,8 @@ def label_states(
     later = wanted // 2 // (rounds - 1) if rounds > 1 else 0
     asked = choose_states(obs, wanted - later * (rounds - 1), seed, margin, k.boundary_share)
     labels = grounding.label(obs[asked])
-    for number in range(1, rounds):
-        if doubt is None:
-            break
+    for number in range(1, rounds if doubt else 1):
+        assert doubt is not None
         unsure, called = doubt(labels, obs)
         chosen = choose_disagreeing(obs, unsure, later, seed + number, asked)
         asked = np.concatenate([asked, chosen])
