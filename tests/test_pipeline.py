@@ -130,7 +130,7 @@ def labels_states(request: dict) -> Answer:
 
 
 @pytest.mark.parametrize(
-    ("labeller", "answer", "labels"),
+    ("labeller", "answer", "most"),
     [("rule", writes_the_rule, 1000), ("states", labels_states, 96)],
 )
 def test_a_cost_network_comes_from_a_models_words(
@@ -138,7 +138,7 @@ def test_a_cost_network_comes_from_a_models_words(
     monkeypatch: pytest.MonkeyPatch,
     labeller: str,
     answer: Answerer,
-    labels: int,
+    most: int,
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with serve(answer) as address:
@@ -154,7 +154,8 @@ def test_a_cost_network_comes_from_a_models_words(
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((home / labeller / "cost.json").read_text())
     assert (report["labeller"], report["model"]) == (labeller, "openai/test")
-    assert report["labels"] == labels and report["calls"] > 0
+    # Asking about states ends early where the costs already find what is unsafe.
+    assert most / 2 <= report["labels"] <= most and report["calls"] > 0
     assert report["recall"] >= 0.8
     assert (home / labeller / "pictures" / "cost.png").stat().st_size
     for path in (home / labeller).rglob("*"):
