@@ -1,5 +1,10 @@
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from core_toys import same_leaves
 from flax import struct
@@ -69,3 +74,29 @@ def test_a_state_of_other_shapes_is_refused(tmp_path):
         other = State({"v": jnp.zeros(7)}, jnp.int32(0), jax.random.key(0))
         with pytest.raises((ValueError, KeyError)):
             saved.restore(other)
+
+
+SAVE_ON_TWO_DEVICES = """
+import sys
+from pathlib import Path
+import jax
+jax.config.update("jax_num_cpu_devices", 2)
+from proco_jax.checkpoint import Checkpoints
+from proco_jax.devices import shard_seeds
+keys = jax.vmap(jax.random.key)(jax.numpy.arange(2))
+state = {"key": keys, "w": jax.numpy.arange(6.0).reshape(2, 3)}
+with Checkpoints(Path(sys.argv[1])) as saved:
+    saved.save(1, shard_seeds(state, 2))
+"""
+
+
+def test_a_run_goes_on_where_there_are_fewer_devices(tmp_path):
+    command = [sys.executable, "-c", SAVE_ON_TWO_DEVICES, str(tmp_path)]
+    subprocess.run(command, check=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    keys = jax.vmap(jax.random.key)(jnp.arange(2))
+    like = jax.eval_shape(lambda: {"key": keys, "w": jnp.zeros((2, 3))})
+    with Checkpoints(tmp_path) as saved:
+        found = saved.restore(like)
+    assert len(found["w"].sharding.device_set) == 1
+    np.testing.assert_array_equal(found["w"], np.arange(6.0).reshape(2, 3))
+    same_leaves(found["key"], keys)

@@ -39,7 +39,7 @@ def encoder(spec: ObservationSpec = SPEC, rings: bool = True) -> networks.Encode
 
 
 def dynamics_network() -> networks.DynamicsNetwork:
-    return networks.DynamicsNetwork(SPEC, (8, 8), (16,), 1)
+    return networks.DynamicsNetwork(SPEC, (8, 8), (16,), 1, 1)
 
 
 def test_parts_of_an_observation_by_hand():
@@ -235,7 +235,7 @@ def test_a_spec_may_have_rings_of_different_sizes():
     spec = ObservationSpec((*SPEC.fields, small))
     assert networks.ring_sizes(spec) == (BINS, 4)
     obs, action = jnp.ones(spec.size), jnp.ones(ACTIONS)
-    net = networks.DynamicsNetwork(spec, (8, 8), (16,), 1)
+    net = networks.DynamicsNetwork(spec, (8, 8), (16,), 1, 1)
     mean, _ = apply(net, drawn_params(net, 15, obs, action), obs, action)
     assert mean.shape == (spec.size + 1,)
     net = encoder(spec)

@@ -5,6 +5,7 @@ from test_report_results import row
 
 from proco_jax.envs.tasks import get_task
 from proco_jax.report import pictures
+from proco_jax.report.figure import COLORS
 from proco_jax.report.render import draw_recording, render_episode
 from proco_jax.report.scene import Recording, Scene, record_episode
 
@@ -13,6 +14,13 @@ def ink(path):
     """The share of pixels that aren't white."""
     image = np.asarray(Image.open(path).convert("RGB"))
     return (image < 250).any(axis=-1).mean()
+
+
+def colors(path):
+    """How many of the curves' colors a picture shows."""
+    image = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    wanted = [np.array([int(c[i : i + 2], 16) for i in (1, 3, 5)]) for c in COLORS]
+    return sum(bool((np.abs(image - c).max(axis=-1) < 8).any()) for c in wanted)
 
 
 def scenes(count):
@@ -52,6 +60,17 @@ def test_maps_of_one_sign_are_drawn_too(tmp_path):
 
 def test_the_scatter_needs_no_data_card(tmp_path):
     assert ink(pictures.policy_scatter(tmp_path / "policies.png", [row()], None)) > 0.01
+
+
+def test_each_set_of_episodes_has_its_own_curves(tmp_path):
+    def rows(episodes, error):
+        shared = {"mae_persistence": 0.1, "mae_model": error, "correlation": 0.5}
+        return [{"episodes": episodes, "steps": s} | shared for s in (1, 5)]
+
+    safe, violating = rows("safe", 0.02), rows("violating", 0.08)
+    one = pictures.open_loop_curves(tmp_path / "one.png", safe)
+    both = pictures.open_loop_curves(tmp_path / "both.png", [*safe, *violating])
+    assert colors(both) == colors(one) + 1
 
 
 def test_curves_of_metrics_leave_out_what_is_null(tmp_path):

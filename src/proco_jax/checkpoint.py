@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from jax.sharding import SingleDeviceSharding
 
 
 class Checkpoints:
@@ -35,18 +36,22 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.StandardSave(state))  # pyright: ignore
 
     def restore(self, like: Any) -> Any:
-        """The newest state.
+        """The newest state, on this process's first device wherever it was saved.
 
         Args:
-          like: a state of the same structure, shapes and shardings, whose
-            values are ignored.
+          like: a state of the same structure and shapes, whose values are ignored.
 
         Raises:
           FileNotFoundError: if there is none.
         """
         if self.latest is None:
             raise FileNotFoundError(f"no checkpoint in {self._manager.directory}")
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        here = SingleDeviceSharding(jax.local_devices()[0])
+
+        def placed(leaf: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
+
+        abstract = jax.tree.map(placed, like)
         args = ocp.args.StandardRestore(abstract)  # pyright: ignore
         return self._manager.restore(self.latest, args=args)
 

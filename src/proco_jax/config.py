@@ -514,7 +514,6 @@ _AT_LEAST_ONE = (
     "evaluation.episodes",
     "evaluation.interim_every",
 )
-_SHARES_BELOW_ONE = ("feasibility.duration",)
 _ABOVE_ZERO = (
     "dynamics.learning_rate",
     "cost.learning_rate",
@@ -531,12 +530,13 @@ def _rules(config: Config) -> list[tuple[str, Any, bool, str]]:
     flat = flatten(config)
     rules = [(n, flat[n], 0 <= flat[n] <= 1, "a share between 0 and 1") for n in _SHARES]
     rules += [(n, flat[n], 0 < flat[n] < 1, "a number between 0 and 1") for n in _OPEN_UNIT]
-    rules += [(n, flat[n], 0 <= flat[n] < 1, "0 or more and below 1") for n in _SHARES_BELOW_ONE]
     rules += [(n, flat[n], flat[n] >= 1, "at least 1") for n in _AT_LEAST_ONE]
     rules += [(n, flat[n], flat[n] > 0, "a number above 0") for n in _ABOVE_ZERO]
     rules += [
         (n, flat[n], flat[n] >= 0, "0 or more") for n in ("env.workers", "cost.margin", "seed")
     ]
+    duration = config.feasibility.duration
+    rules += [("feasibility.duration", duration, 0 <= duration < 1, "0 or more and below 1")]
     return rules + _choice_rules(config) + _multiple_rules(config)
 
 

@@ -144,11 +144,7 @@ def look(
     mean, _ = jax.vmap(functools.partial(apply, net), in_axes=(0, None, None))(
         state.params, obs, action
     )
-    fit = jnp.where(
-        _ring_mask(net.spec, REWARDS),
-        losses.robust_square(mean - target, ROBUST),
-        jnp.square(mean - target),
-    )
+    fit = _fit_error(net.spec, mean - target)
     error = jnp.sum(fit * targets.varies, axis=-1) / targets.varies.sum()
     error = jnp.mean(error, axis=-1)
     better = error < state.best_error
@@ -248,14 +244,19 @@ def _ring_mask(spec: ObservationSpec, more: int) -> np.ndarray:
     return np.concatenate([*ring, np.zeros(more, bool)])
 
 
+def _fit_error(spec: ObservationSpec, error: Array) -> jax.Array:
+    """Errors `[..., O + REWARDS]` squared; those of rings, which jump, in their robust form."""
+    ring = _ring_mask(spec, REWARDS)
+    return jnp.where(ring, losses.robust_square(error, ROBUST), jnp.square(error))
+
+
 def _loss(
     config: DynamicsConfig, net: DynamicsNetwork, targets: Targets, params: Any, batch: Any
 ) -> jax.Array:
     obs, action, target = batch
     mean, log_variance = apply(net, params, obs, action)
     fixed_error = jax.lax.stop_gradient(mean - target)
-    ring = _ring_mask(net.spec, REWARDS)
-    fit = jnp.where(ring, losses.robust_square(mean - target, ROBUST), jnp.square(mean - target))
+    fit = _fit_error(net.spec, mean - target)
     loss = fit + losses.gaussian_nll(fixed_error, log_variance)
     loss = jnp.sum(jnp.mean(loss, axis=0) * targets.varies) / jnp.sum(targets.varies)
     return loss + config.nearest_weight * _nearest_loss(net.spec, targets, obs, mean, target)

@@ -84,7 +84,7 @@ def with_near_range(rings: jax.Array) -> jax.Array:
 
 
 def with_saturation(action: jax.Array) -> jax.Array:
-    """Actions beside what is left of them where forces are small: `[..., A]` to `[..., 2 A]`.
+    """Actions, and behind them tanh(SATURATION a): `[..., A]` to `[..., 2 A]`.
 
     Actuators often give all their force at a small part of the action's range
     (MuJoCo clips a Point's at 0.05 and a Car's at 0.02), so the sign of an
@@ -127,7 +127,8 @@ class Encoder(nn.Module):
     """Scaled observations `[..., O]` and inputs `[..., X]` to `[..., features]`.
 
     Without rings in the description, or with `rings` off, it is one plain
-    layer, and the network that uses it a plain MLP.
+    layer, and the network that uses it a plain MLP. With `flat` on it sees the
+    whole observation directly as well as through the rings' bins.
     """
 
     spec: ObservationSpec
@@ -209,16 +210,16 @@ class DynamicsNetwork(nn.Module):
     """Standardised change of the observation and the reward, and log variances.
 
     Maps scaled observations `[..., O]` and actions `[..., A]` to mean and log
-    variance, both `[..., O + rewards]`, the parts of the reward last. A ring changes by a kernel
-    over shifts (the agent turns under it), made from sensors and action, plus
-    what the network shared over its bins adds.
+    variance, both `[..., O + rewards]`, the parts of the reward last. A ring
+    changes by a kernel over shifts (the agent turns under it), made from sensors
+    and action, plus what the network shared over its bins adds.
     """
 
     spec: ObservationSpec
     bin_hidden: Sequence[int]
     hidden: Sequence[int]
     neighbours: int
-    rewards: int = 1
+    rewards: int
 
     @nn.compact
     def __call__(self, obs: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array]:

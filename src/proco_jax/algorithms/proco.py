@@ -50,11 +50,13 @@ def networks(
     config: AgentConfig, feasibility_config: FeasibilityConfig, encoder: Encoder, actions: int
 ) -> Networks:
     """The networks of an agent with so many action dimensions."""
+    # Pooling over bins tells a policy that something is near but blurs where it is.
+    policy_encoder = encoder.clone(flat=True)
     return Networks(
         q=Critic(encoder, config.hidden, 2),
         v=Critic(encoder, config.hidden, 1),
         feasibility=feasibility.networks(feasibility_config, config.hidden, encoder),
-        policy=GaussianPolicy(encoder.clone(flat=True), config.hidden, actions),
+        policy=GaussianPolicy(policy_encoder, config.hidden, actions),
     )
 
 
@@ -156,8 +158,7 @@ def act(
       `[A]` in [-1, 1].
     """
     mean, log_std = apply(nets.policy, state.params["policy"], obs)
-    noise = jax.random.normal(key, (config.samples, *mean.shape))
-    actions = jnp.clip(mean + jnp.exp(log_std) * noise, -1.0, 1.0)
+    actions = _draw(mean, log_std, jax.random.normal(key, (config.samples, *mean.shape)))
     many = jnp.broadcast_to(obs, (config.samples, *obs.shape))
     qh = feasibility.qh(nets.feasibility, state.feasibility.params, many, actions)
     return actions[jnp.where(jnp.any(qh <= 0), jnp.argmax(qh <= 0), jnp.argmin(qh))]
@@ -166,8 +167,12 @@ def act(
 def sample(nets: Networks, state: AgentState, obs: Array, key: Array) -> jax.Array:
     """One action `[..., A]` of the policy for each scaled observation `[..., O]`."""
     mean, log_std = apply(nets.policy, state.params["policy"], obs)
-    noise = jnp.exp(log_std) * jax.random.normal(key, mean.shape)
-    return jnp.clip(mean + noise, -1.0, 1.0)
+    return _draw(mean, log_std, jax.random.normal(key, mean.shape))
+
+
+def _draw(mean: Array, log_std: Array, noise: Array) -> jax.Array:
+    """Actions of a Gaussian, kept in the range of the actuators."""
+    return jnp.clip(mean + jnp.exp(log_std) * noise, -1.0, 1.0)
 
 
 def log_probability(net: GaussianPolicy, params: Any, obs: Array, action: Array) -> jax.Array:

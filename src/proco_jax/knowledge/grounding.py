@@ -159,8 +159,9 @@ def label_states(
     later = wanted // 2 // (rounds - 1) if rounds > 1 else 0
     asked = choose_states(obs, wanted - later * (rounds - 1), seed, margin, k.boundary_share)
     labels = grounding.label(obs[asked])
-    for number in range(1, rounds if doubt else 1):
-        assert doubt is not None
+    if rounds == 1 or doubt is None:
+        return labels
+    for number in range(1, rounds):
         unsure, called = doubt(labels, obs)
         chosen = choose_disagreeing(obs, unsure, later, seed + number, asked)
         asked = np.concatenate([asked, chosen])

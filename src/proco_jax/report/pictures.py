@@ -154,11 +154,13 @@ def open_loop_curves(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     Args:
       path: of the picture.
       rows: `open_loop` of `dynamics.json`: steps, mae_model, mae_persistence
-        (metres), correlation, and the set that they were measured on.
+        (metres), correlation, and the episodes that they were measured on.
     """
     figure, (error, correlation) = panels(1, 2, 7.2, 2.9)
-    for i, name in enumerate(dict.fromkeys(row.get("set", "") for row in rows)):
-        mine = sorted((row for row in rows if row.get("set", "") == name), key=lambda r: r["steps"])
+    sets: dict[str, list[Mapping[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: row["steps"]):
+        sets.setdefault(row.get("episodes", ""), []).append(row)
+    for i, (name, mine) in enumerate(sets.items()):
         steps = [row["steps"] for row in mine]
         style: dict[str, Any] = {"color": COLORS[i % len(COLORS)], "ms": 4}
         model, still = ([row[key] for row in mine] for key in ("mae_model", "mae_persistence"))
