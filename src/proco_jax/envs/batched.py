@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from proco_jax.envs.batched_block import Block, rows_of
+from proco_jax.envs.batched_block import Block, Snapshot, rows_of
 from proco_jax.envs.batched_navigation import NavigationBlock
 from proco_jax.envs.batched_velocity import VelocityBlock
 from proco_jax.envs.tasks import Task
@@ -96,6 +96,40 @@ class BatchedEnv:
         self._steps[chosen] = 0
         self._seeds[chosen] = seeds
         return self._obs()[chosen]
+
+    def save(self, worlds: Sequence[int]) -> list[Snapshot]:
+        """Snapshots of the given worlds of a navigation task.
+
+        Raises:
+          NotImplementedError: for velocity tasks.
+        """
+        found = []
+        for world in worlds:
+            at = next(i for i, span in enumerate(self._spans) if world < span.stop)
+            found.append(self._blocks[at].save(world - self._spans[at].start))
+        return found
+
+    def load(self, snapshots: Sequence[Snapshot], worlds: Sequence[int]) -> None:
+        """Puts the given worlds where snapshots of this task were taken.
+
+        From there on the same actions give the same numbers. Restoring into a
+        world that last played the same seed is cheap.
+
+        Raises:
+          ValueError: if there is not one snapshot for each distinct world.
+          NotImplementedError: for velocity tasks.
+        """
+        seeds = [saved.seed for saved in snapshots]
+        chosen = check_reset(seeds, worlds, self.num_envs)
+        with self._unbroken():
+            for block, span in zip(self._blocks, self._spans, strict=True):
+                at = np.flatnonzero((chosen >= span.start) & (chosen < span.stop))
+                if len(at):
+                    rows = (chosen[at] - span.start).tolist()
+                    _wait(self._spread(block.load, rows, [snapshots[i] for i in at]))
+        self._running[chosen] = True
+        self._steps[chosen] = [saved.step for saved in snapshots]
+        self._seeds[chosen] = seeds
 
     def step(self, actions: np.ndarray) -> StepResult:
         """Steps every world by `[N, A]` actions; see `VectorEnv`."""

@@ -1,7 +1,7 @@
 """A block of worlds whose arithmetic is done together: the contract."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -20,6 +20,26 @@ class BlockStep(NamedTuple):
     cost: np.ndarray
     terminated: np.ndarray
     failed: np.ndarray
+
+
+class Snapshot(NamedTuple):
+    """One world amid an episode; the same actions lead it to the same numbers again.
+
+    Attributes:
+      seed: of the episode.
+      step: steps done.
+      obs: `[O]` float64, what it shows.
+      physics: MuJoCo's state, warm start included.
+      random: state of the world's random numbers.
+      rows: what the rules keep, by name.
+    """
+
+    seed: int
+    step: int
+    obs: np.ndarray
+    physics: np.ndarray
+    random: Any
+    rows: dict[str, np.ndarray]
 
 
 class Block(Protocol):
@@ -44,6 +64,14 @@ class Block(Protocol):
 
     def move(self, rows: Sequence[int], actions: np.ndarray) -> None:
         """Steps the physics of the given rows by their `[len(rows), A]` actions."""
+        ...
+
+    def save(self, row: int) -> Snapshot:
+        """What it takes to go on from here later."""
+        ...
+
+    def load(self, rows: Sequence[int], snapshots: Sequence[Snapshot]) -> None:
+        """Puts snapshots of this task's worlds into the given rows; as `place` is, for threads."""
         ...
 
     def judge(self, actions: np.ndarray, active: np.ndarray) -> BlockStep:

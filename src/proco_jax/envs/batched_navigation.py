@@ -1,16 +1,19 @@
 """A block of navigation worlds."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from proco_jax.envs.batched_block import BlockStep, rows_of
+from proco_jax.envs.batched_block import BlockStep, Snapshot, rows_of
 from proco_jax.envs.batched_layout import sample_layout
 from proco_jax.envs.batched_lidar import lidar, rotation_matrices
 from proco_jax.envs.batched_physics import (
     advance,
     advance_gremlins,
     gremlin_path,
+    physics_of,
+    put_physics,
     settle,
     solve_again,
 )
@@ -43,6 +46,7 @@ class NavigationBlock:
             world.watched = self._rules.needs_touches
         self._eyes = Eyes(self._plan, self._state)
         self._warnings = [world.warnings for world in self._worlds]
+        self._seeds = np.full(count, -1, dtype=np.int64)
         self._steps = np.zeros(count, dtype=np.intp)
         self._drawn = np.zeros(count, dtype=np.intp)
         self._clip = self._plan.rules.reward_conf.reward_clip
@@ -65,6 +69,7 @@ class NavigationBlock:
             place(world.model, world.data, plan, layout, rotations)
             settle(world, self._passes)
             self._state.layout[row] = list(layout.values())
+            self._seeds[row] = seed
 
     def start(self, rows: Sequence[int], seeds: Sequence[int]) -> None:
         """Starts the episodes of worlds that were just placed.
@@ -86,6 +91,36 @@ class NavigationBlock:
             seed = seeds[int(dear.argmax())]
             raise RuntimeError(f"{name}, seed {seed}: the episode starts with a cost")
         self.obs[rows] = self._eyes.look(self._rules.goal, self._rules.hidden)[rows]
+
+    def save(self, row: int) -> Snapshot:
+        """What it takes to go on from here later."""
+        world = self._worlds[row]
+        return Snapshot(
+            seed=int(self._seeds[row]),
+            step=int(self._steps[row]),
+            obs=self.obs[row].copy(),
+            physics=physics_of(world),
+            random=world.random.get_state(),
+            rows={name: getattr(owner, name)[row].copy() for name, owner in self._kept()},
+        )
+
+    def load(self, rows: Sequence[int], snapshots: Sequence[Snapshot]) -> None:
+        """Puts snapshots into the given rows; a layout that stands there already stays."""
+        for row, saved in zip(rows, snapshots, strict=True):
+            if self._seeds[row] != saved.seed:
+                self.place([row], [saved.seed])
+            world = self._worlds[row]
+            put_physics(world, saved.physics)
+            world.random.set_state(saved.random)
+            for name, owner in self._kept():
+                getattr(owner, name)[row] = saved.rows[name]
+            self._steps[row] = saved.step
+            self.obs[row] = saved.obs
+
+    def _kept(self) -> list[tuple[str, Any]]:
+        """Names and owners of the arrays that a step reads before it writes them."""
+        rules = [(name, self._rules) for name in self._rules.kept]
+        return [("layout", self._state), ("_drawn", self), *rules]
 
     def move(self, rows: Sequence[int], actions: np.ndarray) -> None:
         """Steps the physics of the given rows by their `[len(rows), A]` actions."""

@@ -16,6 +16,8 @@ from proco_jax.envs.batched_worlds import NO_CONTACTS, Contacts, World
 
 SUBSTEPS = 10
 _NO_SENSORS = int(mujoco.mjtDisableBit.mjDSBL_SENSOR)
+# All that a step reads before it writes it; clock, forces and torques of users stay unused.
+_STATE = ("qpos", "qvel", "act", "qacc_warmstart", "mocap_pos", "mocap_quat")
 _NOTHING = int(mujoco.mjtStage.mjSTAGE_NONE)
 _POSITION_AND_VELOCITY = int(mujoco.mjtStage.mjSTAGE_VEL)
 
@@ -79,6 +81,23 @@ def solve_again(world: World, passes: int) -> None:
         else:
             mujoco.mj_forwardSkip(world.model, world.data, _NOTHING, unread)
             world.at_rest = _is_normalized(world)
+
+
+def physics_of(world: World) -> np.ndarray:
+    """MuJoCo's state, with the solver's last solution, from which its next pass starts."""
+    return np.concatenate([getattr(world.data, name).ravel() for name in _STATE])
+
+
+def put_physics(world: World, state: np.ndarray) -> None:
+    """Puts a world of the same layout into such a state; positions follow with the next step."""
+    start = 0
+    for name in _STATE:
+        array = getattr(world.data, name)
+        array[...] = state[start : start + array.size].reshape(array.shape)
+        start += array.size
+    world.warnings[:] = 0
+    world.at_rest = False
+    world.contacts = world.contacts_of_cost = NO_CONTACTS
 
 
 def _contacts(world: World) -> Contacts:

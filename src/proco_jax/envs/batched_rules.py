@@ -22,9 +22,11 @@ class Rules(Protocol):
       needs_touches: whether `rewards` or `costs` look at contacts.
       goal: `[N, 2]` where the goals are.
       hidden: `[N]` bool, worlds whose buttons do not show; None for no buttons.
+      kept: names of the arrays `[N, ...]` that a step reads before it writes them.
     """
 
     needs_touches: bool
+    kept: tuple[str, ...]
     goal: np.ndarray
     hidden: np.ndarray | None
 
@@ -46,6 +48,7 @@ class GoalRules:
     """Reach the goal; it then moves. Hazards cost, on level 2 vases too."""
 
     hidden = None
+    kept = ("goal", "last")
 
     def __init__(self, blueprint: Blueprint, state: State):
         rules = blueprint.rules
@@ -96,6 +99,7 @@ class PushRules:
     """Push the box into the goal. Hazards cost, on level 2 pillars too."""
 
     hidden = None
+    kept = ("goal", "last_box", "last_goal")
 
     def __init__(self, blueprint: Blueprint, state: State):
         rules = blueprint.rules
@@ -162,6 +166,7 @@ class ButtonRules:
     """Press the goal button; another is drawn. Hazards, gremlins and wrong buttons cost."""
 
     needs_touches = True
+    kept = ("goal", "hidden", "last", "button", "timer")
 
     def __init__(self, blueprint: Blueprint, state: State):
         rules = blueprint.rules
@@ -219,6 +224,7 @@ class CircleRules:
 
     hidden = None
     needs_touches = False
+    kept = ("_axes",)
 
     def __init__(self, blueprint: Blueprint, state: State):
         rules = blueprint.rules

@@ -10,7 +10,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from proco_jax.envs.batched_block import BlockStep
+from proco_jax.envs.batched_block import BlockStep, Snapshot
 from proco_jax.envs.simulator import make_official
 from proco_jax.envs.tasks import Task
 
@@ -52,6 +52,14 @@ class VelocityBlock:
         """Starts the episodes of robots that were just placed."""
         self._refresh()
         self.obs[rows] = self._look()[rows]
+
+    def save(self, row: int) -> Snapshot:
+        """Refused: nothing here needs the velocity tasks amid an episode."""
+        raise NotImplementedError(f"worlds of {self._task.name} cannot be saved; navigation can")
+
+    def load(self, rows: Sequence[int], snapshots: Sequence[Snapshot]) -> None:
+        """Refused as `save` is."""
+        raise NotImplementedError(f"worlds of {self._task.name} cannot be loaded; navigation can")
 
     def move(self, rows: Sequence[int], actions: np.ndarray) -> None:
         """Steps the physics of the given rows by their `[len(rows), A]` actions."""
