@@ -9,7 +9,7 @@ from core_toys import ACTIONS, SPEC, drawn, same_leaves, toy_parts
 
 from proco_jax import feasibility
 from proco_jax.algorithms import proco
-from proco_jax.types import Transition
+from proco_jax.types import Ahead, Transition
 
 PARTS = toy_parts()
 CONFIG, NETS = PARTS.config.agent, PARTS.agent
@@ -26,8 +26,8 @@ class Known:
         return self.function(*inputs)
 
 
-def critics(qh: Any, qr: Any, mean: float = 0.0, vh: Any = None) -> proco.Networks:
-    """Networks with a known Q_h, Q_r, and a Gaussian of that mean and deviation 1."""
+def critics(qh: Any, mean: float = 0.0, vh: Any = None) -> proco.Networks:
+    """Networks with a known Q_h, and a Gaussian of that mean and deviation 1."""
 
     def heads(f: Any) -> Known:
         return Known(lambda o, a: jnp.stack([f(o, a)] * 2, axis=-1))
@@ -35,7 +35,7 @@ def critics(qh: Any, qr: Any, mean: float = 0.0, vh: Any = None) -> proco.Networ
     def gaussian(o: Any) -> Any:
         return jnp.full((*o.shape[:-1], ACTIONS), mean), jnp.zeros((*o.shape[:-1], ACTIONS))
 
-    known: Any = (heads(qr), None, feasibility.Networks(heads(qh), Known(vh)), Known(gaussian))  # pyright: ignore
+    known: Any = (None, feasibility.Networks(heads(qh), Known(vh)), Known(gaussian))  # pyright: ignore
     return proco.Networks(*known)
 
 
@@ -56,7 +56,8 @@ def batches():
     action = jax.random.uniform(keys[1], (LOGGED, ACTIONS), minval=-1.0)
     reward = jax.random.normal(keys[2], (LOGGED,))
     ones = jnp.ones(LOGGED)
-    logged = Transition(obs[0], action, reward, 0 * ones, ones, obs[1])
+    ahead = Ahead(reward, 0.9 * ones, obs[1])
+    logged = Transition(obs[0], action, 0 * ones, ones, obs[1], ahead)
     imagined = jax.random.normal(keys[3], (2, IMAGINED, SPEC.size))
     more = jax.random.uniform(keys[4], (IMAGINED, ACTIONS), minval=-1.0)
     both = feasibility.Batch(
@@ -78,7 +79,7 @@ def acted(nets: proco.Networks, samples: int = 64, seed: int = 0) -> np.ndarray:
 
 
 def test_log_probability_by_hand():
-    nets = critics(None, None, mean=0.5)
+    nets = critics(None, mean=0.5)
     action = jnp.array([[0.5, 0.5], [1.5, 0.5]])
     found = proco.log_probability(nets.policy, None, jnp.zeros((2, SPEC.size)), action)
     np.testing.assert_allclose(found, [0.0, -0.5], atol=1e-5)
@@ -86,13 +87,13 @@ def test_log_probability_by_hand():
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_one_sample_acts_whatever_it_is(seed):
-    nets = critics(lambda o, a: a[..., 0], lambda o, a: a[..., 1])
+    nets = critics(lambda o, a: a[..., 0])
     alone = acted(nets, samples=1, seed=seed)
     assert np.all(alone != 0.0) and np.all(np.abs(alone) <= 1.0)
 
 
 def test_act_takes_a_feasible_action_and_not_always_the_same():
-    nets = critics(lambda o, a: a[..., 0], lambda o, a: a[..., 1])
+    nets = critics(lambda o, a: a[..., 0])
     chosen = np.stack([acted(nets, seed=seed) for seed in range(20)])
     assert np.all(chosen[:, 0] <= 0.0)
     # Feasibility asks nothing of the second number, which stays as it was drawn.
@@ -101,21 +102,14 @@ def test_act_takes_a_feasible_action_and_not_always_the_same():
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_act_takes_the_least_infeasible_where_nothing_is_feasible(seed):
-    nets = critics(lambda o, a: 5.0 + a[..., 0], lambda o, a: 100.0 * a[..., 0])
+    nets = critics(lambda o, a: 5.0 + a[..., 0])
     assert acted(nets, seed=seed)[0] < -0.7
-
-
-def test_act_never_prefers_reward_to_feasibility():
-    # Only small actions are feasible, and they earn least.
-    nets = critics(lambda o, a: jnp.abs(a).max(axis=-1) - 0.5, lambda o, a: jnp.abs(a).sum(axis=-1))
-    for seed in range(5):
-        assert np.abs(acted(nets, seed=seed)).max() <= 0.5
 
 
 def test_imagined_samples_weigh_in_only_where_the_state_is_infeasible():
     obs = jnp.zeros((6, SPEC.size)).at[:, 0].set(jnp.array([-1.0, 1, -1, 1, 1, -1]))
     obs = obs.at[:, 1].set(jnp.array([-1.0, 0, -1, 0, 0, -2]))
-    nets = critics(lambda o, a: o[..., 1], None, vh=lambda o: o[..., :1])
+    nets = critics(lambda o, a: o[..., 1], vh=lambda o: o[..., :1])
     batch = feasibility.Batch(
         obs,
         jnp.zeros((6, ACTIONS)),
@@ -130,8 +124,20 @@ def test_imagined_samples_weigh_in_only_where_the_state_is_infeasible():
     weights = proco._weights(CONFIG, nets, agent, jnp.array([0.0, 0.0]), batch)
     # Two logged: after reward, away from harm. Four imagined: feasible, so the
     # reward is unknown; infeasible; infeasible but of no weight; feasible.
-    away = np.exp(CONFIG.cost_temperature)
-    np.testing.assert_allclose(weights, [1.0, away, 0.0, away, 0.0, 0.0], rtol=1e-5)
+    away, less = np.exp(CONFIG.cost_temperature), CONFIG.imagined_weight
+    np.testing.assert_allclose(weights, [1.0, away, 0.0, less * away, 0.0, 0.0], rtol=1e-5)
+
+
+def test_a_temperature_means_the_same_whatever_the_size_of_rewards():
+    obs, ones = jnp.zeros((5, SPEC.size)), jnp.ones(5)
+    nets = critics(lambda o, a: -ones, vh=lambda o: -ones[:, None])
+    batch = feasibility.Batch(obs, jnp.zeros((5, ACTIONS)), -ones, obs, ones, ones)
+    critic: Any = feasibility.FeasibilityState({"q": None, "v": None}, None, None)  # pyright: ignore
+    agent = proco.AgentState(None, None, None, critic)  # pyright: ignore
+    advantage = jnp.array([-1.0, -0.5, 0.0, 0.5, 1.0])
+    small, large = (proco._weights(CONFIG, nets, agent, s * advantage, batch) for s in (0.01, 3.0))
+    np.testing.assert_allclose(small, large, rtol=1e-4)
+    assert np.all(np.diff(small) > 0) and float(small[2]) == pytest.approx(1.0)
 
 
 def test_gradients_of_critics_and_policy_do_not_meet(state, batches):
@@ -148,7 +154,7 @@ def test_gradients_of_critics_and_policy_do_not_meet(state, batches):
 
             return jax.grad(of, argnums=(0, 1))(params, critic_params)
 
-        return {name: loss(name) for name in ("q", "v", "policy")}
+        return {name: loss(name) for name in ("v", "policy")}
 
     for name, (grads, critic_grads) in by_part(state.params, state.feasibility.params).items():
         for part, tree in grads.items():
@@ -162,20 +168,20 @@ def test_one_update_moves_every_part_and_repeats_exactly(state, batches):
     step = jax.jit(lambda s: proco.update(CONFIG, PARTS.config.feasibility, NETS, s, logged, both))
     new, metrics = step(state)
     same_leaves(step(state)[0], new)
-    for part in ("q", "v", "policy"):
+    for part in ("v", "policy"):
         before, after = jax.tree.leaves(state.params[part]), jax.tree.leaves(new.params[part])
         assert any(not np.array_equal(a, b) for a, b in zip(before, after, strict=True)), part
     for old, now, moved in zip(
-        *(jax.tree.leaves(x) for x in (state.target_q, new.params["q"], new.target_q)), strict=True
+        *(jax.tree.leaves(x) for x in (state.target_v, new.params["v"], new.target_v)), strict=True
     ):
         rate = CONFIG.target_rate
         np.testing.assert_allclose(moved, (1 - rate) * old + rate * now, atol=1e-5)
     assert all(np.isfinite(float(v)) for v in metrics.values())
-    assert {"agent/q_loss", "agent/policy_loss", "feasibility/q_loss"} <= set(metrics)
+    assert {"agent/v_loss", "agent/policy_loss", "feasibility/q_loss"} <= set(metrics)
 
 
 def test_samples_of_the_policy_batched_follow_its_mean_and_stay_in_range():
-    nets = critics(None, None, mean=0.5)
+    nets = critics(None, mean=0.5)
     state: Any = proco.AgentState({"policy": None}, None, None, None)  # pyright: ignore
     found = np.asarray(proco.sample(nets, state, jnp.zeros((5000, SPEC.size)), jax.random.key(2)))
     assert found.shape == (5000, ACTIONS) and np.abs(found).max() <= 1.0

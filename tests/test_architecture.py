@@ -18,6 +18,7 @@ FLOORS = (
     ("changes",),
     (
         "rollouts",
+        "logged",
         "dynamics",
         "cost",
         "feasibility",
@@ -26,14 +27,14 @@ FLOORS = (
         "command_line",
         "variants",
     ),
-    ("algorithms", "data", "knowledge", "benchmark_mujoco"),
+    ("algorithms", "data", "knowledge", "benchmark_mujoco", "buffer"),
     ("train", "evaluate", "report"),
-    ("diagnosis", "deploy", "run"),
-    ("fits",),
+    ("diagnosis", "deploy", "run", "oracle"),
+    ("fits", "counterfactuals"),
     ("learning",),
     ("artifacts",),
     ("pipeline",),
-    ("main", "collect", "import_dsrl", "benchmark"),
+    ("main", "collect", "import_dsrl", "benchmark", "ladder"),
 )
 # Commands that live in a room whose other files know nothing of them.
 COMMANDS = ("knowledge.__main__", "knowledge.check", "report.__main__")
@@ -50,6 +51,8 @@ CORE = (
     "networks",
     "statistics",
     "rollouts",
+    "logged",
+    "buffer",
     "dynamics",
     "cost",
     "feasibility",

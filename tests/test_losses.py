@@ -42,11 +42,9 @@ def test_a_violation_counts_more_the_longer_it_lasts_and_always_above_zero():
     assert values[0] == pytest.approx(2.5) and np.all(np.diff(values) > 0) and values[-1] < 25.0
 
 
-def test_td_target_by_hand():
-    target = losses.td_target(
-        jnp.array([1.0, 1.0]), jnp.array([10.0, 10.0]), jnp.array([1.0, 0.0]), 0.9
-    )
-    np.testing.assert_allclose(target, [10.0, 1.0])
+def test_n_step_target_by_hand():
+    earned, later, discount = jnp.array([1.0, 1.0]), jnp.array([10.0, 10.0]), jnp.array([0.5, 0.0])
+    np.testing.assert_allclose(losses.n_step_target(earned, later, discount), [6.0, 1.0])
 
 
 def test_expectile_loss_by_hand():
@@ -140,7 +138,7 @@ def test_targets_and_weights_carry_no_gradient(argument):
     def total(x):
         a, b, c = [*inputs[:argument], x, *inputs[argument + 1 :]]
         reach = losses.reachability_target(a, b, c, 0.9).sum()
-        td = losses.td_target(a, b, c, 0.9).sum()
+        td = losses.n_step_target(a, b, c).sum()
         return reach + td + losses.policy_weights(a, b, c, (3.0, 5.0), (1e2, 1e2)).sum()
 
     np.testing.assert_array_equal(jax.grad(total)(inputs[argument]), 0.0)
@@ -151,7 +149,7 @@ def test_arrays_of_other_shapes_are_refused_and_do_not_broadcast():
     with pytest.raises(AssertionError):
         losses.reachability_target(one, column, one, 0.9)
     with pytest.raises(AssertionError):
-        losses.td_target(one, one, column, 0.9)
+        losses.n_step_target(one, one, column)
     with pytest.raises(AssertionError):
         losses.policy_weights(one, one, column, (1.0, 1.0), (1.0, 1.0))
     with pytest.raises(AssertionError):

@@ -13,7 +13,7 @@ from proco_jax.algorithms import proco
 from proco_jax.config import AgentConfig, FeasibilityConfig
 from proco_jax.networks import Encoder
 from proco_jax.observation import Field, ObservationSpec
-from proco_jax.types import Array, Transition
+from proco_jax.types import Ahead, Array, Transition
 
 pytestmark = pytest.mark.slow
 
@@ -69,10 +69,10 @@ def draw_batches(key: Array) -> tuple[Transition, feasibility.Batch]:
     logged = Transition(
         obs[:BATCH],
         action[:BATCH],
-        next_obs[:BATCH, 1],
         jnp.zeros(BATCH),
         ones[:BATCH],
         next_obs[:BATCH],
+        Ahead(next_obs[:BATCH, 1], AGENT.discount * ones[:BATCH], next_obs[:BATCH]),
     )
     return logged, batch
 

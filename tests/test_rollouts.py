@@ -7,8 +7,9 @@ import pytest
 from core_toys import toy_dataset
 
 from proco_jax import rollouts
+from proco_jax.buffer import Buffer, add, empty_buffer, sample
 from proco_jax.config import RolloutConfig
-from proco_jax.rollouts import BEHAVIOR, POLICY, RISK, Imagined, World
+from proco_jax.rollouts import BEHAVIOR, ESCAPE, POLICY, RISK, Imagined, World
 
 CONFIG = RolloutConfig(horizon=5, starts=6, candidates=4)
 
@@ -51,14 +52,14 @@ def generation(value: float, unsafe: bool = False, length: int = 2, count: int =
     )
 
 
-def filled(*generations: Imagined, room: int = 3) -> rollouts.Buffer:
-    buffer = rollouts.empty_buffer(room, generations[0] if generations else generation(0.0))
+def filled(*generations: Imagined, room: int = 3) -> Buffer:
+    held = empty_buffer(room, generations[0] if generations else generation(0.0))
     for new in generations:
-        buffer = rollouts.add(buffer, new)
-    return buffer
+        held = add(held, new)
+    return held
 
 
-draw = jax.jit(rollouts.sample, static_argnums=(1,))
+draw = jax.jit(sample, static_argnums=(1,))
 
 
 def test_imagined_trajectory_by_hand():
@@ -113,21 +114,23 @@ def test_summary_by_hand():
             "rollouts/violating_share_risk": 0.5,
             "rollouts/violating_share_behavior": 0.0,
             "rollouts/violating_share_policy": 0.0,
+            "rollouts/violating_share_escape": 0.0,
         }
     )
 
 
-def test_risky_actions_are_the_riskiest_of_the_candidates():
+@pytest.mark.parametrize(("sign", "extreme"), [(1.0, np.max), (-1.0, np.min)])
+def test_extreme_actions_are_the_most_or_least_risky_of_the_candidates(sign, extreme):
     start = jnp.zeros((2, 6, 1))
     key = jax.random.key(1)
-    chosen = rollouts.risky_actions(CONFIG, line(), start, 1, key)
+    chosen = rollouts.extreme_actions(CONFIG, line(), start, 1, key, sign)
     assert chosen.shape == (2, 6, 5, 1)
     shape = (5, 2, 6, CONFIG.candidates, 1)
     plans = rollouts.persistent_actions(jax.random.clone(key), shape, CONFIG.persistence)
     # What the score of a line is at its worst along each plan.
     worst = np.cumsum(plans[..., 0], axis=0).max(axis=0)
     found = np.cumsum(np.asarray(chosen)[..., 0], axis=2).max(axis=2)
-    np.testing.assert_allclose(found, worst.max(axis=-1), atol=1e-5)
+    np.testing.assert_allclose(found, extreme(worst, axis=-1), atol=1e-5)
 
 
 def test_persistent_actions_are_held_for_about_as_long_as_asked():
@@ -162,14 +165,35 @@ def test_generate_gives_starts_of_the_logs_and_actions_in_range():
     def policy(key, obs):
         return jnp.zeros((*obs.shape[:-1], 2))
 
-    found = rollouts.generate(CONFIG, world, policy, data, jnp.arange(5), 2, jax.random.key(5))
-    assert found.obs.shape == (12, 6, data.obs.shape[1])
+    config = dataclasses.replace(CONFIG, escape_share=0.5)
+    found = rollouts.generate(config, world, policy, data, jnp.arange(5), 2, jax.random.key(5))
+    assert found.obs.shape == (18, 6, data.obs.shape[1])
     first = np.asarray(found.obs[:, 0])
     logged = np.asarray(data.obs)[np.asarray(data.obs_index)]
-    assert all((row == logged).all(axis=1).any() for row in first)
+    escapes = np.asarray(found.source) == ESCAPE
+    np.testing.assert_array_equal(escapes, np.arange(18) >= 12)
+    assert all((row == logged).all(axis=1).any() for row in first[~escapes])
+    # An escape starts where an earlier trajectory of its member has come to.
+    for member, rows in enumerate(np.split(first[escapes], 2)):
+        known = np.asarray(found.obs[6 * member : 6 * member + 6, :-1]).reshape(-1, first.shape[1])
+        assert all((row == known).all(axis=1).any() for row in rows)
     assert np.all(np.abs(found.action) <= 1.0)
     by_policy = np.asarray(found.source) == POLICY
     np.testing.assert_array_equal(found.action[by_policy], 0.0)
+
+
+def test_escapes_are_less_risky_than_what_they_escape_from():
+    data = toy_dataset(3)
+    world = line()._replace(step=lambda obs, action: obs + action[..., :1])
+
+    def policy(key, obs):
+        return jnp.zeros((*obs.shape[:-1], 2))
+
+    config = dataclasses.replace(CONFIG, starts=200, escape_share=1.0, candidates=8, risk_share=1.0)
+    found = rollouts.generate(config, world, policy, data, jnp.arange(5), 2, jax.random.key(6))
+    risk = np.asarray(found.obs[:, :, 0].max(axis=1) - found.obs[:, 0, 0])
+    escapes = np.asarray(found.source) == ESCAPE
+    assert risk[escapes].mean() < 0.2 * risk[~escapes].mean()
 
 
 def test_buffer_never_yields_an_unwritten_row():
@@ -226,7 +250,7 @@ def test_longer_trajectories_are_drawn_in_proportion_to_their_length():
 
 
 def test_sources_are_shared_as_the_config_says():
-    config = dataclasses.replace(CONFIG, starts=2000, risk_share=0.6, horizon=1)
+    config = dataclasses.replace(CONFIG, starts=2000, risk_share=0.6, escape_share=0.3, horizon=1)
     world = line()._replace(step=lambda obs, action: obs)
     data = toy_dataset(2)
 
@@ -234,5 +258,5 @@ def test_sources_are_shared_as_the_config_says():
         return jnp.zeros((*obs.shape[:-1], 2))
 
     found = rollouts.generate(config, world, policy, data, jnp.arange(5), 1, jax.random.key(13))
-    shares = np.bincount(np.asarray(found.source), minlength=3) / 2000
-    np.testing.assert_allclose(shares, [0.6, 0.2, 0.2], atol=0.04)
+    shares = np.bincount(np.asarray(found.source), minlength=4) / 2000
+    np.testing.assert_allclose(shares, [0.6, 0.2, 0.2, 0.3], atol=0.04)

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import subprocess
 import sys
@@ -7,13 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from core_toys import same_leaves, toy_context, toy_parts
+from core_toys import same_leaves, toy_context, toy_episode, toy_parts, toy_scale
 
-from proco_jax import devices, train
+from proco_jax import devices, logged, train
 from proco_jax.checkpoint import Checkpoints
+from proco_jax.data.logs import to_dataset
 
 PARTS = toy_parts()
 CONFIG = PARTS.config
+AGENT = CONFIG.agent
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -66,7 +69,7 @@ def one_seed(tree, seed: int):
 
 def test_gathered_transitions_lead_from_a_row_to_the_next(context):
     data = context.data
-    found = train.gather(data, context.scale, jnp.array([0, 19, 20]))
+    found = logged.gather(AGENT, data, context.scale, jnp.array([0, 19, 20]))
     rows = np.asarray(context.scale(data.obs))
     # Episodes have 20 steps and 21 rows.
     np.testing.assert_allclose(found.obs, rows[[0, 19, 21]], atol=1e-6)
@@ -74,15 +77,35 @@ def test_gathered_transitions_lead_from_a_row_to_the_next(context):
     np.testing.assert_array_equal(found.action, data.action[jnp.array([0, 19, 20])])
 
 
+def test_looking_ahead_stops_at_the_end_of_the_episode():
+    episodes = [toy_episode(0), toy_episode(1, terminated=True)]
+    data = jax.tree.map(jnp.asarray, to_dataset(episodes))
+    scale = toy_scale(data)
+    config = dataclasses.replace(AGENT, lookahead=3, discount=0.5)
+    found = logged.look_ahead(config, data, scale, jnp.array([0, 18, 20, 39]))
+    reward, rows = np.asarray(data.reward), np.asarray(scale(data.obs))
+    expected = [
+        reward[0] + reward[1] / 2 + reward[2] / 4,
+        reward[18] + reward[19] / 2,
+        reward[20] + reward[21] / 2 + reward[22] / 4,
+        reward[39],
+    ]
+    np.testing.assert_allclose(found.reward, expected, rtol=1e-5)
+    # The first episode ended by time, so its last state has a value; the second truly ended.
+    np.testing.assert_allclose(found.discount, [0.125, 0.25, 0.125, 0.0])
+    np.testing.assert_allclose(found.obs, rows[[3, 20, 24, 41]], atol=1e-6)
+
+
 def test_logged_state_is_unsafe_if_it_cost_or_the_network_says_so(context):
     index = jnp.arange(3)
-    logged = train.gather(context.data, context.scale, index)._replace(cost=jnp.array([1.0, 0, 0]))
+    rows = logged.gather(AGENT, context.data, context.scale, index)
+    rows = rows._replace(cost=jnp.array([1.0, 0, 0]))
     says = jnp.zeros(context.data.size, bool).at[1].set(True)
     known = context._replace(knowledge=context.knowledge._replace(unsafe=says))
     unsafe, safe = CONFIG.feasibility.unsafe, CONFIG.feasibility.safe
-    batch = train._logged_batch(PARTS, known, index, logged)
+    batch = train._logged_batch(PARTS, known, index, rows)
     np.testing.assert_array_equal(batch.h, [unsafe, unsafe, safe])
-    batch = train._logged_batch(PARTS, known._replace(knowledge=None), index, logged)
+    batch = train._logged_batch(PARTS, known._replace(knowledge=None), index, rows)
     np.testing.assert_array_equal(batch.h, [unsafe, safe, safe])
 
 
@@ -145,10 +168,9 @@ def test_baseline_ignores_imagined_data(baseline):
     np.testing.assert_array_equal(state.step, CONFIG.train.chunk)
 
 
-def test_reward_critics_are_the_same_with_and_without_imagined_data(after, baseline):
+def test_reward_critic_is_the_same_with_and_without_imagined_data(after, baseline):
     ours, theirs = after[0].agent, baseline[0].agent
-    for part in ("q", "v"):
-        same_leaves(ours.params[part], theirs.params[part], rtol=1e-4, atol=1e-4)
+    same_leaves(ours.params["v"], theirs.params["v"], rtol=1e-4, atol=1e-4)
     for a, b in (
         (ours.params["policy"], theirs.params["policy"]),
         (ours.feasibility.params, theirs.feasibility.params),

@@ -205,6 +205,7 @@ class RolloutConfig:
       candidates: action sequences from which the riskiest is chosen.
       risk_share: share of starts with risk-seeking actions; the rest is half
         behaviour-like, half the current policy.
+      escape_share: escapes for each start, from amid what was imagined.
       risky_start_share: share of starts drawn near what the cost network fears.
       risky_top: those are the logged states with the highest scores, this share.
       noise: scale of the noise on behaviour-like actions.
@@ -221,6 +222,7 @@ class RolloutConfig:
     starts: int = 64
     candidates: int = 8
     risk_share: float = 0.7
+    escape_share: float = 0.5
     risky_start_share: float = 0.7
     risky_top: float = 0.1
     noise: float = 0.2
@@ -273,19 +275,22 @@ class FeasibilityConfig:
 
 @dataclasses.dataclass
 class AgentConfig:
-    """Reward critics and policy (IQL, Kostrikov et al. 2022; FISOR).
+    """Reward critic and policy (advantage-weighted regression, Peng et al. 2019; FISOR).
 
     Attributes:
       hidden: widths of each head behind the encoder.
       learning_rate: of Adam.
-      target_rate: of the target networks' moving average.
+      target_rate: of the target network's moving average.
       discount: of rewards.
+      lookahead: steps of a log that tell what an action earned.
       expectile: of the reward value.
       reward_scale: factor on logged rewards.
-      reward_temperature: of the regression weight on the reward advantage.
+      reward_temperature: of the regression weight on the reward advantage, which
+        counts in units of its usual size.
       cost_temperature: of the weight on the feasibility advantage.
       reward_weight_limit: largest weight of a feasible sample.
       cost_weight_limit: largest weight of an infeasible sample.
+      imagined_weight: factor on the weights of imagined samples.
       samples: actions among which a feasible one is chosen when deployed.
     """
 
@@ -293,12 +298,14 @@ class AgentConfig:
     learning_rate: float = 3e-4
     target_rate: float = 0.05
     discount: float = 0.99
+    lookahead: int = 10
     expectile: float = 0.7
     reward_scale: float = 1.0
-    reward_temperature: float = 10.0
+    reward_temperature: float = 4.0
     cost_temperature: float = 1.0
-    reward_weight_limit: float = 100.0
+    reward_weight_limit: float = 20.0
     cost_weight_limit: float = 10.0
+    imagined_weight: float = 0.05
     samples: int = 16
 
 
@@ -464,6 +471,7 @@ _SHARES = (
     "knowledge.boundary_share",
     "cost.holdout_share",
     "rollouts.risk_share",
+    "rollouts.escape_share",
     "rollouts.risky_start_share",
     "rollouts.risky_top",
     "proco.imagined_share",
@@ -506,6 +514,7 @@ _AT_LEAST_ONE = (
     "rollouts.interval",
     "rollouts.generations",
     "rollouts.warmup",
+    "agent.lookahead",
     "agent.samples",
     "train.steps",
     "train.batch",
@@ -533,7 +542,8 @@ def _rules(config: Config) -> list[tuple[str, Any, bool, str]]:
     rules += [(n, flat[n], flat[n] >= 1, "at least 1") for n in _AT_LEAST_ONE]
     rules += [(n, flat[n], flat[n] > 0, "a number above 0") for n in _ABOVE_ZERO]
     rules += [
-        (n, flat[n], flat[n] >= 0, "0 or more") for n in ("env.workers", "cost.margin", "seed")
+        (n, flat[n], flat[n] >= 0, "0 or more")
+        for n in ("env.workers", "cost.margin", "seed", "agent.imagined_weight")
     ]
     duration = config.feasibility.duration
     rules += [("feasibility.duration", duration, 0 <= duration < 1, "0 or more and below 1")]

@@ -72,17 +72,27 @@ def load_policy(
         raise ValueError(f"found seed {seed}, the run has {config.seeds} policies from 0")
     spec, scale, actions = _read_scale(workdir / SCALE_FILE)
     parts = train.make_parts(config, spec, actions)
-    keys = train.seed_keys(config.seed, config.seeds)
-    like = jax.eval_shape(jax.vmap(lambda k: proco.init(config.agent, parts.agent, k)), keys)
-    with Checkpoints(policy_folder(workdir, learner)) as saved:
-        agents = saved.restore(like)
-    agent = jax.tree.map(lambda x: x[seed], agents)
+    agent = jax.tree.map(lambda x: x[seed], load_agents(workdir, learner, config, parts))
 
     @jax.jit
     def act(agent: Any, obs: Array, key: Array) -> jax.Array:
         return proco.act(config.agent, parts.agent, agent, scale(obs), key)
 
     return lambda obs, key: act(agent, jnp.asarray(obs), key)
+
+
+def load_agents(
+    workdir: Path, learner: str, config: configs.Config, parts: train.Parts
+) -> proco.AgentState:
+    """The agents of all seeds of a finished run, with a leading axis.
+
+    Raises:
+      FileNotFoundError: if the folder holds no such policy.
+    """
+    keys = train.seed_keys(config.seed, config.seeds)
+    like = jax.eval_shape(jax.vmap(lambda k: proco.init(config.agent, parts.agent, k)), keys)
+    with Checkpoints(policy_folder(workdir, learner)) as saved:
+        return saved.restore(like)
 
 
 def policy_folder(workdir: Path, learner: str) -> Path:

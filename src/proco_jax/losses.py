@@ -64,20 +64,19 @@ def reachability_target(
     return jax.lax.stop_gradient(jnp.where(continues > 0, ahead, h))
 
 
-def td_target(reward: Array, next_value: Array, continues: Array, discount: float) -> Array:
-    """`r + g V(s')`, without the second term at a true termination.
+def n_step_target(reward: Array, value: Array, discount: Array) -> Array:
+    """`r_t + g r_{t+1} + ... + g^n V(s_{t+n})`.
 
     Args:
-      reward: `[B]`.
-      next_value: `[B]`.
-      continues: `[B]` 0 at a true termination, else 1.
-      discount: g in (0, 1).
+      reward: `[B]` discounted sum of n rewards.
+      value: `[B]` V of the state after them.
+      discount: `[B]` g^n, 0 behind a true termination.
 
     Returns:
       `[B]` targets, without gradient.
     """
-    chex.assert_equal_shape([reward, next_value, continues])
-    return jax.lax.stop_gradient(reward + discount * continues * next_value)
+    chex.assert_equal_shape([reward, value, discount])
+    return jax.lax.stop_gradient(reward + discount * value)
 
 
 def policy_weights(
@@ -90,11 +89,11 @@ def policy_weights(
     """Weights of the policy's regression on actions.
 
         V_h > 0                 min(exp(tc (V_h - Q_h)), lc)
-        V_h <= 0 and Q_h <= 0   min(exp(tr (Q_r - V_r)), lr)
+        V_h <= 0 and Q_h <= 0   min(exp(tr A), lr)
         otherwise               0
 
     Args:
-      reward_advantage: `[B]` Q_r - V_r.
+      reward_advantage: `[B]` A, what the action earned more than V_r.
       qh: `[B]` Q_h of the state and action.
       vh: `[B]` V_h of the state.
       temperatures: (tr, tc).

@@ -53,8 +53,8 @@ def run_knowledge(run: Run) -> None:
     grounding = ground(run.config, task.spec, run.workdir, run.log)
     with run.stage("data", "Data"):
         logs = load_logs(run.config, run.workdir, run.log)
-    parts = _parts(run, logs)
-    _know(run, parts, _device_data(logs), logs, grounding, _risk(grounding))
+    parts = make_parts(run, logs)
+    know(run, parts, device_data(logs), logs, grounding, risk_of(grounding))
 
 
 def learners_of(run: Run) -> tuple[Learner, ...]:
@@ -75,13 +75,13 @@ def _learn(
     render: bool,
 ) -> None:
     """Everything between the logs and the last row of results."""
-    parts = _parts(run, logs)
-    data = _device_data(logs)
+    parts = make_parts(run, logs)
+    data = device_data(logs)
     actions = data.train.action.shape[1]
     write_text(run.workdir / deploy.SCALE_FILE, deploy.scale_text(parts.spec, data.scale, actions))
-    knowledge, risk = None, _risk(grounding)
+    knowledge, risk = None, risk_of(grounding)
     if any(learner.proco for learner in learners):
-        knowledge = _know(run, parts, data, logs, grounding, risk)
+        knowledge = know(run, parts, data, logs, grounding, risk)
     agents = {}
     for learner in learners:
         context = Context(data.train, data.scale, knowledge if learner.proco else None)
@@ -105,7 +105,7 @@ def _learn(
             artifacts.render(run, task, data.scale, parts, agents)
 
 
-def _know(
+def know(
     run: Run,
     parts: Parts,
     data: Data,
@@ -135,11 +135,12 @@ def _know(
         return fits.knowledge(run, parts, data, model, cost_model)
 
 
-def _parts(run: Run, logs: Logs) -> Parts:
+def make_parts(run: Run, logs: Logs) -> Parts:
+    """The networks of a run on these logs."""
     return train.make_parts(run.config, logs.spec, logs.episodes[0].action.shape[1])
 
 
-def _device_data(logs: Logs) -> Data:
+def device_data(logs: Logs) -> Data:
     """The split logs on the device. Without held-out episodes the training ones stand in."""
     held = logs.holdout or logs.episodes
     part = to_dataset(logs.episodes)
@@ -147,7 +148,7 @@ def _device_data(logs: Logs) -> Data:
     return jax.tree.map(jnp.asarray, Data(part, to_dataset(held), scale))
 
 
-def _risk(grounding: Grounding) -> diagnosis.Risk | None:
+def risk_of(grounding: Grounding) -> diagnosis.Risk | None:
     """The rule's own margin, the trivial score; None where a model labels states alone."""
     if not grounding.rules:
         return None

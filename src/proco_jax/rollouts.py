@@ -11,12 +11,12 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 from proco_jax.config import RolloutConfig
 from proco_jax.types import Array, Dataset
 
-RISK, BEHAVIOR, POLICY = 0, 1, 2
+RISK, BEHAVIOR, POLICY, ESCAPE = 0, 1, 2, 3
+_SOURCES = {"risk": RISK, "behavior": BEHAVIOR, "policy": POLICY, "escape": ESCAPE}
 
 
 class World(NamedTuple):
@@ -46,7 +46,7 @@ class Imagined(NamedTuple):
       action: `[M, H, A]`.
       unsafe: `[M, H]` bool, of the next state.
       length: `[M]` int32, steps before the model leaves what it knows.
-      source: `[M]` int32, RISK, BEHAVIOR or POLICY.
+      source: `[M]` int32, RISK, BEHAVIOR, POLICY or ESCAPE.
     """
 
     obs: Array
@@ -54,14 +54,6 @@ class Imagined(NamedTuple):
     unsafe: Array
     length: Array
     source: Array
-
-
-@struct.dataclass
-class Buffer:
-    """The last generations of imagined trajectories; `generation` counts all ever."""
-
-    data: Imagined
-    generation: Array
 
 
 def generate(
@@ -75,6 +67,11 @@ def generate(
 ) -> Imagined:
     """One regeneration: starts from the logs, actions from the mixture, labels.
 
+    Then as many escapes as `config.escape_share` asks for: they start amid the
+    trajectories imagined so far and take the least risky of several sequences.
+    Without them every state on the way into a violation is followed by more of
+    the same, and what could still be avoided looks lost.
+
     Args:
       policy: key and raw obs `[..., O]` to actions `[..., A]`.
       data: the logs.
@@ -82,19 +79,54 @@ def generate(
       members: K.
 
     Returns:
-      K * `config.starts` trajectories of `config.horizon` steps.
+      K * (`config.starts` + escapes) trajectories of `config.horizon` steps.
     """
-    start_key, source_key, plan_key, walk_key = jax.random.split(key, 4)
+    start_key, plan_key, walk_key, escape_key = jax.random.split(key, 4)
     shape = (members, config.starts)
     index = sample_starts(start_key, shape, data.size, risky, config.risky_start_share)
+    start, plan, source = plan_actions(config, world, data, index, plan_key)
+    found = imagine(world, policy, start, plan, source, walk_key)
+    escapes = round(config.escape_share * config.starts)
+    if not escapes:
+        return found
+    escaped = _escape(config, world, policy, found, (members, escapes), escape_key)
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), found, escaped)
+
+
+def plan_actions(
+    config: RolloutConfig, world: World, data: Dataset, index: Array, key: Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The mixture of actions, from logged transitions `index [K, B]` on.
+
+    Returns:
+      Starts `[K, B, O]`, planned actions `[K, B, H, A]` and sources `[K, B]`.
+    """
+    source_key, risk_key, noise_key = jax.random.split(key, 3)
     start = data.obs[data.obs_index[index]]
-    source = _sources(source_key, shape, config.risk_share)
-    risk_key, noise_key = jax.random.split(plan_key)
-    risk = risky_actions(config, world, start, data.action.shape[-1], risk_key)
+    source = _sources(source_key, index.shape, config.risk_share)
+    risk = extreme_actions(config, world, start, data.action.shape[-1], risk_key)
     logged = logged_actions(data, index, config.horizon)
     noise = config.noise * jax.random.normal(noise_key, logged.shape)
     logged = jnp.clip(logged + noise, -1.0, 1.0)
-    plan = jnp.where((source == RISK)[..., None, None], risk, logged)
+    return start, jnp.where((source == RISK)[..., None, None], risk, logged), source
+
+
+def _escape(
+    config: RolloutConfig,
+    world: World,
+    policy: Callable[[Array, Array], jax.Array],
+    found: Imagined,
+    shape: tuple[int, int],
+    key: Array,
+) -> Imagined:
+    """`shape [K, E]` trajectories that try to get out of what was imagined."""
+    step_key, plan_key, walk_key = jax.random.split(key, 3)
+    members, escapes = shape
+    amid = jax.tree.map(lambda x: x.reshape(members, -1, *x.shape[1:])[:, :escapes], found)
+    step = jnp.floor(jax.random.uniform(step_key, shape) * amid.length).astype(jnp.int32)
+    start = jnp.take_along_axis(amid.obs, step[..., None, None], axis=2)[:, :, 0]
+    plan = extreme_actions(config, world, start, found.action.shape[-1], plan_key, -1.0)
+    source = jnp.full(shape, ESCAPE, jnp.int32)
     return imagine(world, policy, start, plan, source, walk_key)
 
 
@@ -140,13 +172,14 @@ def imagine(
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
 
 
-def risky_actions(
-    config: RolloutConfig, world: World, start: Array, actions: int, key: Array
+def extreme_actions(
+    config: RolloutConfig, world: World, start: Array, actions: int, key: Array, sign: float = 1.0
 ) -> jax.Array:
     """From each start, of several persistent sequences the one imagined riskiest.
 
     Args:
       start: `[K, B, O]`.
+      sign: -1 for the least risky.
 
     Returns:
       `[K, B, H, A]`.
@@ -163,7 +196,7 @@ def risky_actions(
 
     worst = jnp.full(shape[1:-1], -jnp.inf)
     (_, worst), _ = jax.lax.scan(step, (begin, worst), plans)
-    best = jnp.argmax(worst, axis=-1)[None, :, :, None, None]
+    best = jnp.argmax(sign * worst, axis=-1)[None, :, :, None, None]
     chosen = jnp.take_along_axis(plans, best, axis=3)[..., 0, :]
     return jnp.moveaxis(chosen, 0, 2)
 
@@ -198,52 +231,6 @@ def sample_starts(
     return jnp.where(jax.random.bernoulli(pick_key, risky_share, shape), near, anywhere)
 
 
-def empty_buffer(generations: int, like: Imagined) -> Buffer:
-    """A buffer for so many generations of trajectories shaped like these."""
-
-    def room(x: Array) -> jax.Array:
-        return jnp.zeros((generations, *x.shape), x.dtype)
-
-    return Buffer(jax.tree.map(room, like), jnp.int32(0))
-
-
-def add(buffer: Buffer, new: Imagined) -> Buffer:
-    """Writes a generation over the oldest."""
-    slot = buffer.generation % buffer.data.length.shape[0]
-    data = jax.tree.map(lambda held, x: held.at[slot].set(x), buffer.data, new)
-    return Buffer(data, buffer.generation + 1)
-
-
-def sample(
-    buffer: Buffer, batch: int, violating_share: float, key: Array
-) -> tuple[Array, Array, Array, Array, Array]:
-    """Imagined transitions, a share of them from trajectories that violate.
-
-    Where no kept trajectory violates (or none is free of violation), all come
-    from the other kind. Unwritten generations have length 0 and are never drawn.
-
-    Returns:
-      obs `[B, O]`, action `[B, A]`, unsafe `[B]` bool of the next state,
-      next_obs `[B, O]`, and weight `[B]`: 0 while nothing at all was kept, else 1.
-    """
-    data = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), buffer.data)
-    weights = data.length.astype(jnp.float32)
-    violating = violates(data)
-    kind_key, bad_key, good_key, step_key = jax.random.split(key, 4)
-    bad = _draw(bad_key, jnp.where(violating, weights, 0.0), batch)
-    good = _draw(good_key, jnp.where(violating, 0.0, weights), batch)
-    want_bad = jax.random.bernoulli(kind_key, violating_share, (batch,))
-    none_bad = ~jnp.any(violating & (data.length > 0))
-    none_good = ~jnp.any(~violating & (data.length > 0))
-    chosen = jnp.where((want_bad & ~none_bad) | none_good, bad, good)
-    step = jnp.floor(jax.random.uniform(step_key, (batch,)) * data.length[chosen])
-    step = jnp.minimum(step.astype(jnp.int32), jnp.maximum(data.length[chosen] - 1, 0))
-    obs = data.obs.reshape(-1, data.obs.shape[-1])
-    at = chosen * data.obs.shape[1] + step
-    weight = (data.length[chosen] > 0).astype(jnp.float32)
-    return obs[at], data.action[chosen, step], data.unsafe[chosen, step], obs[at + 1], weight
-
-
 def violates(data: Imagined) -> jax.Array:
     """Whether a trajectory meets an unsafe state within its length, `[M]` bool."""
     known = jnp.arange(data.unsafe.shape[-1]) < data.length[..., None]
@@ -257,21 +244,11 @@ def summary(data: Imagined) -> dict[str, jax.Array]:
         "rollouts/length": jnp.mean(data.length.astype(jnp.float32)),
         "rollouts/violating_share": jnp.mean(bad.astype(jnp.float32)),
     }
-    for name, source in (("risk", RISK), ("behavior", BEHAVIOR), ("policy", POLICY)):
+    for name, source in _SOURCES.items():
         mine = data.source == source
         share = jnp.sum(mine & bad) / jnp.maximum(jnp.sum(mine), 1)
         report[f"rollouts/violating_share_{name}"] = share
     return report
-
-
-def _draw(key: Array, weights: Array, batch: int) -> jax.Array:
-    """Indices in proportion to the weights; a weight of 0 is never drawn if any is above."""
-    total = jnp.cumsum(weights)
-    point = jax.random.uniform(key, (batch,)) * total[-1]
-    index = jnp.searchsorted(total, point, side="right")
-    # Rounding may put the last point past the end: then the last one of weight.
-    last = weights.shape[0] - 1 - jnp.argmax(weights[::-1] > 0)
-    return jnp.minimum(index, last)
 
 
 def _sources(key: Array, shape: tuple[int, ...], risk_share: float) -> jax.Array:

@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from proco_jax import cost, dynamics, feasibility, rollouts
+from proco_jax import buffer, cost, dynamics, feasibility, rollouts
 from proco_jax.algorithms import proco
 from proco_jax.config import Config
+from proco_jax.logged import gather
 from proco_jax.networks import Critic, DynamicsNetwork
 from proco_jax.observation import ObservationSpec
 from proco_jax.scaling import Scale
@@ -42,12 +43,14 @@ class Knowledge(NamedTuple):
       cost: the fitted cost network.
       unsafe: `[N]` bool, what the cost network says of each logged next state.
       risky: `[R]` indices of the logged transitions that it fears most.
+      fixed: trajectories to learn from instead of ever new imagined ones.
     """
 
     model: dynamics.Model
     cost: cost.CostModel
     unsafe: Array
     risky: Array
+    fixed: buffer.Buffer | None = None
 
 
 class Context(NamedTuple):
@@ -71,13 +74,13 @@ class TrainState:
 
     Attributes:
       agent: what is learned.
-      buffer: imagined trajectories; None for the baseline.
+      buffer: imagined trajectories; None where none are imagined.
       step: gradient steps done.
       key: typed key; a step derives its own by folding in `step`.
     """
 
     agent: proco.AgentState
-    buffer: rollouts.Buffer | None
+    buffer: buffer.Buffer | None
     step: Array
     key: Array
 
@@ -106,16 +109,16 @@ def make_train_init(parts: Parts) -> Callable[[Context, Array], TrainState]:
         agent_key, step_key = jax.random.split(key)
         agent = proco.init(parts.config.agent, parts.agent, agent_key)
         state = TrainState(agent, None, jnp.int32(0), step_key)
-        if context.knowledge is None:
+        if not _imagines(context):
             return state
         like = jax.eval_shape(lambda: _regenerate(parts, context, state, step_key))
-        buffer = rollouts.empty_buffer(parts.config.rollouts.generations, like)
-        state = dataclasses.replace(state, buffer=buffer)
+        empty = buffer.empty_buffer(parts.config.rollouts.generations, like)
+        state = dataclasses.replace(state, buffer=empty)
 
         def warm(state: TrainState, key: Array) -> tuple[TrainState, None]:
             new = _regenerate(parts, context, state, key)
             assert state.buffer is not None
-            return dataclasses.replace(state, buffer=rollouts.add(state.buffer, new)), None
+            return dataclasses.replace(state, buffer=buffer.add(state.buffer, new)), None
 
         keys = jax.random.split(
             jax.random.fold_in(step_key, 2**32 - 1), parts.config.rollouts.warmup
@@ -141,12 +144,12 @@ def make_train_chunk(
 
     def interval(context: Context, state: TrainState, _: None) -> tuple[TrainState, Any]:
         metrics = {}
-        if context.knowledge is not None:
+        if _imagines(context):
             key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 1)
             new = _regenerate(parts, context, state, key)
             metrics = rollouts.summary(new)
             assert state.buffer is not None
-            state = dataclasses.replace(state, buffer=rollouts.add(state.buffer, new))
+            state = dataclasses.replace(state, buffer=buffer.add(state.buffer, new))
         step = functools.partial(train_step, parts, context)
         state, learned = jax.lax.scan(
             lambda s, _: step(s), state, None, length=config.rollouts.interval
@@ -173,7 +176,7 @@ def train_step(
     key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 0)
     logged_key, imagined_key = jax.random.split(key)
     index = jax.random.randint(logged_key, (config.train.batch,), 0, context.data.size)
-    logged = gather(context.data, context.scale, index)
+    logged = gather(config.agent, context.data, context.scale, index)
     batch = _logged_batch(parts, context, index, logged)
     if context.knowledge is not None:
         imagined = _imagined_batch(parts, context, state, imagined_key)
@@ -182,19 +185,6 @@ def train_step(
         config.agent, config.feasibility, parts.agent, state.agent, logged, batch
     )
     return dataclasses.replace(state, agent=agent, step=state.step + 1), metrics
-
-
-def gather(data: Dataset, scale: Scale, index: Array) -> Transition:
-    """Scaled transitions `index` of the logs."""
-    at = data.obs_index[index]
-    return Transition(
-        obs=scale(data.obs[at]),
-        action=data.action[index],
-        reward=data.reward[index],
-        cost=data.cost[index],
-        discount=data.discount[index],
-        next_obs=scale(data.obs[at + 1]),
-    )
 
 
 def make_world(
@@ -293,7 +283,7 @@ def _logged_batch(
         h=feasibility.constraint_value(parts.config.feasibility, unsafe),
         next_obs=logged.next_obs,
         discount=logged.discount,
-        weight=jnp.ones_like(logged.reward),
+        weight=jnp.ones_like(logged.discount),
     )
 
 
@@ -303,9 +293,11 @@ def _imagined_batch(
     proco_config = parts.config.proco
     share = proco_config.imagined_share
     size = max(1, round(parts.config.train.batch * share / max(1.0 - share, 1e-3)))
-    assert state.buffer is not None
-    obs, action, unsafe, next_obs, weight = rollouts.sample(
-        state.buffer, size, proco_config.violating_share, key
+    assert context.knowledge is not None
+    held = state.buffer if _imagines(context) else context.knowledge.fixed
+    assert held is not None
+    obs, action, unsafe, next_obs, weight = buffer.sample(
+        held, size, proco_config.violating_share, key
     )
     return feasibility.Batch(
         obs=context.scale(obs),
@@ -315,6 +307,11 @@ def _imagined_batch(
         discount=jnp.ones(size),
         weight=weight,
     )
+
+
+def _imagines(context: Context) -> bool:
+    """Whether training imagines trajectories as it goes."""
+    return context.knowledge is not None and context.knowledge.fixed is None
 
 
 def _context_axes(parts: Parts) -> Any:

@@ -38,18 +38,32 @@ class Transition(NamedTuple):
     Attributes:
       obs: `[B, O]` normalised observations.
       action: `[B, A]` actions in [-1, 1].
-      reward: `[B]`.
       cost: `[B]`, the cost of `next_obs`.
       discount: `[B]`, 0 at a true termination, else 1. Never 0 at a time limit.
       next_obs: `[B, O]`.
+      ahead: what the next steps earned.
     """
 
     obs: Array
     action: Array
-    reward: Array
     cost: Array
     discount: Array
     next_obs: Array
+    ahead: "Ahead"
+
+
+class Ahead(NamedTuple):
+    """The next n steps of a log, or those that are left of the episode.
+
+    Attributes:
+      reward: `[B]`, their discounted sum.
+      discount: `[B]`, of what comes after them; 0 behind a true termination.
+      obs: `[B, O]` normalised, the observation after them.
+    """
+
+    reward: Array
+    discount: Array
+    obs: Array
 
 
 @struct.dataclass

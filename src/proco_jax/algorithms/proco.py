@@ -1,10 +1,14 @@
 """PROCO's feasibility-constrained actor-critic.
 
-Reward critics by expectile regression on the logs alone (IQL, Kostrikov et al.
-2022), feasibility critics on logs and imagined samples, and a policy regressed
-on actions: after reward where the state is feasible, away from the violation
-where it is not (FISOR, Zheng et al. 2024). Logged states are almost never
-infeasible, so what to do there is learned from the imagined ones.
+A reward critic on the logs alone, feasibility critics on logs and imagined
+samples, and a policy regressed on actions: after reward where the state is
+feasible, away from the violation where it is not (FISOR, Zheng et al. 2024).
+Logged states are almost never infeasible, so what to do there is learned from
+the imagined ones.
+
+What an action is worth is what the log earned over the next steps, more than
+the critic expected (advantage-weighted regression, Peng et al. 2019). A critic
+of single actions does not see it: one step moves a robot by a centimetre.
 """
 
 from typing import Any, NamedTuple
@@ -19,11 +23,13 @@ from proco_jax.config import AgentConfig, FeasibilityConfig
 from proco_jax.networks import Critic, Encoder, GaussianPolicy, apply
 from proco_jax.types import Array, Transition
 
+# The share of advantages, a Gaussian's within one deviation, that are of usual size.
+_USUAL = 0.683
+
 
 class Networks(NamedTuple):
-    """Reward critics, feasibility critics, and the policy."""
+    """Reward critic, feasibility critics, and the policy."""
 
-    q: Critic
     v: Critic
     feasibility: feasibility.Networks
     policy: GaussianPolicy
@@ -34,14 +40,14 @@ class AgentState:
     """Everything learned for one seed.
 
     Attributes:
-      params: `{"q", "v", "policy"}`.
-      target_q: moving average of q's parameters.
+      params: `{"v", "policy"}`.
+      target_v: moving average of v's parameters.
       optimizer: optimiser state of `params`.
       feasibility: the feasibility critics.
     """
 
     params: Any
-    target_q: Any
+    target_v: Any
     optimizer: optax.OptState
     feasibility: feasibility.FeasibilityState
 
@@ -53,7 +59,6 @@ def networks(
     # Pooling over bins tells a policy that something is near but blurs where it is.
     policy_encoder = encoder.clone(flat=True)
     return Networks(
-        q=Critic(encoder, config.hidden, 2),
         v=Critic(encoder, config.hidden, 1),
         feasibility=feasibility.networks(feasibility_config, config.hidden, encoder),
         policy=GaussianPolicy(policy_encoder, config.hidden, actions),
@@ -62,16 +67,15 @@ def networks(
 
 def init(config: AgentConfig, nets: Networks, key: Array) -> AgentState:
     """A fresh agent."""
-    q_key, v_key, policy_key, feasibility_key = jax.random.split(key, 4)
-    obs, action = jnp.zeros(nets.v.encoder.spec.size), jnp.zeros(nets.policy.actions)
+    v_key, policy_key, feasibility_key = jax.random.split(key, 3)
+    obs = jnp.zeros(nets.v.encoder.spec.size)
     params = {
-        "q": nets.q.init(q_key, obs, action),
         "v": nets.v.init(v_key, obs),
         "policy": nets.policy.init(policy_key, obs),
     }
     return AgentState(
         params=params,
-        target_q=jax.tree.map(jnp.copy, params["q"]),
+        target_v=jax.tree.map(jnp.copy, params["v"]),
         optimizer=_optimizer(config).init(params),
         feasibility=feasibility.init(
             config, nets.feasibility, nets.policy.actions, feasibility_key
@@ -104,8 +108,8 @@ def update(
     grads, metrics = jax.grad(loss, has_aux=True)(state.params)
     updates, opt_state = _optimizer(config).update(grads, state.optimizer)
     params: Any = optax.apply_updates(state.params, updates)
-    target_q = optax.incremental_update(params["q"], state.target_q, config.target_rate)
-    return AgentState(params, target_q, opt_state, h_state), metrics | h_metrics
+    target_v = optax.incremental_update(params["v"], state.target_v, config.target_rate)
+    return AgentState(params, target_v, opt_state, h_state), metrics | h_metrics
 
 
 def agent_loss(
@@ -116,27 +120,22 @@ def agent_loss(
     logged: Transition,
     critic_batch: feasibility.Batch,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Losses of the reward critics and the policy; their gradients do not meet."""
-    next_v = apply(nets.v, params["v"], logged.next_obs)[..., 0]
-    reward = config.reward_scale * logged.reward
-    target = losses.td_target(reward, next_v, logged.discount, config.discount)
-    q = apply(nets.q, params["q"], logged.obs, logged.action)
-    supported = jnp.min(apply(nets.q, state.target_q, logged.obs, logged.action), axis=-1)
-    supported = jax.lax.stop_gradient(supported)
+    """Losses of the reward critic and the policy; their gradients do not meet."""
+    ahead = logged.ahead
+    later = apply(nets.v, state.target_v, ahead.obs)[..., 0]
+    target = losses.n_step_target(config.reward_scale * ahead.reward, later, ahead.discount)
     v = apply(nets.v, params["v"], logged.obs)[..., 0]
-    q_loss = jnp.mean(jnp.square(q - target[:, None]))
-    v_loss = jnp.mean(losses.expectile_loss(supported - v, config.expectile))
-    weight = _weights(config, nets, state, supported - v, critic_batch)
+    v_loss = jnp.mean(losses.expectile_loss(target - v, config.expectile))
+    weight = _weights(config, nets, state, target - v, critic_batch)
     log_prob = log_probability(nets.policy, params["policy"], critic_batch.obs, critic_batch.action)
     policy_loss = -jnp.sum(weight * log_prob) / jnp.maximum(jnp.sum(critic_batch.weight), 1.0)
     metrics = {
-        "agent/q_loss": q_loss,
         "agent/v_loss": v_loss,
         "agent/v": jnp.mean(v),
         "agent/policy_loss": policy_loss,
         "agent/weight": jnp.mean(weight),
     }
-    return q_loss + v_loss + policy_loss, metrics
+    return v_loss + policy_loss, metrics
 
 
 def act(
@@ -194,16 +193,20 @@ def _weights(
     qh = feasibility.qh(nets.feasibility, params, batch.obs, batch.action)
     vh = feasibility.vh(nets.feasibility, params, batch.obs)
     imagined = batch.obs.shape[0] - reward_advantage.shape[0]
-    # The reward critics know nothing of imagined actions.
-    unknown = jnp.full(imagined, -jnp.inf)
+    # In units of its usual size, so that a temperature means the same for every task.
+    usual = jnp.quantile(jnp.abs(reward_advantage), _USUAL)
+    advantage = jax.lax.stop_gradient(reward_advantage / jnp.maximum(usual, 1e-6))
+    # The reward critic knows nothing of imagined actions.
+    advantage = jnp.concatenate([advantage, jnp.full(imagined, -jnp.inf)])
+    share = jnp.where(jnp.isfinite(advantage), 1.0, config.imagined_weight)
     weights = losses.policy_weights(
-        jnp.concatenate([jax.lax.stop_gradient(reward_advantage), unknown]),
+        advantage,
         qh,
         vh,
         (config.reward_temperature, config.cost_temperature),
         (config.reward_weight_limit, config.cost_weight_limit),
     )
-    return weights * batch.weight
+    return share * weights * batch.weight
 
 
 def _optimizer(config: AgentConfig) -> optax.GradientTransformation:

@@ -16,7 +16,7 @@ from proco_jax.data.dsrl import import_dsrl
 from proco_jax.data.files import write_text
 from proco_jax.data.minari_store import Stored, dataset_root, read_dataset
 from proco_jax.data.picture import draw_dataset
-from proco_jax.data.regimes import split_episodes
+from proco_jax.data.regimes import Split, split_episodes
 from proco_jax.envs.tasks import get_task
 from proco_jax.observation import ObservationSpec
 from proco_jax.types import Dataset, Episode
@@ -31,6 +31,7 @@ class Logs:
       holdout: kept by the regime, but trained on by no part.
       dropped: left out by the regime. For diagnosis after training only: no
         part may train on them or be chosen by them.
+      split: the same three as indices into the dataset.
       spec: the fields of an observation.
       task: the name of the task.
       card: what `dataset.json` says.
@@ -39,6 +40,7 @@ class Logs:
     episodes: list[Episode]
     holdout: list[Episode]
     dropped: list[Episode]
+    split: Split
     spec: ObservationSpec
     task: str
     card: dict[str, Any]
@@ -71,7 +73,7 @@ def load_logs(config: Config, workdir: str | Path, log: Callable[[str], None] = 
     for line in card_lines(card):
         log(line)
     train, holdout, dropped = ([stored.episodes[i] for i in part] for part in split)
-    return Logs(train, holdout, dropped, spec, card["task"], card)
+    return Logs(train, holdout, dropped, split, spec, card["task"], card)
 
 
 def find_dataset(config: Config, root: Path, log: Callable[[str], None] = print) -> str:

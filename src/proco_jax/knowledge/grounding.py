@@ -159,9 +159,8 @@ def label_states(
     later = wanted // 2 // (rounds - 1) if rounds > 1 else 0
     asked = choose_states(obs, wanted - later * (rounds - 1), seed, margin, k.boundary_share)
     labels = grounding.label(obs[asked])
-    if rounds == 1 or doubt is None:
-        return labels
     for number in range(1, rounds):
+        assert doubt is not None  # or there is one round
         unsure, called = doubt(labels, obs)
         chosen = choose_disagreeing(obs, unsure, later, seed + number, asked)
         asked = np.concatenate([asked, chosen])

@@ -1,0 +1,15 @@
+"""CarGoal1 from logs in which nothing ever went wrong; a task that nothing was tuned on.
+
+    python -m proco_jax.main --config=experiments/car_goal.py
+
+Variants: `car_goal.py:quick`, `car_goal.py`, `car_goal.py:paper`.
+"""
+
+from proco_jax.config import Config
+from proco_jax.variants import set_variant
+
+
+def get_config(variant: str = "default") -> Config:
+    """The experiment; variants: quick, default, paper."""
+    config = Config(experiment="car_goal", task="SafetyCarGoal1")
+    return set_variant(config, variant)

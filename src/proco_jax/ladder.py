@@ -1,0 +1,297 @@
+"""The oracle ladder: which link of the chain loses safety.
+
+    python -m proco_jax.ladder --config=experiments/point_goal.py
+
+Works on the finished run of that config. The same learner is trained on
+
+    full     true costs, full data, nothing imagined
+    real     true rollouts from restored logged states, true costs
+    labels   true rollouts, labels of the cost network
+    model    imagined rollouts, labels of the true rule
+    proco    imagined rollouts, labels of the cost network
+
+where all but the first see the same starts and actions; the first rung at which
+safety is lost names the broken link. Beside them stand the run's own learners,
+the agreement of imagined with real violations, and V_h against what the
+simulator says could not have been avoided. Results: `ladder/ladder.json`.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from proco_jax import command_line, counterfactuals, deploy, devices, diagnosis, learning, pipeline
+from proco_jax.algorithms import proco
+from proco_jax.buffer import Buffer
+from proco_jax.config import Config
+from proco_jax.counterfactuals import Pairs, Truth
+from proco_jax.data.files import write_atomic
+from proco_jax.data.logs import Logs, load_logs, to_dataset
+from proco_jax.envs.batched import BatchedEnv
+from proco_jax.envs.tasks import Task, get_task
+from proco_jax.evaluate import evaluate_policies
+from proco_jax.fits import Data
+from proco_jax.knowledge.grounding import ground
+from proco_jax.learning import Learner
+from proco_jax.report.ladder_table import ladder_lines
+from proco_jax.report.metrics import MetricsWriter
+from proco_jax.rollouts import Imagined
+from proco_jax.run import Run, open_run
+from proco_jax.statistics import interquartile_mean
+from proco_jax.train import Context, Knowledge, Parts
+
+RUNGS = ("full", "real", "labels", "model", "proco")
+WORLDS = 128
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file of a finished run.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run; runs/<experiment>-<variant> by default."
+)
+_SEEDS = flags.DEFINE_integer("seeds", 0, "Seeds of each rung; 0 for as many as the run has.")
+_RUNGS = flags.DEFINE_list("rungs", list(RUNGS), "Which rungs to train.")
+
+
+class Base(NamedTuple):
+    """What the finished run hands over.
+
+    Attributes:
+      run: of the ladder, in its own folder.
+      own: of the finished run.
+      task: what is played.
+      parts: the networks.
+      logs: the logs.
+      data: the same on the device.
+      known: dynamics and cost network, one fit.
+      risk: the rule's own margin.
+      agents: the run's learners, all seeds.
+    """
+
+    run: Run
+    own: Run
+    task: Task
+    parts: Parts
+    logs: Logs
+    data: Data
+    known: Knowledge
+    risk: diagnosis.Risk
+    agents: dict[str, proco.AgentState]
+
+
+def main(argv: Sequence[str]) -> None:
+    """Climbs the ladder, or goes on with it."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
+    config = _CONFIG.value
+    workdir = Path(_WORKDIR.value or f"runs/{config.experiment}-{config.variant}")
+    with command_line.told_in_words():
+        climb(config, workdir, _RUNGS.value, _SEEDS.value or config.seeds)
+
+
+def climb(config: Config, workdir: Path, rungs: Sequence[str], seeds: int) -> None:
+    """Everything, in order; what is there already is not done again.
+
+    Raises:
+      ValueError: on an unknown rung, a run that is not finished, or data whose
+        states the simulator cannot restore.
+    """
+    if unknown := sorted(set(rungs) - set(RUNGS)):
+        raise ValueError(f"--rungs: found {', '.join(unknown)}, expected some of {RUNGS}")
+    if not (workdir / "done.json").exists():
+        raise ValueError(
+            f"{workdir} holds no finished run; first: python -m proco_jax.main --config=..."
+        )
+    if seeds < 1:
+        raise ValueError(f"--seeds: found {seeds}, expected at least 1")
+    devices.share_cores(max(seeds, config.seeds))
+    with open_run(config, workdir, log=_say) as own:
+        counterfactuals.seeds_of(config, [])
+        folder = workdir / "ladder"
+        folder.mkdir(exist_ok=True)
+        with MetricsWriter(folder) as metrics:
+            base = _base(own, dataclasses.replace(own, workdir=folder, metrics=metrics), seeds)
+            _report(base, rungs)
+
+
+def _base(own: Run, run: Run, seeds: int) -> Base:
+    settings = dataclasses.replace(own.config.evaluation, interim_episodes=0)
+    run.config = dataclasses.replace(own.config, seeds=seeds, evaluation=settings)
+    task = get_task(run.config.task)
+    grounding = ground(own.config, task.spec, own.workdir, own.log)
+    risk = pipeline.risk_of(grounding)
+    if risk is None:
+        raise ValueError("the ladder asks a rule for the distance to danger; this run has none")
+    logs = load_logs(own.config, own.workdir, own.log)
+    parts, data = pipeline.make_parts(own, logs), pipeline.device_data(logs)
+    known = pipeline.know(own, parts, data, logs, grounding, risk)
+    if own.config.dynamics.per_seed:
+        known = jax.tree.map(lambda x: x[0], known)
+    names = [x.name for x in pipeline.learners_of(own)]
+    agents = {name: deploy.load_agents(own.workdir, name, own.config, parts) for name in names}
+    return Base(run, own, task, parts, logs, data, known, risk, agents)
+
+
+def _report(base: Base, rungs: Sequence[str]) -> None:
+    with BatchedEnv(base.task, WORLDS, base.run.config.env.workers) as env:
+        with base.run.stage("pairs", "Trajectories, imagined and real"):
+            pairs = _pairs(env, base)
+        with base.run.stage("truth", "What could not be avoided"):
+            truth = _truth(env, base)
+    report: dict[str, Any] = {"rollouts": _agreement(base, pairs), "rungs": {}}
+    for name, agents in base.agents.items():
+        vh = diagnosis.values(base.parts, base.data.scale, agents, truth.obs)
+        report["rungs"][f"run: {name}"] = {
+            "feasibility": counterfactuals.feasibility_agreement(vh, truth.lost)
+        }
+    base.run.write_json("ladder.json", report)
+    for rung in rungs:
+        with base.run.stage(f"rung/{rung}", f"Rung: {rung}"):
+            report["rungs"][rung] = _rung(base, rung, pairs, truth)
+        base.run.write_json("ladder.json", report)
+    for line in ladder_lines(report):
+        base.run.log(line)
+
+
+def _rung(base: Base, rung: str, pairs: Pairs, truth: Truth) -> dict[str, Any]:
+    """Trains one rung and plays it."""
+    config = base.run.config
+    data, known = base.data, None
+    if rung == "full":
+        # Of the violating episodes every other one is kept for what V_h is judged by.
+        full = to_dataset([*base.logs.episodes, *base.logs.dropped[1::2]])
+        data = data._replace(train=jax.tree.map(jnp.asarray, full))
+    else:
+        known = _with_fixed(base, rung, pairs)
+    context = Context(data.train, data.scale, known)
+    learner = Learner(rung, known is not None)
+    # One fit for all seeds here, whatever the run has.
+    parts = base.parts._replace(
+        config=dataclasses.replace(
+            config, dynamics=dataclasses.replace(config.dynamics, per_seed=False)
+        )
+    )
+    run = dataclasses.replace(base.run, config=parts.config)
+    agents = learning.train_policies(run, parts, base.task, context, learner).agent
+    act = learning.make_act(run, parts, data.scale, agents)
+    played = evaluate_policies(
+        config, base.task, act, config.seeds, config.evaluation.episodes, log=base.run.log
+    )
+    vh = diagnosis.values(base.parts, data.scale, agents, truth.obs)
+    returns = np.array([[e.reward.sum() for e in episodes] for episodes in played])
+    costs = np.array([[e.cost.sum() for e in episodes] for episodes in played])
+    return {
+        "return_iqm": float(interquartile_mean(returns)),
+        "cost_iqm": float(interquartile_mean(costs)),
+        "cost_mean": float(costs.mean()),
+        "violation_free_share": float((costs == 0).mean()),
+        "seeds": config.seeds,
+        "episodes": config.evaluation.episodes,
+        "feasibility": counterfactuals.feasibility_agreement(vh, truth.lost),
+    }
+
+
+def _with_fixed(base: Base, rung: str, pairs: Pairs) -> Knowledge:
+    """The knowledge of a rung: its trajectories and labels, and those of the logs."""
+    imagined, known = pairs.imagined, base.known
+    true_logged = known.unsafe
+    if rung in ("real", "model"):
+        true_logged = jnp.asarray(_by_rule(base, np.asarray(base.data.train.obs)))[
+            base.data.train.obs_index + 1
+        ]
+    if rung == "real":
+        fixed = imagined._replace(obs=pairs.obs, unsafe=pairs.unsafe, length=_whole(pairs))
+    elif rung == "labels":
+        unsafe = _by_network(base, pairs.obs[:, 1:])
+        fixed = imagined._replace(obs=pairs.obs, unsafe=unsafe, length=_whole(pairs))
+    elif rung == "model":
+        fixed = imagined._replace(unsafe=_by_rule(base, imagined.obs[:, 1:]))
+    else:
+        fixed = imagined
+    held: Imagined = jax.tree.map(lambda x: jnp.asarray(x)[None], fixed)
+    return known._replace(unsafe=true_logged, fixed=Buffer(held, jnp.int32(1)))
+
+
+def _whole(pairs: Pairs) -> np.ndarray:
+    return np.full(len(pairs.obs), pairs.unsafe.shape[1], np.int32)
+
+
+def _by_rule(base: Base, obs: np.ndarray) -> np.ndarray:
+    """Whether the rule, not widened, calls states `[..., O]` unsafe."""
+    flat = obs.reshape(-1, obs.shape[-1])
+    return np.reshape(base.risk(flat) >= 0, obs.shape[:-1])
+
+
+def _by_network(base: Base, obs: np.ndarray) -> np.ndarray:
+    flat = obs.reshape(-1, obs.shape[-1])
+    found = diagnosis.unsafe_states(base.parts.cost, base.known.cost, flat)
+    return found.reshape(obs.shape[:-1])
+
+
+def _agreement(base: Base, pairs: Pairs) -> dict[str, Any]:
+    """Imagined violations within the horizon against the simulator's."""
+    kept = np.arange(pairs.unsafe.shape[1]) < pairs.imagined.length[:, None]
+    real = np.any(pairs.unsafe, axis=1, keepdims=True)[:, 0]
+    by_rule = np.any(_by_rule(base, pairs.imagined.obs[:, 1:]) & kept, axis=1)
+    by_network = np.any(pairs.imagined.unsafe & kept, axis=1)
+    return {
+        "trajectories": len(real),
+        "horizon": pairs.unsafe.shape[1],
+        "rule": counterfactuals.rollout_agreement(by_rule, real),
+        "network": counterfactuals.rollout_agreement(by_network, real),
+    }
+
+
+def _pairs(env: BatchedEnv, base: Base) -> Pairs:
+    path = base.run.workdir / "pairs.npz"
+    if path.exists():
+        with np.load(path) as stored:
+            imagined = Imagined(*(stored[f"imagined_{x}"] for x in Imagined._fields))
+            return Pairs(imagined, stored["obs"], stored["unsafe"])
+    agent = jax.tree.map(lambda x: x[0], base.agents.get("proco", next(iter(base.agents.values()))))
+    pairs = counterfactuals.imagined_and_real(
+        env, base.own.config, base.parts, base.known, base.logs, base.data.train, agent
+    )
+    arrays = {f"imagined_{k}": v for k, v in pairs.imagined._asdict().items()}
+    arrays |= {"obs": pairs.obs, "unsafe": pairs.unsafe}
+    write_atomic(path, lambda p: np.savez_compressed(p, **arrays))
+    return pairs
+
+
+def _truth(env: BatchedEnv, base: Base) -> Truth:
+    path = base.run.workdir / "truth.npz"
+    if path.exists():
+        with np.load(path) as stored:
+            return Truth(stored["obs"], stored["lost"])
+    logs = base.logs
+    episodes = [*logs.holdout, *logs.dropped[::2]]
+    indices = [*logs.split.holdout, *logs.split.dropped[::2]]
+    cloned = jax.tree.map(lambda x: x[0], base.agents.get("baseline", base.agents["proco"]))
+    truth = counterfactuals.find_truth(
+        env,
+        base.own.config,
+        base.parts,
+        base.data.scale,
+        episodes,
+        counterfactuals.seeds_of(base.own.config, indices),
+        base.risk,
+        cloned,
+    )
+    write_atomic(path, lambda p: np.savez_compressed(p, obs=truth.obs, lost=truth.lost))
+    return truth
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    app.run(main, flags_parser=command_line.parse)
