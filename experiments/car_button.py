@@ -23,4 +23,6 @@ def get_config(variant: str = "default") -> Config:
     # A robot that leans on a wrong button bounces: it touches in one step of three, at distances
     # that no rule can tell apart, and every centimeter of margin calls more of them unsafe.
     config.cost.margin = 0.0
+    # Wheels, a free ball and gremlins take longer to learn than a Point among hazards.
+    config.dynamics.steps = 10_000
     return set_variant(config, variant)

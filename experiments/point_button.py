@@ -17,4 +17,6 @@ def get_config(variant: str = "default") -> Config:
     config.data.episodes = 300
     # As on CarButton1: every centimeter of margin calls more of what touches unsafe.
     config.cost.margin = 0.0
+    # As on CarButton1: gremlins take longer to learn than hazards.
+    config.dynamics.steps = 10_000
     return set_variant(config, variant)

@@ -34,7 +34,7 @@ FLOORS = (
     ("learning",),
     ("artifacts",),
     ("pipeline",),
-    ("main", "collect", "import_dsrl", "benchmark", "ladder"),
+    ("main", "collect", "import_dsrl", "benchmark", "ladder", "ablations"),
 )
 # Commands that live in a room whose other files know nothing of them.
 COMMANDS = ("knowledge.__main__", "knowledge.check", "report.__main__")

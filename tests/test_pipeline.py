@@ -160,3 +160,44 @@ def test_a_cost_network_comes_from_a_models_words(
     assert (home / labeller / "pictures" / "cost.png").stat().st_size
     for path in (home / labeller).rglob("*"):
         assert not path.is_file() or KEY.encode() not in path.read_bytes(), path
+
+
+def test_the_ladder_is_climbed_on_a_finished_run_and_goes_on(home: Path, finished: Path) -> None:
+    call = [*command("proco_jax.ladder", home, "calm"), "--seeds=1", "--rungs=real,proco"]
+    settings = {"cwd": ROOT, "env": environment(home), "timeout": TIMEOUT_S, "text": True}
+    done = subprocess.run(call, capture_output=True, check=False, **settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((finished / "ladder" / "ladder.json").read_text())
+    assert list(report["rungs"]) == ["run: proco", "run: baseline", "real", "proco"]
+    assert report["rungs"]["real"]["seeds"] == 1
+    # Two elites, four starts, two generations, and half as many escapes.
+    assert report["rollouts"]["trajectories"] == 24
+    assert "| proco |" in done.stdout
+    again = subprocess.run(call, capture_output=True, check=True, **settings)
+    assert json.loads((finished / "ladder" / "ladder.json").read_text()) == report
+    assert again.stdout.count("| real |") == 1
+
+
+def test_ablations_take_what_a_change_does_not_touch_from_the_run(
+    home: Path, finished: Path
+) -> None:
+    call = [*command("proco_jax.ablations", home, "calm"), "--seeds=1"]
+    call += ["--only=no rollouts,behaviour cloning"]
+    settings = {"cwd": ROOT, "env": environment(home), "timeout": TIMEOUT_S, "text": True}
+    done = subprocess.run(call, capture_output=True, check=False, **settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = json.loads((finished / "ablations" / "ablations.json").read_text())
+    assert list(rows) == ["no rollouts", "behaviour cloning"]
+    assert all(row["played"] == "1 x 1" for row in rows.values())
+    changed = finished / "ablations" / "no_rollouts"
+    assert (changed / "labels.npz").read_bytes() == (finished / "labels.npz").read_bytes()
+    assert not (changed / "rollouts.json").exists()
+
+
+@pytest.mark.parametrize("module", ["proco_jax.ladder", "proco_jax.ablations"])
+def test_without_a_finished_run_there_is_nothing_to_climb_or_change(
+    home: Path, module: str
+) -> None:
+    done = finish(module, home, "nowhere")
+    assert done.returncode == 1 and "holds no finished run" in done.stderr
+    assert not (home / "nowhere").exists()

@@ -40,7 +40,7 @@ from proco_jax.evaluate import evaluate_policies
 from proco_jax.fits import Data
 from proco_jax.knowledge.grounding import ground
 from proco_jax.learning import Learner
-from proco_jax.report.ladder_table import ladder_lines
+from proco_jax.report.ladder_table import ladder_tables
 from proco_jax.report.metrics import MetricsWriter
 from proco_jax.rollouts import Imagined
 from proco_jax.run import Run, open_run
@@ -156,8 +156,7 @@ def _report(base: Base, rungs: Sequence[str]) -> None:
         with base.run.stage(f"rung/{rung}", f"Rung: {rung}"):
             report["rungs"][rung] = _rung(base, rung, pairs, truth)
         base.run.write_json("ladder.json", report)
-    for line in ladder_lines(report):
-        base.run.log(line)
+    base.run.log("\n" + ladder_tables(report))
 
 
 def _rung(base: Base, rung: str, pairs: Pairs, truth: Truth) -> dict[str, Any]:

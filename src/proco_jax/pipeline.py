@@ -89,7 +89,7 @@ def _learn(
             state = learning.train_policies(run, parts, task, context, learner)
         agents[learner.name] = state.agent
         deploy.save_policy(run.workdir, learner.name, run.config.train.steps, state.agent)
-        if learner.proco and run.read_json("rollouts.json") is None:
+        if state.buffer is not None and run.read_json("rollouts.json") is None:
             artifacts.report_rollouts(run, data, state)
     with run.stage("evaluation", "Evaluation"):
         for learner in learners:

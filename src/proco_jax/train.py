@@ -109,7 +109,7 @@ def make_train_init(parts: Parts) -> Callable[[Context, Array], TrainState]:
         agent_key, step_key = jax.random.split(key)
         agent = proco.init(parts.config.agent, parts.agent, agent_key)
         state = TrainState(agent, None, jnp.int32(0), step_key)
-        if not _imagines(context):
+        if not _imagines(parts, context):
             return state
         like = jax.eval_shape(lambda: _regenerate(parts, context, state, step_key))
         empty = buffer.empty_buffer(parts.config.rollouts.generations, like)
@@ -144,7 +144,7 @@ def make_train_chunk(
 
     def interval(context: Context, state: TrainState, _: None) -> tuple[TrainState, Any]:
         metrics = {}
-        if _imagines(context):
+        if _imagines(parts, context):
             key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 1)
             new = _regenerate(parts, context, state, key)
             metrics = rollouts.summary(new)
@@ -178,7 +178,7 @@ def train_step(
     index = jax.random.randint(logged_key, (config.train.batch,), 0, context.data.size)
     logged = gather(config.agent, context.data, context.scale, index)
     batch = _logged_batch(parts, context, index, logged)
-    if context.knowledge is not None:
+    if context.knowledge is not None and config.proco.imagined_share > 0:
         imagined = _imagined_batch(parts, context, state, imagined_key)
         batch = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), batch, imagined)
     agent, metrics = proco.update(
@@ -294,7 +294,7 @@ def _imagined_batch(
     share = proco_config.imagined_share
     size = max(1, round(parts.config.train.batch * share / max(1.0 - share, 1e-3)))
     assert context.knowledge is not None
-    held = state.buffer if _imagines(context) else context.knowledge.fixed
+    held = state.buffer if _imagines(parts, context) else context.knowledge.fixed
     assert held is not None
     obs, action, unsafe, next_obs, weight = buffer.sample(
         held, size, proco_config.violating_share, key
@@ -309,9 +309,10 @@ def _imagined_batch(
     )
 
 
-def _imagines(context: Context) -> bool:
+def _imagines(parts: Parts, context: Context) -> bool:
     """Whether training imagines trajectories as it goes."""
-    return context.knowledge is not None and context.knowledge.fixed is None
+    known = context.knowledge
+    return known is not None and known.fixed is None and parts.config.proco.imagined_share > 0
 
 
 def _context_axes(parts: Parts) -> Any:

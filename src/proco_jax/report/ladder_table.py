@@ -1,34 +1,33 @@
 """The tables of the oracle ladder."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
+from proco_jax.report.tables import markdown_table, number
 
-def ladder_lines(report: dict[str, Any]) -> list[str]:
-    """The report as Markdown."""
-    found = ["", "| imagined violations, by | real | imagined | precision | recall |", _rule(5)]
-    for name in ("rule", "network"):
-        x = report["rollouts"][name]
-        cells = (x["real_share"], x["imagined_share"], x["precision"], x["recall"])
-        found.append(_row([name, *map(_text, cells)]))
+_ROLLOUTS = ("real_share", "imagined_share", "precision", "recall")
+_PLAYED = ("return_iqm", "cost_iqm", "cost_mean", "violation_free_share")
+_KNOWN = ("auroc", "feasible_called_infeasible", "infeasible_missed")
+
+
+def ladder_tables(report: Mapping[str, Any]) -> str:
+    """Agreement of imagined with real violations, and the rungs, as Markdown."""
+    rollouts = [
+        [name, *(number(report["rollouts"][name][key]) for key in _ROLLOUTS)]
+        for name in ("rule", "network")
+    ]
+    rungs = [
+        [
+            name,
+            *(number(row.get(key)) for key in _PLAYED),
+            *(number(row["feasibility"][key]) for key in _KNOWN),
+        ]
+        for name, row in report["rungs"].items()
+    ]
     head = ["rung", "return", "cost", "mean cost", "violation-free", "V_h AUROC"]
     head += ["feasible called infeasible", "infeasible missed"]
-    found += ["", _row(head), _rule(len(head))]
-    for name, x in report["rungs"].items():
-        keys = ("return_iqm", "cost_iqm", "cost_mean", "violation_free_share")
-        seen = ("auroc", "feasible_called_infeasible", "infeasible_missed")
-        cells = [x.get(key) for key in keys] + [x["feasibility"][key] for key in seen]
-        found.append(_row([name, *map(_text, cells)]))
-    return found
-
-
-def _text(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _rule(columns: int) -> str:
-    return _row(["---"] * columns)
+    return (
+        markdown_table(["violations, imagined by", *_ROLLOUTS], rollouts)
+        + "\n"
+        + markdown_table(head, rungs)
+    )

@@ -1,0 +1,172 @@
+"""What each part of PROCO contributes: the same run with one thing changed.
+
+    python -m proco_jax.ablations --config=experiments/point_goal.py --seeds=2
+
+Works on the finished run of that config: what a change does not touch, dynamics
+model, labels and cost network, is taken from there. Every change has a folder
+of its own below `ablations/`, which resumes; the table goes to
+`ablations/ablations.json` and to the terminal.
+"""
+
+import dataclasses
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from proco_jax import command_line, devices, pipeline
+from proco_jax.config import Config
+from proco_jax.report.results import FILE, load_rows
+from proco_jax.report.tables import markdown_table, number, summarize
+from proco_jax.run import Run, open_run
+
+# Names and the settings that they change.
+CHANGES: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "behaviour cloning": {
+        "proco.enabled": False,
+        "agent.reward_weight_limit": 1.0,
+        "agent.reward_temperature": 1e-6,
+        "agent.samples": 1,
+    },
+    "no generated costs": {"proco.enabled": False},
+    "no rollouts": {"proco.imagined_share": 0.0},
+    "no conservatism": {"cost.margin": 0.0, "cost.miss_weight": 1.0, "cost.deviations": 0.0},
+    "margin 0.1": {"cost.margin": 0.1},
+    "horizon 5": {"rollouts.horizon": 5},
+    "horizon 40": {"rollouts.horizon": 40},
+    "no escapes": {"rollouts.escape_share": 0.0},
+    "no risk-seeking": {"rollouts.risk_share": 0.0},
+    "risk-seeking alone": {"rollouts.risk_share": 1.0, "rollouts.escape_share": 0.0},
+    "a quarter imagined": {"proco.imagined_share": 0.25},
+    "three quarters imagined": {"proco.imagined_share": 0.75},
+    "one dynamics network": {"dynamics.members": 1, "dynamics.elites": 1},
+    "published backup": {"feasibility.duration": 0.0},
+    "advantage of one step": {"agent.lookahead": 1},
+    "advantage of 25 steps": {"agent.lookahead": 25},
+    "imagined actions weigh fully": {"agent.imagined_weight": 1.0},
+    "no choice among samples": {"agent.samples": 1},
+}
+# What a stage leaves, and the settings that decide it.
+_STAGES = (
+    (("checkpoints/dynamics", "dynamics.json"), ("dynamics.",)),
+    (("checkpoints/cost", "labels.npz", "cost.json"), ("dynamics.", "cost.", "knowledge.")),
+)
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file of a finished run.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run; runs/<experiment>-<variant> by default."
+)
+_SEEDS = flags.DEFINE_integer("seeds", 0, "Seeds of each change; 0 for as many as the run has.")
+_ONLY = flags.DEFINE_list("only", list(CHANGES), "Which changes to make.")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Makes the changes, or goes on with them."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
+    config = _CONFIG.value
+    workdir = Path(_WORKDIR.value or f"runs/{config.experiment}-{config.variant}")
+    with command_line.told_in_words():
+        ablate(config, workdir, _ONLY.value, _SEEDS.value or config.seeds)
+
+
+def ablate(config: Config, workdir: Path, names: Sequence[str], seeds: int) -> None:
+    """Runs the named changes one after the other.
+
+    Raises:
+      ValueError: on an unknown change, or a run that is not finished.
+    """
+    if unknown := sorted(set(names) - set(CHANGES)):
+        raise ValueError(f"--only: found {', '.join(unknown)}, expected some of {list(CHANGES)}")
+    if seeds < 1:
+        raise ValueError(f"--seeds: found {seeds}, expected at least 1")
+    if not (workdir / "done.json").exists():
+        raise ValueError(
+            f"{workdir} holds no finished run; first: python -m proco_jax.main --config=..."
+        )
+    devices.share_cores(seeds)
+    with open_run(config, workdir, log=_say) as own:
+        report = own.read_json("ablations/ablations.json") or {}
+        for name in names:
+            own.log(f"\n#### {name}")
+            folder = workdir / "ablations" / name.replace(" ", "_")
+            report[name] = _one(own, folder, changed(config, CHANGES[name], seeds))
+            own.write_json("ablations/ablations.json", report)
+    _say("\n" + table(report))
+
+
+def changed(config: Config, settings: Mapping[str, Any], seeds: int) -> Config:
+    """A copy of a config with these settings, so many seeds and PROCO alone."""
+    result = dataclasses.replace(config, seeds=seeds, baseline=False)
+    for name, value in settings.items():
+        room, _, field = name.partition(".")
+        part = dataclasses.replace(getattr(result, room), **{field: value})
+        result = dataclasses.replace(result, **{room: part})
+    quiet = dataclasses.replace(result.evaluation, interim_episodes=0)
+    return dataclasses.replace(result, evaluation=quiet)
+
+
+def table(report: Mapping[str, Mapping[str, Any]]) -> str:
+    """The rows as Markdown."""
+    head = ["change", "return", "cost", "mean cost", "violation-free", "V_h AUROC, 10 steps"]
+    head += ["safe called infeasible", "seeds x episodes"]
+    keys = ("return_iqm", "cost_iqm", "cost_mean", "violation_free_share", "auroc_10")
+    rows = [
+        [name, *(number(row[k]) for k in (*keys, "false_infeasible_share")), row["played"]]
+        for name, row in report.items()
+    ]
+    return markdown_table(head, rows)
+
+
+def _one(own: Run, folder: Path, config: Config) -> dict[str, Any]:
+    _borrow(own, folder, config)
+    with open_run(config, folder, log=own.log) as run:
+        pipeline.run_all(run)
+        found = summarize(load_rows(folder / FILE))[0]
+        feasible = next(iter((run.read_json("feasibility.json") or {}).values()), {})
+    return {
+        "return_iqm": float(found.episode_return.point),
+        "cost_iqm": float(found.cost.point),
+        "cost_mean": found.cost_mean,
+        "violation_free_share": float(found.violation_free_share.point),
+        "auroc_10": feasible.get("auroc", {}).get("10", {}).get("v_h"),
+        "false_infeasible_share": feasible.get("false_infeasible_share"),
+        "played": f"{found.seeds} x {found.episodes}",
+    }
+
+
+def _borrow(own: Run, folder: Path, config: Config) -> None:
+    """Copies what the change does not touch, before the run looks for it."""
+    if folder.exists():
+        return
+    before = dataclasses.asdict(own.config)
+    now = dataclasses.asdict(config)
+    per_seed = config.dynamics.per_seed and config.seeds != own.config.seeds
+    partial = folder.with_name(f".{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for files, rooms in _STAGES:
+        same = all(before[x.rstrip(".")] == now[x.rstrip(".")] for x in rooms)
+        for file in files if same and not per_seed else ():
+            source, target = own.workdir / file, partial / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, target)
+            elif source.exists():
+                shutil.copy(source, target)
+    partial.rename(folder)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    app.run(main, flags_parser=command_line.parse)

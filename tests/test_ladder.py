@@ -1,0 +1,71 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from proco_jax import ablations, counterfactuals
+from proco_jax.config import Config, validate
+from proco_jax.data.checks import DataError
+from proco_jax.report.ladder_table import ladder_tables
+
+
+def test_agreement_by_hand():
+    imagined = np.array([True, True, False, False])
+    real = np.array([True, False, True, False])
+    found = counterfactuals.rollout_agreement(imagined, real)
+    assert found == {
+        "imagined_share": 0.5,
+        "real_share": 0.5,
+        "precision": 0.5,
+        "recall": 0.5,
+    }
+    nothing = counterfactuals.rollout_agreement(imagined & False, real & False)
+    assert nothing["precision"] is None and nothing["recall"] is None
+
+
+def test_feasibility_agreement_by_hand():
+    vh = np.array([[1.0, -1.0, 2.0, -2.0], [1.0, 1.0, 2.0, -2.0]])
+    lost = np.array([True, False, True, False])
+    found = counterfactuals.feasibility_agreement(vh, lost)
+    assert found["infeasible_missed"] == 0.0
+    assert found["feasible_called_infeasible"] == pytest.approx(0.25)
+    assert found["auroc"] == pytest.approx((1.0 + 0.875) / 2)
+    assert counterfactuals.feasibility_agreement(vh, lost & False)["auroc"] is None
+
+
+def test_only_the_embedded_collection_has_known_seeds():
+    config = Config()
+    assert counterfactuals.seeds_of(config, [0, 3]) == [10_000_000, 10_000_003]
+    config.data.source = "minari:some/data-v0"
+    with pytest.raises(ValueError, match="expected collect"):
+        counterfactuals.seeds_of(config, [0])
+    config = Config()
+    config.data.episodes = 0
+    with pytest.raises(DataError):
+        counterfactuals.seeds_of(config, [])
+
+
+@pytest.mark.parametrize("name", list(ablations.CHANGES))
+def test_every_change_is_a_config_that_can_run_and_changes_what_it_says(name):
+    config = Config()
+    before = dataclasses.asdict(config)
+    found = ablations.changed(config, ablations.CHANGES[name], 3)
+    validate(found)
+    assert found.seeds == 3 and not found.baseline
+    assert dataclasses.asdict(config) == before
+    for setting, value in ablations.CHANGES[name].items():
+        room, field = setting.split(".")
+        assert (
+            getattr(getattr(found, room), field) == value != getattr(getattr(config, room), field)
+        )
+
+
+def test_tables_show_every_rung_and_what_was_not_measured():
+    share = {"imagined_share": 0.4, "real_share": 0.5, "precision": 0.8, "recall": None}
+    known = {"auroc": 0.98, "feasible_called_infeasible": 0.02, "infeasible_missed": None}
+    played = {"return_iqm": 7.5, "cost_iqm": 0.0, "cost_mean": 1.5, "violation_free_share": 0.9}
+    rungs = {"run: proco": {"feasibility": known}, "real": played | {"feasibility": known}}
+    text = ladder_tables({"rollouts": {"rule": share, "network": share}, "rungs": rungs})
+    assert "| run: proco | - | - | - | - | 0.98 | 0.02 | - |" in text
+    assert "| real | 7.5 | 0 | 1.5 | 0.9 | 0.98 | 0.02 | - |" in text
+    assert "| rule | 0.5 | 0.4 | 0.8 | - |" in text
