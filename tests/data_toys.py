@@ -58,6 +58,9 @@ class ToyEnv:
         self._obs[rows] = np.sin(self._seed[rows, None] + np.arange(TASK.spec.size))
         return self._obs[rows].copy()
 
+    def prepare(self, seeds: Sequence[int]) -> None:
+        self.prepared = list(seeds)
+
     def step(self, actions: np.ndarray) -> StepResult:
         self._on_step()
         over = self._step >= STEPS

@@ -2,6 +2,7 @@
 
 import inspect
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 import batched_reference as ref
@@ -162,6 +163,9 @@ class _Short:
     def reset(self, seeds: Any, worlds: Any = None) -> np.ndarray:
         self._steps[list(range(self.num_envs)) if worlds is None else list(worlds)] = 0
         return self._env.reset(seeds, worlds)
+
+    def prepare(self, seeds: Sequence[int]) -> None:
+        self.prepared = list(seeds)
 
     def step(self, actions: np.ndarray) -> Any:
         self._steps += 1

@@ -1,5 +1,7 @@
 """Whole episodes, on a toy environment whose every number is known."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -32,6 +34,9 @@ class ToyEnv:
         self.state[rows], self.seed[rows] = seeds, seeds
         self.left[rows] = 3 + np.asarray(seeds) % 4
         return self._obs()[rows]
+
+    def prepare(self, seeds: Sequence[int]) -> None:
+        self.prepared = list(seeds)
 
     def step(self, actions):
         actions = check_actions(actions, self.num_envs, 2)

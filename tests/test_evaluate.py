@@ -1,5 +1,6 @@
 import dataclasses
 import types
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -46,6 +47,9 @@ class LineEnv:
         self._seed[worlds] = seeds
         self._step[worlds] = 0
         return self._obs()[worlds]
+
+    def prepare(self, seeds: Sequence[int]) -> None:
+        self.prepared = list(seeds)
 
     def step(self, actions):
         over = self._over()

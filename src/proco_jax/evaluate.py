@@ -127,10 +127,15 @@ def play(
     pending = [iter(range(len(seeds))) for _ in range(num_policies)]
     found: list[dict[int, Episode]] = [{} for _ in range(num_policies)]
     worlds = _Worlds(env)
+    # Every policy plays the same episodes: their layouts are drawn once.
+    env.prepare(seeds[:share])
     free = np.arange(env.num_envs)
     while True:
         taken = [(int(world), next(pending[world // share], None)) for world in free]
         worlds.start([(world, index, seeds[index]) for world, index in taken if index is not None])
+        if free.size:
+            begun = 1 + max((index for _, index in taken if index is not None), default=len(seeds))
+            env.prepare(seeds[begun : begun + share])
         if not worlds.active.any():
             return [[episodes[index] for index in range(len(seeds))] for episodes in found]
         inputs = (worlds.obs, worlds.seeds, worlds.steps)

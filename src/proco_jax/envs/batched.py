@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from proco_jax.envs.batched_ahead import Layouts
 from proco_jax.envs.batched_block import Block, Snapshot, rows_of
 from proco_jax.envs.batched_navigation import NavigationBlock
 from proco_jax.envs.batched_velocity import VelocityBlock
+from proco_jax.envs.batched_worlds import blueprint
 from proco_jax.envs.tasks import Task
 from proco_jax.envs.vector import StepResult, available_cores, check_actions, check_reset
 
@@ -58,17 +60,25 @@ class BatchedEnv:
         self.task, self.num_envs = task, num_envs
         self.workers = min(workers or available_cores(), num_envs)
         self.physics_failures = 0
-        kind: Any = VelocityBlock if task.kind == "Velocity" else NavigationBlock
+        self._layouts = None if task.kind == "Velocity" else Layouts(blueprint(task))
         bounds = np.linspace(0, num_envs, -(-num_envs // _BLOCK) + 1).astype(int)
         self._spans = [slice(a, b) for a, b in itertools.pairwise(bounds)]
-        self._blocks: list[Block] = [
-            kind(task, span.stop - span.start, fresh) for span in self._spans
-        ]
+        self._blocks = [self._block(span.stop - span.start, fresh) for span in self._spans]
         self._pool = ThreadPoolExecutor(self.workers, "worlds") if self.workers > 1 else None
         self._running = np.zeros(num_envs, dtype=bool)
         self._steps = np.zeros(num_envs, dtype=np.intp)
         self._seeds = np.zeros(num_envs, dtype=np.int64)
         self._broken = ""
+
+    def _block(self, count: int, fresh: bool) -> Block:
+        if self._layouts is None:
+            return VelocityBlock(self.task, count)
+        return NavigationBlock(self.task, count, self._layouts, fresh)
+
+    def prepare(self, seeds: Sequence[int]) -> None:
+        """Draws the layouts of coming episodes in the background; see `VectorEnv`."""
+        if self._layouts is not None and not self._broken:
+            self._layouts.prepare([int(seed) for seed in seeds])
 
     def reset(self, seeds: Sequence[int], worlds: Sequence[int] | None = None) -> np.ndarray:
         """Starts the episodes of these seeds in the given worlds (all when None).
@@ -164,6 +174,8 @@ class BatchedEnv:
     def close(self) -> None:
         """Ends the threads; may be called twice."""
         self._broken = self._broken or "it was closed"
+        if self._layouts is not None:
+            self._layouts.close()
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from proco_jax.envs.batched_ahead import Layouts
 from proco_jax.envs.batched_block import BlockStep, Snapshot, rows_of
-from proco_jax.envs.batched_layout import sample_layout
 from proco_jax.envs.batched_lidar import lidar, rotation_matrices
 from proco_jax.envs.batched_physics import (
     advance,
@@ -35,8 +35,9 @@ class NavigationBlock:
       obs: `[N, O]` float64, the last observations.
     """
 
-    def __init__(self, task: Task, count: int, fresh: bool = False):
-        """Builds N worlds; `fresh` as in `BatchedEnv`."""
+    def __init__(self, task: Task, count: int, layouts: Layouts, fresh: bool = False):
+        """Builds N worlds that take their layouts from there; `fresh` as in `BatchedEnv`."""
+        self._layouts = layouts
         self._passes = _PASSES_AT_START[task.kind] - int(fresh)
         self._plan = blueprint(task)
         self._worlds = [World(self._plan) for _ in range(count)]
@@ -62,13 +63,11 @@ class NavigationBlock:
         """Builds the worlds of these seeds in the given rows."""
         plan = self._plan
         for row, seed in zip(rows, seeds, strict=True):
-            world = self._worlds[row]
-            world.random.seed(seed)
-            layout = sample_layout(world.random, plan.placements)
-            rotations = world.random.uniform(0, 2 * np.pi, size=len(plan.rotated))
-            place(world.model, world.data, plan, layout, rotations)
+            world, drawn = self._worlds[row], self._layouts.take(seed)
+            world.random.set_state(drawn.random)
+            place(world.model, world.data, plan, drawn.layout, drawn.rotations)
             settle(world, self._passes)
-            self._state.layout[row] = list(layout.values())
+            self._state.layout[row] = list(drawn.layout.values())
             self._seeds[row] = seed
 
     def start(self, rows: Sequence[int], seeds: Sequence[int]) -> None:

@@ -26,8 +26,8 @@ class VelocityBlock:
       obs: `[N, O]` float64, the last observations.
     """
 
-    def __init__(self, task: Task, count: int, fresh: bool = False):
-        """Builds N worlds; these robots start alike every time."""
+    def __init__(self, task: Task, count: int):
+        """Builds N worlds around one model."""
         official = rules_of(task)
         self._task, self._robot, self._official = task, task.robot, official
         self._model = official.model

@@ -64,6 +64,7 @@ class _Worlds:
     def __init__(self, env: VectorEnv, seeds: Sequence[int]) -> None:
         n, size, steps = env.num_envs, env.task.spec.size, env.task.episode_steps
         self._env, self._seeds, self._pending = env, seeds, iter(range(len(seeds)))
+        self._begun = 0
         self.busy = np.zeros(n, bool)
         self.seed = np.zeros(n, np.int64)
         self.step = np.zeros(n, np.int64)
@@ -87,6 +88,9 @@ class _Worlds:
         self._obs[rows, 0] = self.obs[rows]
         self.busy[rows], self.step[rows] = True, 0
         self.seed[rows], self._place[rows] = seeds, places
+        self._begun += len(rows)
+        coming = self._seeds[self._begun : self._begun + len(self.busy)]
+        self._env.prepare([int(seed) for seed in coming])
 
     def record_actions(self, actions: np.ndarray) -> np.ndarray:
         """Keeps the actions; those of idle worlds are replaced by zeros."""

@@ -92,6 +92,9 @@ class OfficialEnv:
         self._running &= ~(terminated | truncated)
         return StepResult(self._obs.copy(), reward, cost, terminated, truncated)
 
+    def prepare(self, seeds: Sequence[int]) -> None:
+        """Nothing: the original builds a world when it is reset."""
+
     def close(self) -> None:
         """Ends the worker processes; may be called twice."""
         for worker in self._workers:

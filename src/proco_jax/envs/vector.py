@@ -49,6 +49,13 @@ class VectorEnv(Protocol):
         """
         ...
 
+    def prepare(self, seeds: Sequence[int]) -> None:
+        """Says which episodes will be started next, so that it takes no time then.
+
+        It changes no episode. What was prepared before, other seeds, is forgotten.
+        """
+        ...
+
     def step(self, actions: np.ndarray) -> StepResult:
         """Steps every world by `[N, A]` actions.
 
