@@ -37,7 +37,7 @@ def test_running_episodes_draws_each_layout_once_and_the_later_ones_ahead(monkey
     task = get_task("PointGoal1")
     with BatchedEnv(task, 2, workers=1) as env:
         run_episodes(env, ControllerMixture(task, default_collect(task)), [5, 6, 7, 8, 9])
-        assert not env._layouts._ahead  # nothing is kept when nothing is to come
+        assert env._layouts is not None and not env._layouts._ahead  # nothing is to come
     assert sorted(drawn) == [5, 6, 7, 8, 9]
 
 
