@@ -37,7 +37,7 @@ from proco_jax.data.logs import Logs, load_logs, to_dataset
 from proco_jax.envs.batched import BatchedEnv
 from proco_jax.envs.tasks import Task, get_task
 from proco_jax.evaluate import evaluate_policies
-from proco_jax.fits import Data
+from proco_jax.fits import Data, first
 from proco_jax.knowledge.grounding import ground
 from proco_jax.learning import Learner
 from proco_jax.report.ladder_table import ladder_tables
@@ -109,6 +109,10 @@ def climb(config: Config, workdir: Path, rungs: Sequence[str], seeds: int) -> No
         raise ValueError(
             f"{workdir} holds no finished run; first: python -m proco_jax.main --config=..."
         )
+    if not config.proco.enabled:
+        raise ValueError(
+            "--config.proco.enabled: found False; the ladder asks where PROCO's chain breaks"
+        )
     if seeds < 1:
         raise ValueError(f"--seeds: found {seeds}, expected at least 1")
     devices.share_cores(max(seeds, config.seeds))
@@ -133,7 +137,7 @@ def _base(own: Run, run: Run, seeds: int) -> Base:
     parts, data = pipeline.make_parts(own, logs), pipeline.device_data(logs)
     known = pipeline.know(own, parts, data, logs, grounding, risk)
     if own.config.dynamics.per_seed:
-        known = jax.tree.map(lambda x: x[0], known)
+        known = first(known)
     names = [x.name for x in pipeline.learners_of(own)]
     agents = {name: deploy.load_agents(own.workdir, name, own.config, parts) for name in names}
     return Base(run, own, task, parts, logs, data, known, risk, agents)
@@ -170,7 +174,8 @@ def _rung(base: Base, rung: str, pairs: Pairs, truth: Truth) -> dict[str, Any]:
     else:
         known = _with_fixed(base, rung, pairs)
     context = Context(data.train, data.scale, known)
-    learner = Learner(rung, known is not None)
+    # Checkpoints of another number of seeds are none of this one's.
+    learner = Learner(f"{rung}-{config.seeds}", known is not None)
     # One fit for all seeds here, whatever the run has.
     parts = base.parts._replace(
         config=dataclasses.replace(
@@ -200,11 +205,10 @@ def _rung(base: Base, rung: str, pairs: Pairs, truth: Truth) -> dict[str, Any]:
 def _with_fixed(base: Base, rung: str, pairs: Pairs) -> Knowledge:
     """The knowledge of a rung: its trajectories and labels, and those of the logs."""
     imagined, known = pairs.imagined, base.known
-    true_logged = known.unsafe
+    logged = known.unsafe
     if rung in ("real", "model"):
-        true_logged = jnp.asarray(_by_rule(base, np.asarray(base.data.train.obs)))[
-            base.data.train.obs_index + 1
-        ]
+        data = base.data.train
+        logged = jnp.asarray(_by_rule(base, np.asarray(data.obs)))[data.obs_index + 1]
     if rung == "real":
         fixed = imagined._replace(obs=pairs.obs, unsafe=pairs.unsafe, length=_whole(pairs))
     elif rung == "labels":
@@ -215,7 +219,7 @@ def _with_fixed(base: Base, rung: str, pairs: Pairs) -> Knowledge:
     else:
         fixed = imagined
     held: Imagined = jax.tree.map(lambda x: jnp.asarray(x)[None], fixed)
-    return known._replace(unsafe=true_logged, fixed=Buffer(held, jnp.int32(1)))
+    return known._replace(unsafe=logged, fixed=Buffer(held, jnp.int32(1)))
 
 
 def _whole(pairs: Pairs) -> np.ndarray:
@@ -254,7 +258,7 @@ def _pairs(env: BatchedEnv, base: Base) -> Pairs:
         with np.load(path) as stored:
             imagined = Imagined(*(stored[f"imagined_{x}"] for x in Imagined._fields))
             return Pairs(imagined, stored["obs"], stored["unsafe"])
-    agent = jax.tree.map(lambda x: x[0], base.agents.get("proco", next(iter(base.agents.values()))))
+    agent = first(base.agents["proco"])
     pairs = counterfactuals.imagined_and_real(
         env, base.own.config, base.parts, base.known, base.logs, base.data.train, agent
     )
@@ -272,7 +276,7 @@ def _truth(env: BatchedEnv, base: Base) -> Truth:
     logs = base.logs
     episodes = [*logs.holdout, *logs.dropped[::2]]
     indices = [*logs.split.holdout, *logs.split.dropped[::2]]
-    cloned = jax.tree.map(lambda x: x[0], base.agents.get("baseline", base.agents["proco"]))
+    cloned = first(base.agents.get("baseline", base.agents["proco"]))
     truth = counterfactuals.find_truth(
         env,
         base.own.config,
