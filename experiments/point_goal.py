@@ -4,9 +4,8 @@
 
 Variants: `point_goal.py:quick`, `point_goal.py`, `point_goal.py:paper`.
 
-Default variant at commit 6aeec31, seeds 0 to 4, 20 episodes each, 2 CPU cores, 21
-minutes: PROCO return 0.4 (IQM), cost 0.0, 81% of the episodes violation-free;
-baseline return 7.1, cost 40.3, 23%.
+Default variant at commit e529de1, seeds 0 to 4, 20 episodes each: PROCO return 5.1
+(IQM), cost 0.0, 91% of the episodes violation-free; baseline return 12.4, cost 45.9, 11%.
 Source: results.json of the command above.
 """
 
