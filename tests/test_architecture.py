@@ -26,6 +26,7 @@ FLOORS = (
         "envs",
         "command_line",
         "variants",
+        "variations",
     ),
     ("algorithms", "data", "knowledge", "benchmark_mujoco", "buffer"),
     ("train", "evaluate", "report"),

@@ -3,10 +3,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from proco_jax import ablations, counterfactuals
+from proco_jax import counterfactuals
 from proco_jax.config import Config, validate
 from proco_jax.data.checks import DataError
 from proco_jax.report.ladder_table import ladder_tables
+from proco_jax.variations import CHANGES, changed
 
 
 def test_agreement_by_hand():
@@ -45,15 +46,15 @@ def test_only_the_embedded_collection_has_known_seeds():
         counterfactuals.seeds_of(config, [])
 
 
-@pytest.mark.parametrize("name", list(ablations.CHANGES))
+@pytest.mark.parametrize("name", list(CHANGES))
 def test_every_change_is_a_config_that_can_run_and_changes_what_it_says(name):
     config = Config()
     before = dataclasses.asdict(config)
-    found = ablations.changed(config, ablations.CHANGES[name], 3)
+    found = changed(config, CHANGES[name], 3)
     validate(found)
     assert found.seeds == 3 and not found.baseline
     assert dataclasses.asdict(config) == before
-    for setting, value in ablations.CHANGES[name].items():
+    for setting, value in CHANGES[name].items():
         room, field = setting.split(".")
         assert (
             getattr(getattr(found, room), field) == value != getattr(getattr(config, room), field)

@@ -22,34 +22,8 @@ from proco_jax.config import Config
 from proco_jax.report.results import FILE, load_rows
 from proco_jax.report.tables import markdown_table, number, summarize
 from proco_jax.run import Run, open_run
+from proco_jax.variations import CHANGES, changed
 
-# Names and the settings that they change.
-CHANGES: dict[str, dict[str, Any]] = {
-    "as it is": {},
-    "behaviour cloning": {
-        "proco.enabled": False,
-        "agent.reward_weight_limit": 1.0,
-        "agent.reward_temperature": 1e-6,
-        "agent.samples": 1,
-    },
-    "no generated costs": {"proco.enabled": False},
-    "no rollouts": {"proco.imagined_share": 0.0},
-    "no conservatism": {"cost.margin": 0.0, "cost.miss_weight": 1.0, "cost.deviations": 0.0},
-    "margin 0.1": {"cost.margin": 0.1},
-    "horizon 5": {"rollouts.horizon": 5},
-    "horizon 40": {"rollouts.horizon": 40},
-    "no escapes": {"rollouts.escape_share": 0.0},
-    "no risk-seeking": {"rollouts.risk_share": 0.0},
-    "risk-seeking alone": {"rollouts.risk_share": 1.0, "rollouts.escape_share": 0.0},
-    "a quarter imagined": {"proco.imagined_share": 0.25},
-    "three quarters imagined": {"proco.imagined_share": 0.75},
-    "one dynamics network": {"dynamics.members": 1, "dynamics.elites": 1},
-    "published backup": {"feasibility.duration": 0.0},
-    "advantage of one step": {"agent.lookahead": 1},
-    "advantage of 25 steps": {"agent.lookahead": 25},
-    "imagined actions weigh fully": {"agent.imagined_weight": 1.0},
-    "no choice among samples": {"agent.samples": 1},
-}
 # What a stage leaves, and the settings that decide it.
 _STAGES = (
     (("checkpoints/dynamics", "dynamics.json"), ("dynamics.",)),
@@ -99,17 +73,6 @@ def ablate(config: Config, workdir: Path, names: Sequence[str], seeds: int) -> N
             report[name] = _one(own, folder, changed(config, CHANGES[name], seeds))
             own.write_json("ablations/ablations.json", report)
     _say("\n" + table(report))
-
-
-def changed(config: Config, settings: Mapping[str, Any], seeds: int) -> Config:
-    """A copy of a config with these settings, so many seeds and PROCO alone."""
-    result = dataclasses.replace(config, seeds=seeds, baseline=False)
-    for name, value in settings.items():
-        room, _, field = name.partition(".")
-        part = dataclasses.replace(getattr(result, room), **{field: value})
-        result = dataclasses.replace(result, **{room: part})
-    quiet = dataclasses.replace(result.evaluation, interim_episodes=0)
-    return dataclasses.replace(result, evaluation=quiet)
 
 
 def table(report: Mapping[str, Mapping[str, Any]]) -> str:

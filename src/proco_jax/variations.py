@@ -1,0 +1,46 @@
+"""The changes of one thing at a time that the ablations make."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from proco_jax.config import Config
+
+# Names and the settings that they change.
+CHANGES: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "behaviour cloning": {
+        "proco.enabled": False,
+        "agent.reward_weight_limit": 1.0,
+        "agent.reward_temperature": 1e-6,
+        "agent.samples": 1,
+    },
+    "no generated costs": {"proco.enabled": False},
+    "no rollouts": {"proco.imagined_share": 0.0},
+    "no conservatism": {"cost.margin": 0.0, "cost.miss_weight": 1.0, "cost.deviations": 0.0},
+    "margin 0.1": {"cost.margin": 0.1},
+    "horizon 5": {"rollouts.horizon": 5},
+    "horizon 40": {"rollouts.horizon": 40},
+    "no escapes": {"rollouts.escape_share": 0.0},
+    "no risk-seeking": {"rollouts.risk_share": 0.0},
+    "risk-seeking alone": {"rollouts.risk_share": 1.0, "rollouts.escape_share": 0.0},
+    "a quarter imagined": {"proco.imagined_share": 0.25},
+    "three quarters imagined": {"proco.imagined_share": 0.75},
+    "one dynamics network": {"dynamics.members": 1, "dynamics.elites": 1},
+    "published backup": {"feasibility.duration": 0.0},
+    "advantage of one step": {"agent.lookahead": 1},
+    "advantage of 25 steps": {"agent.lookahead": 25},
+    "imagined actions weigh fully": {"agent.imagined_weight": 1.0},
+    "no choice among samples": {"agent.samples": 1},
+}
+
+
+def changed(config: Config, settings: Mapping[str, Any], seeds: int) -> Config:
+    """A copy of a config with these settings, so many seeds and PROCO alone."""
+    result = dataclasses.replace(config, seeds=seeds, baseline=False)
+    for name, value in settings.items():
+        room, _, field = name.partition(".")
+        part = dataclasses.replace(getattr(result, room), **{field: value})
+        result = dataclasses.replace(result, **{room: part})
+    quiet = dataclasses.replace(result.evaluation, interim_episodes=0)
+    return dataclasses.replace(result, evaluation=quiet)
