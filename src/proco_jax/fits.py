@@ -189,7 +189,8 @@ def held_out_share(run: Run, labels: LabeledStates) -> float:
     """
     config = run.config.cost
     unsafe = max(int((labels.unsafe >= 0.5).sum()), 1)
-    needed = 1.1 / (1.0 - config.recall) / unsafe
+    # Half as many again, since the split is by chance.
+    needed = 1.5 / (1.0 - config.recall) / unsafe
     return max(config.holdout_share, min(0.5, needed))
 
 
