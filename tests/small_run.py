@@ -67,10 +67,12 @@ def environment(home: Path) -> dict[str, str]:
     return os.environ | {"JAX_PLATFORMS": "cpu"} | cache
 
 
-def finish(module: str, home: Path, name: str, **changes: str) -> subprocess.CompletedProcess[str]:
-    """Runs the command to its end."""
+def finish(
+    module: str, home: Path, name: str, *more: str, **changes: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs the command, with more flags, to its end."""
     return subprocess.run(
-        command(module, home, name, **changes),
+        [*command(module, home, name, **changes), *more],
         cwd=ROOT,
         env=environment(home),
         capture_output=True,

@@ -7,6 +7,7 @@ from proco_jax import counterfactuals
 from proco_jax.config import Config, validate
 from proco_jax.data.checks import DataError
 from proco_jax.report.ladder_table import ladder_tables
+from proco_jax.types import Episode
 from proco_jax.variations import CHANGES, changed
 
 
@@ -44,6 +45,25 @@ def test_only_the_embedded_collection_has_known_seeds():
     config.data.episodes = 0
     with pytest.raises(DataError):
         counterfactuals.seeds_of(config, [])
+
+
+def episode(cost):
+    steps = len(cost)
+    obs = np.arange(steps + 1, dtype=np.float32)[:, None]
+    return Episode(obs, np.zeros((steps, 2)), np.zeros(steps), np.asarray(cost), False)
+
+
+def test_states_to_be_judged_are_safe_now_and_have_time_left():
+    cost = np.zeros(100)
+    cost[39] = 1.0
+    found = counterfactuals.choose_states([episode(cost)], [7], lambda obs: -obs[:, 0] / 10, 0)
+    # State 40 is the one that cost; from 75 on the episode ends too soon.
+    assert found == [(7, t) for t in range(75) if t != 40]
+
+
+def test_too_short_episodes_leave_nothing_to_judge():
+    with pytest.raises(ValueError, match="found no safe state with 25 steps"):
+        counterfactuals.choose_states([episode(np.zeros(20))], [7], lambda obs: -obs[:, 0], 0)
 
 
 @pytest.mark.parametrize("name", list(CHANGES))

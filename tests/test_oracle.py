@@ -31,7 +31,7 @@ def held(action):
 
 
 def test_restored_states_show_what_was_logged_and_repeat_the_log(env, logs):
-    wanted = {SEEDS[0]: [0, 400], SEEDS[1]: [7]}
+    wanted = [(SEEDS[0], 0), (SEEDS[0], 400), (SEEDS[1], 7)]
     saved = oracle.restore(env, logs, wanted)
     assert sorted(saved) == [(SEEDS[0], 0), (SEEDS[0], 400), (SEEDS[1], 7)]
     starts = [saved[at] for at in sorted(saved)]
@@ -43,7 +43,7 @@ def test_restored_states_show_what_was_logged_and_repeat_the_log(env, logs):
 
 
 def test_more_trajectories_than_worlds_and_saving_amid_them(env, logs):
-    saved = oracle.restore(env, logs, {SEEDS[0]: [50], SEEDS[1]: [90]})
+    saved = oracle.restore(env, logs, [(SEEDS[0], 50), (SEEDS[1], 90)])
     starts = [saved[SEEDS[i % 2], (50, 90)[i % 2]] for i in range(7)]
     plans = np.random.default_rng(0).uniform(-1, 1, (7, 12, 2)).astype(np.float32)
     at = np.array([0, 11, 3, 4, 5, 6, 7])
@@ -57,7 +57,7 @@ def test_more_trajectories_than_worlds_and_saving_amid_them(env, logs):
 def test_logs_that_cannot_be_played_again_are_refused(env, logs):
     other = logs[SEEDS[1]]._replace(action=-logs[SEEDS[1]].action)
     with pytest.raises(ValueError, match="only episodes of the embedded collection"):
-        oracle.restore(env, {SEEDS[1]: other}, {SEEDS[1]: [300]})
+        oracle.restore(env, {SEEDS[1]: other}, [(SEEDS[1], 300)])
 
 
 def test_a_state_is_lost_only_if_every_attempt_violates(env, logs):
@@ -65,11 +65,11 @@ def test_a_state_is_lost_only_if_every_attempt_violates(env, logs):
     seed, cost = costs[0]
     first = int(np.argmax(cost > 0))
     at = max(first - 1, 0)
-    saved = oracle.restore(env, logs, {seed: [at]})
+    saved = oracle.restore(env, logs, [(seed, at)])
     start = saved[seed, at]
     into = [lambda obs, step: np.tile(logs[seed].action[at + step], (len(obs), 1))]
     assert oracle.unavoidable(env, [start], into, 3).all()
-    early = oracle.restore(env, logs, {seed: [0]})[seed, 0]
+    early = oracle.restore(env, logs, [(seed, 0)])[seed, 0]
     stay = held([0.0, 0.0])
     np.testing.assert_array_equal(
         oracle.unavoidable(env, [start, early], [*into, stay], 5)[1], False

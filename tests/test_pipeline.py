@@ -163,9 +163,7 @@ def test_a_cost_network_comes_from_a_models_words(
 
 
 def test_the_ladder_is_climbed_on_a_finished_run(home: Path, finished: Path) -> None:
-    call = [*command("proco_jax.ladder", home, "calm"), "--seeds=1", "--rungs=real"]
-    settings = {"cwd": ROOT, "env": environment(home), "timeout": TIMEOUT_S, "text": True}
-    done = subprocess.run(call, capture_output=True, check=False, **settings)
+    done = finish("proco_jax.ladder", home, "calm", "--seeds=1", "--rungs=real")
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((finished / "ladder" / "ladder.json").read_text())
     assert list(report["rungs"]) == ["run: proco", "run: baseline", "real"]
@@ -173,15 +171,19 @@ def test_the_ladder_is_climbed_on_a_finished_run(home: Path, finished: Path) -> 
     # Two elites, four starts, two generations, and half as many escapes.
     assert report["rollouts"]["trajectories"] == 24
     assert done.stdout.count("| real |") == 1
+    # The run's own learners stand beside the rungs with what they played before.
+    assert [report["rungs"][f"run: {x}"]["episodes"] for x in ("proco", "baseline")] == [1, 1]
+    timing = (finished / "timing.json").read_bytes()
+    again = finish("proco_jax.ladder", home, "calm", "--seeds=1", "--rungs=")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert json.loads((finished / "ladder" / "ladder.json").read_text()) == report
+    assert (finished / "timing.json").read_bytes() == timing
 
 
 def test_ablations_take_what_a_change_does_not_touch_from_the_run(
     home: Path, finished: Path
 ) -> None:
-    call = [*command("proco_jax.ablations", home, "calm"), "--seeds=1"]
-    call += ["--only=no rollouts"]
-    settings = {"cwd": ROOT, "env": environment(home), "timeout": TIMEOUT_S, "text": True}
-    done = subprocess.run(call, capture_output=True, check=False, **settings)
+    done = finish("proco_jax.ablations", home, "calm", "--seeds=1", "--only=no rollouts")
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads((finished / "ablations" / "ablations.json").read_text())
     assert list(rows) == ["no rollouts"] and rows["no rollouts"]["played"] == "1 x 1"

@@ -8,46 +8,35 @@ of its own below `ablations/`, which resumes; the table goes to
 `ablations/ablations.json` and to the terminal.
 """
 
-import dataclasses
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags, logging
-from ml_collections import config_flags
+from absl import flags
 
 from proco_jax import command_line, devices, pipeline
 from proco_jax.config import Config
 from proco_jax.report.results import FILE, load_rows
-from proco_jax.report.tables import markdown_table, number, summarize
-from proco_jax.run import Run, open_run
+from proco_jax.report.tables import markdown_table, number, played, summarize
+from proco_jax.run import Run, check_finished, open_run
 from proco_jax.variations import CHANGES, changed
 
-# What a stage leaves, and the settings that decide it.
+# What a stage leaves, and the rooms of settings that decide it.
 _STAGES = (
-    (("checkpoints/dynamics", "dynamics.json"), ("dynamics.",)),
-    (("checkpoints/cost", "labels.npz", "cost.json"), ("dynamics.", "cost.", "knowledge.")),
+    (("checkpoints/dynamics", "dynamics.json"), ("dynamics",)),
+    (("checkpoints/cost", "labels.npz", "cost.json"), ("dynamics", "cost", "knowledge")),
 )
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file of a finished run.")
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run; runs/<experiment>-<variant> by default."
+_SEEDS = flags.DEFINE_integer(
+    "seeds", 0, "Seeds of each change; 0 for as many as the run has.", lower_bound=0
 )
-_SEEDS = flags.DEFINE_integer("seeds", 0, "Seeds of each change; 0 for as many as the run has.")
 _ONLY = flags.DEFINE_list("only", list(CHANGES), "Which changes to make.")
 
 
-def main(argv: Sequence[str]) -> None:
+def main(config: Config, workdir: Path) -> None:
     """Makes the changes, or goes on with them."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
-    config = _CONFIG.value
-    workdir = Path(_WORKDIR.value or f"runs/{config.experiment}-{config.variant}")
-    with command_line.told_in_words():
-        ablate(config, workdir, _ONLY.value, _SEEDS.value or config.seeds)
+    ablate(config, workdir, _ONLY.value, _SEEDS.value or config.seeds)
 
 
 def ablate(config: Config, workdir: Path, names: Sequence[str], seeds: int) -> None:
@@ -58,21 +47,16 @@ def ablate(config: Config, workdir: Path, names: Sequence[str], seeds: int) -> N
     """
     if unknown := sorted(set(names) - set(CHANGES)):
         raise ValueError(f"--only: found {', '.join(unknown)}, expected some of {list(CHANGES)}")
-    if seeds < 1:
-        raise ValueError(f"--seeds: found {seeds}, expected at least 1")
-    if not (workdir / "done.json").exists():
-        raise ValueError(
-            f"{workdir} holds no finished run; first: python -m proco_jax.main --config=..."
-        )
+    check_finished(workdir)
     devices.share_cores(seeds)
-    with open_run(config, workdir, log=_say) as own:
+    with open_run(config, workdir, log=command_line.say) as own:
         report = own.read_json("ablations/ablations.json") or {}
         for name in names:
             own.log(f"\n#### {name}")
             folder = workdir / "ablations" / name.replace(" ", "_")
             report[name] = _one(own, folder, changed(config, CHANGES[name], seeds))
             own.write_json("ablations/ablations.json", report)
-    _say("\n" + table(report))
+    command_line.say("\n" + table(report))
 
 
 def table(report: Mapping[str, Mapping[str, Any]]) -> str:
@@ -94,10 +78,7 @@ def _one(own: Run, folder: Path, config: Config) -> dict[str, Any]:
         found = summarize(load_rows(folder / FILE))[0]
         feasible = next(iter((run.read_json("feasibility.json") or {}).values()), {})
     return {
-        "return_iqm": float(found.episode_return.point),
-        "cost_iqm": float(found.cost.point),
-        "cost_mean": found.cost_mean,
-        "violation_free_share": float(found.violation_free_share.point),
+        **played(found),
         "auroc_10": feasible.get("auroc", {}).get("10", {}).get("v_h"),
         "false_infeasible_share": feasible.get("false_infeasible_share"),
         "played": f"{found.seeds} x {found.episodes}",
@@ -108,14 +89,12 @@ def _borrow(own: Run, folder: Path, config: Config) -> None:
     """Copies what the change does not touch, before the run looks for it."""
     if folder.exists():
         return
-    before = dataclasses.asdict(own.config)
-    now = dataclasses.asdict(config)
     per_seed = config.dynamics.per_seed and config.seeds != own.config.seeds
     partial = folder.with_name(f".{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     for files, rooms in _STAGES:
-        same = all(before[x.rstrip(".")] == now[x.rstrip(".")] for x in rooms)
+        same = all(getattr(own.config, x) == getattr(config, x) for x in rooms)
         for file in files if same and not per_seed else ():
             source, target = own.workdir / file, partial / file
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -126,10 +105,5 @@ def _borrow(own: Run, folder: Path, config: Config) -> None:
     partial.rename(folder)
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
 if __name__ == "__main__":
-    flags.mark_flag_as_required("config")
-    app.run(main, flags_parser=command_line.parse)
+    command_line.run(main)

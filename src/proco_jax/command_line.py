@@ -1,23 +1,53 @@
-"""Flags of a command, and its mistakes told in words instead of tracebacks."""
+"""The commands on an experiment: their flags, and mistakes told in words instead of tracebacks."""
 
 import contextlib
 import difflib
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from absl import flags
+from absl import app, flags, logging
+from ml_collections import config_flags
 
 from proco_jax.config import Config, flatten
 
 INTERRUPTED = 130
 
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "Experiment file, with a variant behind a colon: experiments/car_button.py:quick",
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run; runs/<experiment>-<variant> by default."
+)
+
+
+def run(command: Callable[[Config, Path], None]) -> None:
+    """Entry point of a command: calls it with the config and the workdir of the flags."""
+
+    def main(argv: Sequence[str]) -> None:
+        if len(argv) > 1:
+            raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+        if not flags.FLAGS["verbosity"].present:
+            # Orbax tells every file that it writes; what concerns the user is a warning.
+            logging.set_verbosity(logging.WARNING)
+        config = _CONFIG.value
+        with told_in_words():
+            command(config, Path(_WORKDIR.value or f"runs/{config.experiment}-{config.variant}"))
+
+    flags.mark_flag_as_required("config")
+    app.run(main, flags_parser=parse)
+
+
+def say(line: str) -> None:
+    """Prints a line at once."""
+    print(line, flush=True)
+
 
 def parse(argv: Sequence[str]) -> list[str]:
     """Parses absl flags, `--config=<file>[:variant]` and `--config.<setting>` among them.
-
-    Give it to `app.run(main, flags_parser=parse)`.
 
     Args:
       argv: with the program's name.

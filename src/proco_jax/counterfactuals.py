@@ -19,7 +19,7 @@ from proco_jax.data.logs import Logs
 from proco_jax.diagnosis import Risk
 from proco_jax.envs.batched import BatchedEnv
 from proco_jax.envs.tasks import get_task
-from proco_jax.statistics import auroc
+from proco_jax.statistics import auroc, recall_and_precision
 from proco_jax.train import Parts
 from proco_jax.types import Array, Dataset, Episode
 
@@ -70,7 +70,6 @@ def seeds_of(config: Config, indices: Sequence[int]) -> list[int]:
 
 def imagined_and_real(
     env: BatchedEnv,
-    config: Config,
     parts: Parts,
     known: train.Knowledge,
     logs: Logs,
@@ -84,9 +83,10 @@ def imagined_and_real(
       data: the training logs on the device.
       agent: one seed's, whose policy is part of the mixture.
     """
+    config = parts.config
     settings = config.rollouts
     shape = (known.model.elites.shape[0], settings.starts)
-    plan, escape = _planners(config, parts, shape)
+    plan, escape = _planners(parts, shape)
     seeds = np.array(seeds_of(config, logs.split.train))
     drawn = [
         plan(known, data, agent, jax.random.fold_in(jax.random.key(config.seed), i))
@@ -116,41 +116,42 @@ def imagined_and_real(
     return Pairs(imagined, real.obs, real.unsafe)
 
 
-def rollout_agreement(imagined: Any, real: Any) -> dict[str, float | None]:
+def rollout_agreement(imagined: np.ndarray, real: np.ndarray) -> dict[str, float | None]:
     """Precision and recall of imagined violations `[M]` bool against the simulator's."""
-    both = float((imagined & real).sum())
+    recall, precision = recall_and_precision(imagined, real)
     return {
         "imagined_share": float(imagined.mean()),
         "real_share": float(real.mean()),
-        "precision": both / float(imagined.sum()) if imagined.any() else None,
-        "recall": both / float(real.sum()) if real.any() else None,
+        "precision": precision,
+        "recall": recall,
     }
 
 
 def choose_states(
     episodes: Sequence[Episode], seeds: Sequence[int], risk: Risk, seed: int
-) -> dict[int, list[int]]:
-    """Steps by seed of states that are safe now, half of them in the vicinity of danger."""
-    last = AVOID_STEPS
-    rows = [(s, t) for s, e in zip(seeds, episodes, strict=True) for t in _safe_steps(e, last)]
-    obs = np.stack(
-        [e.obs[t] for e in episodes for t in _safe_steps(e, last)] or [episodes[0].obs[0]]
-    )
+) -> list[tuple[int, int]]:
+    """Seeds and steps of states that are safe now, half of them in the vicinity of danger.
+
+    Raises:
+      ValueError: if the episodes have none.
+    """
+    safe = [_safe_steps(episode, AVOID_STEPS) for episode in episodes]
+    rows = [(s, int(t)) for s, steps in zip(seeds, safe, strict=True) for t in steps]
+    if not rows:
+        raise ValueError(
+            f"found no safe state with {AVOID_STEPS} steps after it in {len(episodes)} held-out or "
+            "violating episodes; collect more episodes or hold more out"
+        )
+    obs = np.concatenate([e.obs[steps] for e, steps in zip(episodes, safe, strict=True)])
     near = np.flatnonzero(risk(obs) > -VICINITY)
     rng = np.random.default_rng([seed, 5])
     half = min(STATES // 2, len(near))
-    chosen = np.union1d(
-        rng.permutation(near)[:half], rng.permutation(len(rows))[: STATES - half]
-    ).astype(int)
-    wanted: dict[int, list[int]] = {}
-    for i in chosen:
-        wanted.setdefault(rows[i][0], []).append(rows[i][1])
-    return wanted
+    anywhere = rng.permutation(len(rows))[: STATES - half]
+    return [rows[i] for i in np.union1d(rng.permutation(near)[:half], anywhere).astype(int)]
 
 
 def find_truth(
     env: BatchedEnv,
-    config: Config,
     parts: Parts,
     scale: Any,
     episodes: Sequence[Episode],
@@ -163,19 +164,20 @@ def find_truth(
     Args:
       cloned: one seed of the baseline, whose policy, sampled, is some of the ways.
     """
+    seed = parts.config.seed
     logs = dict(zip(seeds, episodes, strict=True))
-    saved = oracle.restore(env, logs, choose_states(episodes, seeds, risk, config.seed))
+    saved = oracle.restore(env, logs, choose_states(episodes, seeds, risk, seed))
     starts = [saved[at] for at in sorted(saved)]
 
     @jax.jit
     def sample(obs: Array, key: Array) -> jax.Array:
-        return proco.sample(parts.agent, cloned, scale(obs), key)
+        return train.policy(parts, scale, cloned, key, obs)
 
     def policy(i: int) -> oracle.Attempt:
         key = jax.random.key(i)
         return lambda obs, step: np.asarray(sample(obs, jax.random.fold_in(key, step)))
 
-    ways = oracle.attempts(env, [policy(i) for i in range(_POLICY_ATTEMPTS)], ATTEMPTS, config.seed)
+    ways = oracle.attempts(env, [policy(i) for i in range(_POLICY_ATTEMPTS)], ATTEMPTS, seed)
     lost = oracle.unavoidable(env, starts, ways, AVOID_STEPS)
     return Truth(np.stack([x.obs for x in starts]).astype(np.float32), lost)
 
@@ -192,12 +194,9 @@ def feasibility_agreement(vh: np.ndarray, lost: np.ndarray) -> dict[str, float |
     }
 
 
-def _planners(config: Config, parts: Parts, shape: tuple[int, int]) -> tuple[Any, Any]:
+def _planners(parts: Parts, shape: tuple[int, int]) -> tuple[Any, Any]:
     """Compiled: a generation's starts and trajectories; escapes from given states."""
-    settings, actions = config.rollouts, parts.agent.policy.actions
-
-    def policy(agent: Any, scale: Any, key: Array, obs: Array) -> jax.Array:
-        return proco.sample(parts.agent, agent, scale(obs), key)
+    settings = parts.config.rollouts
 
     @jax.jit
     def plan(
@@ -211,17 +210,15 @@ def _planners(config: Config, parts: Parts, shape: tuple[int, int]) -> tuple[Any
         # Earlier, where the time limit would end the episode on the way.
         index -= jnp.maximum(2 * settings.horizon - data.remaining[index], 0)
         start, planned, source = rollouts.plan_actions(settings, world, data, index, plan_key)
-        act = functools.partial(policy, agent, known.model.scale)
+        act = functools.partial(train.policy, parts, known.model.scale, agent)
         return index, rollouts.imagine(world, act, start, planned, source, walk_key)
 
     @jax.jit
     def escape(known: train.Knowledge, agent: Any, start: Array, key: Array) -> rollouts.Imagined:
         world = train.make_world(parts, known.model, known.cost)
-        plan_key, walk_key = jax.random.split(key)
-        planned = rollouts.extreme_actions(settings, world, start, actions, plan_key, -1.0)
-        source = jnp.full(start.shape[:2], rollouts.ESCAPE, jnp.int32)
-        act = functools.partial(policy, agent, known.model.scale)
-        return rollouts.imagine(world, act, start, planned, source, walk_key)
+        act = functools.partial(train.policy, parts, known.model.scale, agent)
+        keys = tuple(jax.random.split(key))
+        return rollouts.escape(settings, world, act, start, parts.agent.policy.actions, keys)
 
     return plan, escape
 
@@ -237,12 +234,10 @@ def _starts(
     episode = np.asarray(data.episode)[index]
     lengths = np.array([len(e.reward) for e in episodes])
     step = lengths[episode] - 1 - np.asarray(data.remaining)[index]
-    wanted: dict[int, list[int]] = {}
-    for e, t in zip(episode, step, strict=True):
-        wanted.setdefault(int(seeds[e]), []).append(int(t))
+    at = [(int(seeds[e]), int(t)) for e, t in zip(episode, step, strict=True)]
     logs = {int(seeds[e]): episodes[e] for e in np.unique(episode)}
-    saved = oracle.restore(env, logs, wanted)
-    return [saved[int(seeds[e]), int(t)] for e, t in zip(episode, step, strict=True)]
+    saved = oracle.restore(env, logs, at)
+    return [saved[x] for x in at]
 
 
 def _amid(found: rollouts.Imagined, seed: int, generation: int) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 from proco_jax import cost, dynamics, feasibility, rollouts
 from proco_jax.networks import Critic, DynamicsNetwork
 from proco_jax.observation import ObservationSpec
-from proco_jax.statistics import auroc
+from proco_jax.statistics import auroc, recall_and_precision
 from proco_jax.train import Parts
 from proco_jax.types import Array, Dataset, Episode, LabeledStates
 
@@ -128,22 +128,18 @@ def cost_agreement(
     obs = np.concatenate([e.obs[1:] for e in episodes])
     true = np.concatenate([e.cost for e in episodes]) > 0
     called = unsafe_states(net, model, obs)
-    hits = int(np.sum(true & called))
+    recall, precision = recall_and_precision(called, true)
     return {
-        "true_recall": hits / int(true.sum()) if true.any() else None,
-        "true_precision": hits / int(called.sum()) if called.any() else None,
+        "true_recall": recall,
+        "true_precision": precision,
         "true_unsafe_states": int(true.sum()),
     }
 
 
 def label_agreement(called: np.ndarray, labels: LabeledStates) -> dict[str, float | None]:
     """Recall and precision of calls `[M]` against held-out labels."""
-    true = labels.unsafe >= 0.5
-    hits = int(np.sum(true & called))
-    return {
-        "recall": hits / int(true.sum()) if true.any() else None,
-        "precision": hits / int(called.sum()) if called.any() else None,
-    }
+    recall, precision = recall_and_precision(called, labels.unsafe >= 0.5)
+    return {"recall": recall, "precision": precision}
 
 
 def unsafe_states(net: Critic, model: cost.CostModel, obs: np.ndarray) -> np.ndarray:

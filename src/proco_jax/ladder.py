@@ -24,8 +24,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags, logging
-from ml_collections import config_flags
+from absl import flags
 
 from proco_jax import command_line, counterfactuals, deploy, devices, diagnosis, learning, pipeline
 from proco_jax.algorithms import proco
@@ -36,25 +35,24 @@ from proco_jax.data.files import write_atomic
 from proco_jax.data.logs import Logs, load_logs, to_dataset
 from proco_jax.envs.batched import BatchedEnv
 from proco_jax.envs.tasks import Task, get_task
-from proco_jax.evaluate import evaluate_policies
 from proco_jax.fits import Data, first
 from proco_jax.knowledge.grounding import ground
 from proco_jax.learning import Learner
 from proco_jax.report.ladder_table import ladder_tables
 from proco_jax.report.metrics import MetricsWriter
+from proco_jax.report.results import FILE, load_rows
+from proco_jax.report.tables import played, summarize
 from proco_jax.rollouts import Imagined
-from proco_jax.run import Run, open_run
-from proco_jax.statistics import interquartile_mean
+from proco_jax.run import Run, check_finished, open_run
 from proco_jax.train import Context, Knowledge, Parts
 
 RUNGS = ("full", "real", "labels", "model", "proco")
 WORLDS = 128
+_REPORT = "ladder.json"
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file of a finished run.")
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run; runs/<experiment>-<variant> by default."
+_SEEDS = flags.DEFINE_integer(
+    "seeds", 0, "Seeds of each rung; 0 for as many as the run has.", lower_bound=0
 )
-_SEEDS = flags.DEFINE_integer("seeds", 0, "Seeds of each rung; 0 for as many as the run has.")
 _RUNGS = flags.DEFINE_list("rungs", list(RUNGS), "Which rungs to train.")
 
 
@@ -84,16 +82,9 @@ class Base(NamedTuple):
     agents: dict[str, proco.AgentState]
 
 
-def main(argv: Sequence[str]) -> None:
+def main(config: Config, workdir: Path) -> None:
     """Climbs the ladder, or goes on with it."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
-    config = _CONFIG.value
-    workdir = Path(_WORKDIR.value or f"runs/{config.experiment}-{config.variant}")
-    with command_line.told_in_words():
-        climb(config, workdir, _RUNGS.value, _SEEDS.value or config.seeds)
+    climb(config, workdir, _RUNGS.value, _SEEDS.value or config.seeds)
 
 
 def climb(config: Config, workdir: Path, rungs: Sequence[str], seeds: int) -> None:
@@ -105,19 +96,15 @@ def climb(config: Config, workdir: Path, rungs: Sequence[str], seeds: int) -> No
     """
     if unknown := sorted(set(rungs) - set(RUNGS)):
         raise ValueError(f"--rungs: found {', '.join(unknown)}, expected some of {RUNGS}")
-    if not (workdir / "done.json").exists():
-        raise ValueError(
-            f"{workdir} holds no finished run; first: python -m proco_jax.main --config=..."
-        )
+    check_finished(workdir)
     if not config.proco.enabled:
         raise ValueError(
             "--config.proco.enabled: found False; the ladder asks where PROCO's chain breaks"
         )
-    if seeds < 1:
-        raise ValueError(f"--seeds: found {seeds}, expected at least 1")
     devices.share_cores(max(seeds, config.seeds))
-    with open_run(config, workdir, log=_say) as own:
+    with open_run(config, workdir, log=command_line.say) as own:
         counterfactuals.seeds_of(config, [])
+        own = dataclasses.replace(own, timed=False)
         folder = workdir / "ladder"
         folder.mkdir(exist_ok=True)
         with MetricsWriter(folder) as metrics:
@@ -126,20 +113,27 @@ def climb(config: Config, workdir: Path, rungs: Sequence[str], seeds: int) -> No
 
 
 def _base(own: Run, run: Run, seeds: int) -> Base:
-    settings = dataclasses.replace(own.config.evaluation, interim_episodes=0)
-    run.config = dataclasses.replace(own.config, seeds=seeds, evaluation=settings)
-    task = get_task(run.config.task)
-    grounding = ground(own.config, task.spec, own.workdir, own.log)
+    config = own.config
+    run.config = dataclasses.replace(
+        config,
+        seeds=seeds,
+        # One fit for all seeds here, whatever the run has.
+        dynamics=dataclasses.replace(config.dynamics, per_seed=False),
+        evaluation=dataclasses.replace(config.evaluation, interim_episodes=0),
+    )
+    task = get_task(config.task)
+    grounding = ground(config, task.spec, own.workdir, own.log)
     risk = pipeline.risk_of(grounding)
     if risk is None:
         raise ValueError("the ladder asks a rule for the distance to danger; this run has none")
-    logs = load_logs(own.config, own.workdir, own.log)
+    logs = load_logs(config, own.workdir, own.log)
     parts, data = pipeline.make_parts(own, logs), pipeline.device_data(logs)
     known = pipeline.know(own, parts, data, logs, grounding, risk)
-    if own.config.dynamics.per_seed:
+    if config.dynamics.per_seed:
         known = first(known)
     names = [x.name for x in pipeline.learners_of(own)]
-    agents = {name: deploy.load_agents(own.workdir, name, own.config, parts) for name in names}
+    agents = {name: deploy.load_agents(own.workdir, name, config, parts) for name in names}
+    parts = parts._replace(config=run.config)
     return Base(run, own, task, parts, logs, data, known, risk, agents)
 
 
@@ -149,23 +143,23 @@ def _report(base: Base, rungs: Sequence[str]) -> None:
             pairs = _pairs(env, base)
         with base.run.stage("truth", "What could not be avoided"):
             truth = _truth(env, base)
-    report: dict[str, Any] = {"rollouts": _agreement(base, pairs), "rungs": {}}
-    for name, agents in base.agents.items():
-        vh = diagnosis.values(base.parts, base.data.scale, agents, truth.obs)
-        report["rungs"][f"run: {name}"] = {
-            "feasibility": counterfactuals.feasibility_agreement(vh, truth.lost)
-        }
-    base.run.write_json("ladder.json", report)
+    # Rungs that are not asked for now keep what they gave before.
+    rows = (base.run.read_json(_REPORT) or {}).get("rungs", {})
+    for learner in pipeline.learners_of(base.own):
+        agents = base.agents[learner.name]
+        rows[f"run: {learner.name}"] = _row(base, base.own, learner, agents, truth)
+    report = {"rollouts": _agreement(base, pairs), "rungs": rows}
+    base.run.write_json(_REPORT, report)
     for rung in rungs:
         with base.run.stage(f"rung/{rung}", f"Rung: {rung}"):
-            report["rungs"][rung] = _rung(base, rung, pairs, truth)
-        base.run.write_json("ladder.json", report)
+            rows[rung] = _rung(base, rung, pairs, truth)
+        base.run.write_json(_REPORT, report)
     base.run.log("\n" + ladder_tables(report))
 
 
 def _rung(base: Base, rung: str, pairs: Pairs, truth: Truth) -> dict[str, Any]:
     """Trains one rung and plays it."""
-    config = base.run.config
+    run, config, parts = base.run, base.run.config, base.parts
     data, known = base.data, None
     if rung == "full":
         # Of the violating episodes every other one is kept for what V_h is judged by.
@@ -175,29 +169,28 @@ def _rung(base: Base, rung: str, pairs: Pairs, truth: Truth) -> dict[str, Any]:
         known = _with_fixed(base, rung, pairs)
     context = Context(data.train, data.scale, known)
     # Checkpoints of another number of seeds are none of this one's.
-    learner = Learner(f"{rung}-{config.seeds}", known is not None)
-    # One fit for all seeds here, whatever the run has.
-    parts = base.parts._replace(
-        config=dataclasses.replace(
-            config, dynamics=dataclasses.replace(config.dynamics, per_seed=False)
-        )
-    )
-    run = dataclasses.replace(base.run, config=parts.config)
+    learner = Learner(f"{rung}-{config.seeds}", known is not None, rung)
     agents = learning.train_policies(run, parts, base.task, context, learner).agent
-    act = learning.make_act(run, parts, data.scale, agents)
-    played = evaluate_policies(
-        config, base.task, act, config.seeds, config.evaluation.episodes, log=base.run.log
-    )
-    vh = diagnosis.values(base.parts, data.scale, agents, truth.obs)
-    returns = np.array([[e.reward.sum() for e in episodes] for episodes in played])
-    costs = np.array([[e.cost.sum() for e in episodes] for episodes in played])
+    steps, episodes = config.train.steps, config.evaluation.episodes
+    if not learning.evaluated(run, learner, steps, episodes):
+        learning.evaluate_agents(
+            run, parts, base.task, data.scale, agents, learner, steps, episodes
+        )
+    return _row(base, run, learner, agents, truth)
+
+
+def _row(
+    base: Base, run: Run, learner: Learner, agents: proco.AgentState, truth: Truth
+) -> dict[str, Any]:
+    """How a learner played, from its run's results, and what its V_h knows."""
+    rows = [
+        row
+        for row in load_rows(run.workdir / FILE)
+        if (row["algorithm"], row["proco"]) == (learner.algorithm, learner.proco)
+    ]
+    vh = diagnosis.values(base.parts, base.data.scale, agents, truth.obs)
     return {
-        "return_iqm": float(interquartile_mean(returns)),
-        "cost_iqm": float(interquartile_mean(costs)),
-        "cost_mean": float(costs.mean()),
-        "violation_free_share": float((costs == 0).mean()),
-        "seeds": config.seeds,
-        "episodes": config.evaluation.episodes,
+        **played(summarize(rows)[0]),
         "feasibility": counterfactuals.feasibility_agreement(vh, truth.lost),
     }
 
@@ -241,11 +234,11 @@ def _by_network(base: Base, obs: np.ndarray) -> np.ndarray:
 def _agreement(base: Base, pairs: Pairs) -> dict[str, Any]:
     """Imagined violations within the horizon against the simulator's."""
     kept = np.arange(pairs.unsafe.shape[1]) < pairs.imagined.length[:, None]
-    real = np.any(pairs.unsafe, axis=1, keepdims=True)[:, 0]
-    by_rule = np.any(_by_rule(base, pairs.imagined.obs[:, 1:]) & kept, axis=1)
-    by_network = np.any(pairs.imagined.unsafe & kept, axis=1)
+    real = np.any(pairs.unsafe, axis=1)
+    by_rule = (_by_rule(base, pairs.imagined.obs[:, 1:]) & kept).any(axis=1)
+    by_network = (pairs.imagined.unsafe & kept).any(axis=1)
     return {
-        "trajectories": len(real),
+        "trajectories": len(pairs.obs),
         "horizon": pairs.unsafe.shape[1],
         "rule": counterfactuals.rollout_agreement(by_rule, real),
         "network": counterfactuals.rollout_agreement(by_network, real),
@@ -260,7 +253,7 @@ def _pairs(env: BatchedEnv, base: Base) -> Pairs:
             return Pairs(imagined, stored["obs"], stored["unsafe"])
     agent = first(base.agents["proco"])
     pairs = counterfactuals.imagined_and_real(
-        env, base.own.config, base.parts, base.known, base.logs, base.data.train, agent
+        env, base.parts, base.known, base.logs, base.data.train, agent
     )
     arrays = {f"imagined_{k}": v for k, v in pairs.imagined._asdict().items()}
     arrays |= {"obs": pairs.obs, "unsafe": pairs.unsafe}
@@ -279,7 +272,6 @@ def _truth(env: BatchedEnv, base: Base) -> Truth:
     cloned = first(base.agents.get("baseline", base.agents["proco"]))
     truth = counterfactuals.find_truth(
         env,
-        base.own.config,
         base.parts,
         base.data.scale,
         episodes,
@@ -291,10 +283,5 @@ def _truth(env: BatchedEnv, base: Base) -> Truth:
     return truth
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
 if __name__ == "__main__":
-    flags.mark_flag_as_required("config")
-    app.run(main, flags_parser=command_line.parse)
+    command_line.run(main)

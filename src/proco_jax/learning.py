@@ -24,10 +24,17 @@ EVALUATION_STREAM = 1_000_003
 
 
 class Learner(NamedTuple):
-    """One of the compared learners: its name in the workdir, and whether PROCO is on."""
+    """One of the compared learners.
+
+    Attributes:
+      name: in the workdir.
+      proco: whether it learns from generated costs.
+      algorithm: its name in the results.
+    """
 
     name: str
     proco: bool
+    algorithm: str = ALGORITHM
 
 
 def train_policies(
@@ -90,7 +97,7 @@ def evaluate_agents(
             task,
             played,
             regime=config.data.regime,
-            algorithm=ALGORITHM,
+            algorithm=learner.algorithm,
             proco=learner.proco,
             seed=config.seed + i,
             step=step,
@@ -108,7 +115,7 @@ def evaluated(run: Run, learner: Learner, step: int, episodes: int) -> bool:
         row["seed"]
         for row in rows
         if (row["algorithm"], row["proco"], row["step"], row["episodes"])
-        == (ALGORITHM, learner.proco, step, episodes)
+        == (learner.algorithm, learner.proco, step, episodes)
     }
     return seeds >= set(range(run.config.seed, run.config.seed + run.config.seeds))
 

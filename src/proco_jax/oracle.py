@@ -5,7 +5,7 @@ again from their seeds; amid an episode the worlds are saved, put back, and led
 elsewhere.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -36,20 +36,20 @@ class Branches(NamedTuple):
 
 
 def restore(
-    env: BatchedEnv, logs: Mapping[int, Episode], wanted: Mapping[int, Sequence[int]]
+    env: BatchedEnv, logs: Mapping[int, Episode], wanted: Iterable[tuple[int, int]]
 ) -> dict[tuple[int, int], Snapshot]:
     """Snapshots of logged states, by seed and step.
 
     Args:
       env: worlds of the logs' task.
       logs: episodes by the seeds that they were recorded with.
-      wanted: steps at which to save, by seed.
+      wanted: seeds and steps at which to save.
 
     Raises:
       ValueError: if playing the logged actions leads elsewhere than logged.
     """
     found: dict[tuple[int, int], Snapshot] = {}
-    steps = {seed: set(map(int, at)) for seed, at in wanted.items()}
+    states = set(wanted)
 
     def act(obs: np.ndarray, seeds: np.ndarray, step: np.ndarray) -> np.ndarray:
         actions = np.zeros((len(seeds), env.task.action_size), np.float32)
@@ -57,12 +57,12 @@ def restore(
             if seed not in logs or t >= len(logs[seed].reward):
                 continue
             actions[row] = logs[seed].action[t]
-            if t in steps[seed] and (seed, t) not in found:
+            if (seed, t) in states and (seed, t) not in found:
                 _check_same(logs[seed].obs[t], obs[row], seed, t)
                 found[seed, t] = env.save([row])[0]
         return actions
 
-    run_episodes(env, act, sorted(steps))
+    run_episodes(env, act, sorted({seed for seed, _ in states}))
     return found
 
 

@@ -17,7 +17,7 @@ from proco_jax.learning import Learner
 from proco_jax.report.markdown import write_report
 from proco_jax.report.results import FILE, load_rows
 from proco_jax.report.tables import print_summary, summarize
-from proco_jax.run import Run
+from proco_jax.run import DONE, Run
 from proco_jax.scaling import fit_scale
 from proco_jax.train import Context, Parts
 
@@ -35,12 +35,12 @@ def run_all(run: Run, render: bool = False) -> Path:
     task = get_task(run.config.task)
     learners = learners_of(run)
     drawn = all((run.workdir / "pictures" / f"episode_{x.name}.gif").exists() for x in learners)
-    if run.read_json("done.json") is None or (render and not drawn):
+    if run.read_json(DONE) is None or (render and not drawn):
         grounding = ground(run.config, task.spec, run.workdir, run.log)
         with run.stage("data", "Data"):
             logs = load_logs(run.config, run.workdir, run.log)
         _learn(run, task, logs, grounding, learners, render)
-        run.write_json("done.json", {"steps": run.config.train.steps})
+        run.write_json(DONE, {"steps": run.config.train.steps})
     report = write_report(run.workdir)
     print_summary(summarize(load_rows(run.workdir / FILE)))
     run.log(f"report: {report}")

@@ -89,7 +89,7 @@ def generate(
     escapes = round(config.escape_share * config.starts)
     if not escapes:
         return found
-    escaped = _escape(config, world, policy, found, (members, escapes), escape_key)
+    escaped = _escape_from(config, world, policy, found, (members, escapes), escape_key)
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), found, escaped)
 
 
@@ -111,7 +111,7 @@ def plan_actions(
     return start, jnp.where((source == RISK)[..., None, None], risk, logged), source
 
 
-def _escape(
+def _escape_from(
     config: RolloutConfig,
     world: World,
     policy: Callable[[Array, Array], jax.Array],
@@ -125,9 +125,22 @@ def _escape(
     amid = jax.tree.map(lambda x: x.reshape(members, -1, *x.shape[1:])[:, :escapes], found)
     step = jnp.floor(jax.random.uniform(step_key, shape) * amid.length).astype(jnp.int32)
     start = jnp.take_along_axis(amid.obs, step[..., None, None], axis=2)[:, :, 0]
-    plan = extreme_actions(config, world, start, found.action.shape[-1], plan_key, -1.0)
-    source = jnp.full(shape, ESCAPE, jnp.int32)
-    return imagine(world, policy, start, plan, source, walk_key)
+    actions = found.action.shape[-1]
+    return escape(config, world, policy, start, actions, (plan_key, walk_key))
+
+
+def escape(
+    config: RolloutConfig,
+    world: World,
+    policy: Callable[[Array, Array], jax.Array],
+    start: Array,
+    actions: int,
+    keys: tuple[Array, Array],
+) -> Imagined:
+    """The least risky of several sequences of actions, from each start `[K, E, O]`."""
+    plan = extreme_actions(config, world, start, actions, keys[0], -1.0)
+    source = jnp.full(start.shape[:2], ESCAPE, jnp.int32)
+    return imagine(world, policy, start, plan, source, keys[1])
 
 
 def imagine(

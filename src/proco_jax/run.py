@@ -15,6 +15,7 @@ from proco_jax.report.metrics import MetricsWriter
 
 CONFIG = "config.json"
 TIMING = "timing.json"
+DONE = "done.json"
 
 
 class ConfigMismatchError(ValueError):
@@ -30,12 +31,14 @@ class Run:
       workdir: the only folder that the run writes to, the dataset store apart.
       metrics: writer of `metrics.jsonl`.
       log: takes lines for the user.
+      timed: whether stages add their seconds to `timing.json`.
     """
 
     config: Config
     workdir: Path
     metrics: MetricsWriter
     log: Callable[[str], None] = print
+    timed: bool = True
 
     def checkpoints(self, part: str) -> Path:
         """Folder of a part's checkpoints."""
@@ -59,10 +62,19 @@ class Run:
             yield
         finally:
             seconds = time.monotonic() - start
-            timing = self.read_json(TIMING) or {}
-            timing[name] = round(timing.get(name, 0.0) + seconds, 1)
-            self.write_json(TIMING, timing)
+            if self.timed:
+                timing = self.read_json(TIMING) or {}
+                timing[name] = round(timing.get(name, 0.0) + seconds, 1)
+                self.write_json(TIMING, timing)
             self.log(f"   {title.lower()}: {seconds:.0f} s")
+
+
+def check_finished(workdir: Path) -> None:
+    """Raises ValueError unless the folder holds a finished run."""
+    if not (workdir / DONE).exists():
+        raise ValueError(
+            f"{workdir} holds no finished run; first: python -m proco_jax.main --config=..."
+        )
 
 
 @contextlib.contextmanager

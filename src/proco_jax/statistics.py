@@ -118,6 +118,14 @@ def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
 QUANTILES = {"min": 0.0, "5%": 0.05, "25%": 0.25, "median": 0.5, "75%": 0.75, "95%": 0.95, "max": 1}
 
 
+def recall_and_precision(called: np.ndarray, true: np.ndarray) -> tuple[float | None, float | None]:
+    """Recall and precision of `[M]` booleans; None where there is nothing to divide by."""
+    both = float((called & true).sum())
+    recall = both / float(true.sum()) if true.any() else None
+    precision = both / float(called.sum()) if called.any() else None
+    return recall, precision
+
+
 def quantiles(values: Sequence[float] | np.ndarray) -> dict[str, float]:
     """The `QUANTILES` of the values by name, linearly interpolated, and their mean.
 

@@ -253,11 +253,10 @@ def make_cost_chunk(parts: Parts, steps: int) -> Callable[..., tuple[Any, dict[s
 def _regenerate(parts: Parts, context: Context, state: TrainState, key: Array) -> rollouts.Imagined:
     assert context.knowledge is not None
     known = context.knowledge
-    policy = functools.partial(_policy, parts, context.scale, state.agent)
     return rollouts.generate(
         parts.config.rollouts,
         make_world(parts, known.model, known.cost),
-        policy,
+        functools.partial(policy, parts, context.scale, state.agent),
         context.data,
         known.risky,
         known.model.elites.shape[0],
@@ -265,9 +264,10 @@ def _regenerate(parts: Parts, context: Context, state: TrainState, key: Array) -
     )
 
 
-def _policy(
+def policy(
     parts: Parts, scale: Scale, agent: proco.AgentState, key: Array, obs: Array
 ) -> jax.Array:
+    """The policy sampled on raw obs `[..., O]`, as rollouts ask for it: actions `[..., A]`."""
     return proco.sample(parts.agent, agent, scale(obs), key)
 
 

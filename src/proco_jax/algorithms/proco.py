@@ -195,18 +195,18 @@ def _weights(
     imagined = batch.obs.shape[0] - reward_advantage.shape[0]
     # In units of its usual size, so that a temperature means the same for every task.
     usual = jnp.quantile(jnp.abs(reward_advantage), _USUAL)
-    advantage = jax.lax.stop_gradient(reward_advantage / jnp.maximum(usual, 1e-6))
+    advantage = reward_advantage / jnp.maximum(usual, 1e-6)
+    share = jnp.ones_like(advantage), jnp.full(imagined, config.imagined_weight)
     # The reward critic knows nothing of imagined actions.
-    advantage = jnp.concatenate([advantage, jnp.full(imagined, -jnp.inf)])
-    share = jnp.where(jnp.isfinite(advantage), 1.0, config.imagined_weight)
+    unknown = jnp.full(imagined, -jnp.inf)
     weights = losses.policy_weights(
-        advantage,
+        jnp.concatenate([advantage, unknown]),
         qh,
         vh,
         (config.reward_temperature, config.cost_temperature),
         (config.reward_weight_limit, config.cost_weight_limit),
     )
-    return share * weights * batch.weight
+    return jnp.concatenate(share) * weights * batch.weight
 
 
 def _optimizer(config: AgentConfig) -> optax.GradientTransformation:

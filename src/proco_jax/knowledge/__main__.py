@@ -6,12 +6,10 @@ Goes through the stages of a run up to the cost network, in the run's own
 workdir, so that `python -m proco_jax.main` goes on from there.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags, logging
-from ml_collections import config_flags
+from absl import flags
 
 from proco_jax import command_line
 from proco_jax import config as configs
@@ -21,32 +19,18 @@ from proco_jax.knowledge.describe import describe
 from proco_jax.knowledge.grounding import knowledge_of, questions_shown
 from proco_jax.knowledge.prompts import show
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "Experiment file, with a variant behind a colon: experiments/car_button.py:quick",
-)
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run; runs/<experiment>-<variant> by default."
-)
 _SHOW_PROMPTS = flags.DEFINE_bool(
     "show_prompts", False, "Print what a model would be asked, and ask nothing."
 )
 
 
-def main(argv: Sequence[str]) -> None:
+def main(config: Config, workdir: Path) -> None:
     """Runs the stage, or shows its questions."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
-    config = _CONFIG.value
-    with command_line.told_in_words():
-        configs.validate(config)
-        if _SHOW_PROMPTS.value:
-            print(prompts_text(config))
-            return
-        _run(config, Path(_WORKDIR.value or f"runs/{config.experiment}-{config.variant}"))
+    configs.validate(config)
+    if _SHOW_PROMPTS.value:
+        print(prompts_text(config))
+        return
+    _run(config, workdir)
 
 
 def prompts_text(config: Config) -> str:
@@ -75,18 +59,13 @@ def _run(config: Config, workdir: Path) -> None:
     from proco_jax import pipeline
     from proco_jax.run import open_run
 
-    with open_run(config, workdir, log=_say) as run:
+    with open_run(config, workdir, log=command_line.say) as run:
         pipeline.run_knowledge(run)
         report = run.read_json("cost.json") or {}
     for name, value in report.items():
-        _say(f"  {name}: {value}")
-    _say(f"report: {workdir / 'cost.json'}")
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
+        command_line.say(f"  {name}: {value}")
+    command_line.say(f"report: {workdir / 'cost.json'}")
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("config")
-    app.run(main, flags_parser=command_line.parse)
+    command_line.run(main)

@@ -25,6 +25,7 @@ from proco_jax.envs.tasks import TASKS, Task, get_task
 from proco_jax.envs.vector import make_vector_env
 from proco_jax.knowledge.files import load_knowledge
 from proco_jax.knowledge.labels import rule_labeller, shipped_rule
+from proco_jax.statistics import recall_and_precision
 
 _FIRST_SEED = 5_000_000
 _LAUNCH_EVERY = 20
@@ -73,18 +74,10 @@ def check_task(task: Task, episodes: int, margin: float, seed: int = 0) -> Agree
     label = rule_labeller([shipped_rule(load_knowledge(task.name, task.spec))], margin)
     rule = label(obs).margin
     unsafe = cost > 0
-    recall, precision = agreement(rule >= 0, unsafe)
-    wide_recall, wide_precision = agreement(rule >= -margin, unsafe)
+    recall, precision = recall_and_precision(rule >= 0, unsafe)
+    wide_recall, wide_precision = recall_and_precision(rule >= -margin, unsafe)
     share = float(unsafe.mean())
     return Agreement(task.name, len(obs), share, recall, precision, wide_recall, wide_precision)
-
-
-def agreement(called: np.ndarray, true: np.ndarray) -> tuple[float | None, float | None]:
-    """Recall and precision of `[M]` booleans; None where there is nothing to divide by."""
-    both = float((called & true).sum())
-    recall = both / float(true.sum()) if true.any() else None
-    precision = both / float(called.sum()) if called.any() else None
-    return recall, precision
 
 
 def main(arguments: list[str] | None = None) -> int:

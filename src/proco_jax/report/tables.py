@@ -62,6 +62,18 @@ def summarize(rows: Sequence[Row]) -> list[Summary]:
     return [_summary(group) for group in final_rows(rows).values()]
 
 
+def played(summary: Summary) -> dict[str, float]:
+    """What a summary comes to, in plain numbers."""
+    return {
+        "return_iqm": float(summary.episode_return.point),
+        "cost_iqm": float(summary.cost.point),
+        "cost_mean": summary.cost_mean,
+        "violation_free_share": float(summary.violation_free_share.point),
+        "seeds": summary.seeds,
+        "episodes": summary.episodes,
+    }
+
+
 def summary_markdown(summaries: Sequence[Summary], *, with_task: bool = False) -> str:
     """The summaries as a Markdown table; `with_task` names task and regime in each row."""
     header = (["task", "logs"] if with_task else []) + list(_COLUMNS)
