@@ -14,11 +14,15 @@ from proco_jax.rollouts import BEHAVIOR, ESCAPE, POLICY, RISK, Imagined, World
 CONFIG = RolloutConfig(horizon=5, starts=6, candidates=4)
 
 
-def line(limit: float = jnp.inf, edge: float = 2.0) -> World:
+def move(obs, action):
+    return obs + action
+
+
+def line(limit: float = jnp.inf, edge: float = 2.0, step=move) -> World:
     """A point on a line that an action moves; unsafe from `edge`; unknown from `limit`."""
     return World(
-        step=lambda obs, action: obs + action,
-        disagreement=lambda obs, action: obs[..., 0],
+        step=step,
+        predict=lambda obs, action: (step(obs, action), obs[..., 0]),
         score=lambda obs: obs[..., 0],
         unsafe=lambda obs: obs[..., 0] >= edge,
         limit=jnp.float32(limit),
@@ -78,7 +82,7 @@ def test_imagined_trajectory_stops_where_disagreement_passes_the_limit():
 
 
 def test_what_is_not_finite_is_not_kept():
-    world = line()._replace(step=lambda obs, action: jnp.where(obs > 0.5, jnp.nan, obs + action))
+    world = line(step=lambda obs, action: jnp.where(obs > 0.5, jnp.nan, obs + action))
     found = walk(world, 0.0, [1, 1, 1])
     assert int(found.length[0]) == 1
     assert np.all(np.isfinite(found.obs))
@@ -160,7 +164,7 @@ def test_starts_come_from_the_risky_ones_as_often_as_asked(share):
 
 def test_generate_gives_starts_of_the_logs_and_actions_in_range():
     data = toy_dataset(3)
-    world = line()._replace(step=lambda obs, action: obs + action[..., :1])
+    world = line(step=lambda obs, action: obs + action[..., :1])
 
     def policy(key, obs):
         return jnp.zeros((*obs.shape[:-1], 2))
@@ -184,7 +188,7 @@ def test_generate_gives_starts_of_the_logs_and_actions_in_range():
 
 def test_escapes_are_less_risky_than_what_they_escape_from():
     data = toy_dataset(3)
-    world = line()._replace(step=lambda obs, action: obs + action[..., :1])
+    world = line(step=lambda obs, action: obs + action[..., :1])
 
     def policy(key, obs):
         return jnp.zeros((*obs.shape[:-1], 2))
@@ -251,7 +255,7 @@ def test_longer_trajectories_are_drawn_in_proportion_to_their_length():
 
 def test_sources_are_shared_as_the_config_says():
     config = dataclasses.replace(CONFIG, starts=2000, risk_share=0.6, escape_share=0.3, horizon=1)
-    world = line()._replace(step=lambda obs, action: obs)
+    world = line(step=lambda obs, action: obs)
     data = toy_dataset(2)
 
     def policy(key, obs):

@@ -94,10 +94,10 @@ class DynamicsConfig:
       hidden: widths of the network for everything that is no ring.
       steps: gradient steps at most.
       batch: transitions a step, drawn for each member apart.
-      learning_rate: of Adam.
+      learning_rate: of Adam at the start; falls to 0 over the steps by a cosine.
       nearest_weight: weight of the error in each ring's nearest object.
-      holdout_every: steps between looks at the holdout error.
-      patience: looks without improvement after which a member stops.
+      holdout_every: steps between looks at the holdout error; what was best is
+        kept.
     """
 
     per_seed: bool = False
@@ -108,10 +108,9 @@ class DynamicsConfig:
     hidden: tuple[int, ...] = (200, 200)
     steps: int = 4000
     batch: int = 256
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     nearest_weight: float = 0.1
     holdout_every: int = 500
-    patience: int = 5
 
 
 @dataclasses.dataclass
@@ -497,7 +496,6 @@ _AT_LEAST_ONE = (
     "dynamics.steps",
     "dynamics.batch",
     "dynamics.holdout_every",
-    "dynamics.patience",
     "knowledge.states",
     "knowledge.rule_states",
     "knowledge.votes",

@@ -92,8 +92,7 @@ def open_loop(
     @jax.jit
     def walk(start: Array, actions: Array) -> jax.Array:
         def step(o: Array, a: Array) -> tuple[Array, Array]:
-            # The mean over the elites of the prediction from their common state.
-            o = dynamics.predict_elites(net, model, o, a)[0].mean(0)
+            o = dynamics.predict_mean(net, model, o, a)[0]
             return o, o
 
         return jax.lax.scan(step, start, jnp.moveaxis(actions, 1, 0))[1]

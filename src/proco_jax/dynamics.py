@@ -55,7 +55,6 @@ class DynamicsState:
       optimizer: optimiser state.
       best_params: parameters at the best holdout error.
       best_error: `[E]` that error, mean squared and standardised.
-      stale: `[E]` looks since it improved.
       step: gradient steps done.
       key: typed key; a step derives its own by folding in `step`.
     """
@@ -64,7 +63,6 @@ class DynamicsState:
     optimizer: optax.OptState
     best_params: Any
     best_error: Array
-    stale: Array
     step: Array
     key: Array
 
@@ -82,13 +80,12 @@ def init(config: DynamicsConfig, spec: ObservationSpec, actions: int, key: Array
     params = jax.vmap(lambda k: net.init(k, obs, action))(
         jax.random.split(init_key, config.members)
     )
-    optimizer = jax.vmap(optax.adam(config.learning_rate).init)(params)
+    optimizer = jax.vmap(_optimizer(config).init)(params)
     return DynamicsState(
         params=params,
         optimizer=optimizer,
         best_params=jax.tree.map(jnp.copy, params),
         best_error=jnp.full(config.members, jnp.inf),
-        stale=jnp.zeros(config.members, jnp.int32),
         step=jnp.int32(0),
         key=step_key,
     )
@@ -102,15 +99,12 @@ def update(
     data: Dataset,
     state: DynamicsState,
 ) -> tuple[DynamicsState, dict[str, jax.Array]]:
-    """One gradient step of every member on its own bootstrap of the logs.
-
-    Members that ran out of patience stand still.
-    """
+    """One gradient step of every member on its own bootstrap of the logs."""
     members = state.best_error.shape[0]
     key = jax.random.fold_in(state.key, state.step)
     draw = jax.random.randint(key, (members, config.batch), 0, data.size)
     batch = standardized(targets, scale, data, _bootstrap(state.key, draw, data.size))
-    optimizer = optax.adam(config.learning_rate)
+    optimizer = _optimizer(config)
 
     def step(params: Any, opt_state: optax.OptState, member_batch: Any) -> Any:
         value, grads = jax.value_and_grad(functools.partial(_loss, config, net, targets))(
@@ -120,13 +114,7 @@ def update(
         return optax.apply_updates(params, updates), opt_state, value
 
     params, opt_state, value = jax.vmap(step)(state.params, state.optimizer, batch)
-    active = state.stale < config.patience
-    state = dataclasses.replace(
-        state,
-        params=_where(active, params, state.params),
-        optimizer=_where(active, opt_state, state.optimizer),
-        step=state.step + 1,
-    )
+    state = dataclasses.replace(state, params=params, optimizer=opt_state, step=state.step + 1)
     return state, {"dynamics/loss": jnp.mean(value)}
 
 
@@ -152,10 +140,8 @@ def look(
         state,
         best_params=_where(better, state.params, state.best_params),
         best_error=jnp.where(better, error, state.best_error),
-        stale=jnp.where(better, 0, state.stale + 1),
     )
-    metrics = {"dynamics/holdout_mse": jnp.mean(error)}
-    return state, metrics | {"dynamics/active_members": jnp.sum(state.stale < config.patience)}
+    return state, {"dynamics/holdout_mse": jnp.mean(error)}
 
 
 def model(
@@ -177,7 +163,7 @@ def model(
     fitted = Model(state.best_params, elites, scale, targets, jnp.inf)
     index = jnp.linspace(0, data.size - 1, min(data.size, 4096)).astype(jnp.int32)
     obs, action = data.obs[data.obs_index[index]], data.action[index]
-    seen = disagreement(net, fitted, obs, action)
+    _, seen = predict_mean(net, fitted, obs, action)
     return fitted._replace(limit=limit[1] * jnp.quantile(seen, limit[0]))
 
 
@@ -225,12 +211,18 @@ def predict_elites(
     return found.next_obs, found.reward + found.bonus
 
 
-def disagreement(net: DynamicsNetwork, model: Model, obs: Array, action: Array) -> jax.Array:
-    """Root mean square spread `[...]` of the elites' standardised next observations."""
+def predict_mean(
+    net: DynamicsNetwork, model: Model, obs: Array, action: Array
+) -> tuple[jax.Array, jax.Array]:
+    """Mean next observation `[..., O]` of the elites, and their disagreement `[...]`.
+
+    The disagreement is the root mean square spread of what they predict,
+    standardised.
+    """
     next_obs, _ = predict_elites(net, model, obs, action)
     spread = jnp.var(next_obs / model.targets.size[:-REWARDS], axis=0)
     varies = model.targets.varies[:-REWARDS]
-    return jnp.sqrt(jnp.sum(spread * varies, axis=-1) / jnp.sum(varies))
+    return next_obs.mean(axis=0), jnp.sqrt(jnp.sum(spread * varies, axis=-1) / jnp.sum(varies))
 
 
 def clip_rings(spec: ObservationSpec, obs: jax.Array) -> jax.Array:
@@ -248,6 +240,10 @@ def _fit_error(spec: ObservationSpec, error: Array) -> jax.Array:
     """Errors `[..., O + REWARDS]` squared; those of rings, which jump, in their robust form."""
     ring = _ring_mask(spec, REWARDS)
     return jnp.where(ring, losses.robust_square(error, ROBUST), jnp.square(error))
+
+
+def _optimizer(config: DynamicsConfig) -> optax.GradientTransformation:
+    return optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.steps))
 
 
 def _loss(

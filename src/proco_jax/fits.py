@@ -53,7 +53,7 @@ def fit_dynamics(run: Run, parts: Parts, data: Data) -> dynamics.Model:
         state = saved.restore(state) if done else state
         run.metrics.resume("dynamics", done)
         with progress("dynamics", config.steps, run.log, done) as advance:
-            while done < config.steps and bool(jnp.any(state.stale < config.patience)):
+            while done < config.steps:
                 state, metrics = chunk(targets, data.scale, data.train, data.holdout, state)
                 done += config.holdout_every
                 advance(config.holdout_every)

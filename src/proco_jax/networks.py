@@ -98,17 +98,22 @@ class BinNetwork(nn.Module):
 
     Maps scaled observations `[..., O]` and further inputs `[..., X]` to
     features `[..., n, hidden[-1]]`.
+
+    Attributes:
+      gated: what a bin sees of the rings is multiplied with what all bins share,
+        smoothly: a change is a speed times a slope, and a sum of the two must
+        first learn to multiply.
     """
 
     spec: ObservationSpec
     bins: int
     hidden: Sequence[int]
     neighbours: int
-    smooth: bool = False
+    gated: bool = False
 
     @nn.compact
     def __call__(self, obs: jax.Array, extra: jax.Array) -> jax.Array:
-        activation = nn.swish if self.smooth else nn.relu
+        activation = nn.swish if self.gated else nn.relu
         rings = with_near_range(take_rings(self.spec, obs, self.bins))
         planar = take_planar(self.spec, obs)
         forward = jnp.broadcast_to(jnp.array([1.0, 0.0]), (*planar.shape[:-2], 1, 2))
@@ -118,9 +123,13 @@ class BinNetwork(nn.Module):
         # What all bins share is multiplied once, not once a bin.
         x = nn.Dense(self.hidden[0])(local)
         x = x + nn.Dense(self.hidden[0], use_bias=False)(sensors)[..., None, :]
+        x = activation(x)
+        if self.gated:
+            shared = nn.swish(nn.Dense(self.hidden[0])(sensors))
+            x = x * (1.0 + nn.Dense(self.hidden[0])(shared)[..., None, :])
         for width in self.hidden[1:]:
-            x = nn.Dense(width)(activation(x))
-        return activation(x)
+            x = activation(nn.Dense(width)(x))
+        return x
 
 
 class Encoder(nn.Module):
@@ -227,7 +236,7 @@ class DynamicsNetwork(nn.Module):
         sensors = jnp.concatenate([take_sensors(self.spec, obs), action], axis=-1)
         means, log_variances, pooled = {}, {}, []
         for bins in ring_sizes(self.spec):
-            x = BinNetwork(self.spec, bins, self.bin_hidden, self.neighbours, smooth=True)(
+            x = BinNetwork(self.spec, bins, self.bin_hidden, self.neighbours, gated=True)(
                 obs, action
             )
             rings = take_rings(self.spec, obs, bins)

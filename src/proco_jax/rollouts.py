@@ -1,8 +1,9 @@
 """Imagined rollouts: the counterfactual unsafe samples that the logs lack.
 
-Model, cost and policy come in as functions. Starts are laid out `[K, B]`: B
-starts for each of the K members that predict, so that every member runs on one
-dense block.
+Model, cost and policy come in as functions. Starts are laid out `[K, B]`: in the
+search for risky actions each of the K members that predict runs on one dense
+block. What is kept is the mean of all members: a violation is decided by the
+largest of a ring's bins, so that one member's noise makes violations of its own.
 """
 
 from collections.abc import Callable
@@ -25,14 +26,15 @@ class World(NamedTuple):
     Attributes:
       step: obs `[K, ..., O]`, action `[K, ..., A]` to the next obs, member k
         predicting block k.
-      disagreement: obs `[..., O]`, action `[..., A]` to `[...]`.
+      predict: obs `[..., O]`, action `[..., A]` to the mean next obs `[..., O]`
+        of all members, and their disagreement `[...]`.
       score: obs `[..., O]` to `[...]`, higher is riskier.
       unsafe: obs `[..., O]` to `[...]` bool.
       limit: disagreement at which a rollout ends.
     """
 
     step: Callable[[Array, Array], jax.Array]
-    disagreement: Callable[[Array, Array], jax.Array]
+    predict: Callable[[Array, Array], tuple[jax.Array, jax.Array]]
     score: Callable[[Array], jax.Array]
     unsafe: Callable[[Array], jax.Array]
     limit: Array
@@ -165,8 +167,8 @@ def imagine(
         planned, step_key = inputs
         by_policy = (source == POLICY)[..., None]
         action = jnp.where(by_policy, policy(step_key, obs), planned)
-        next_obs = world.step(obs, action)
-        known = world.disagreement(obs, action) <= world.limit
+        next_obs, disagreement = world.predict(obs, action)
+        known = disagreement <= world.limit
         # A model gone astray may return anything; what is not finite is not kept.
         known &= jnp.all(jnp.isfinite(next_obs), axis=-1)
         next_obs = jnp.where(jnp.isfinite(next_obs), next_obs, obs)

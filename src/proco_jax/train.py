@@ -209,7 +209,7 @@ def make_world(
 
     return rollouts.World(
         step=step,
-        disagreement=lambda o, a: dynamics.disagreement(parts.dynamics, model, o, a),
+        predict=lambda o, a: dynamics.predict_mean(parts.dynamics, model, o, a),
         score=score,
         unsafe=lambda o: score(o) >= (jnp.inf if cost_model is None else cost_model.threshold),
         limit=model.limit,
