@@ -13,5 +13,5 @@ def get_config(variant: str = "default") -> Config:
     """The experiment; variants: quick, default, paper."""
     config = Config(experiment="car_goal", task="SafetyCarGoal1")
     # As on CarButton1: wheels and a free ball take longer to learn than a Point.
-    config.dynamics.steps = 10_000
+    config.dynamics.steps = 6000
     return set_variant(config, variant)

@@ -38,7 +38,7 @@ def for_buttons(config: Config) -> Config:
     # that no rule can tell apart, and every centimeter of margin calls more of them unsafe.
     config.cost.margin = 0.0
     # Gremlins take longer to learn than hazards.
-    config.dynamics.steps = 10_000
+    config.dynamics.steps = 6000
     return config
 
 
