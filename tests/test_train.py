@@ -179,6 +179,15 @@ def test_reward_critic_is_the_same_with_and_without_imagined_data(after, baselin
             same_leaves(a, b, rtol=1e-4, atol=1e-4)
 
 
+def test_at_the_last_step_reward_critic_and_policy_stand_still(context, begin, chunk):
+    state = begin()
+    before = jax.tree.map(jnp.copy, state.agent)
+    late, _ = chunk(context, state.replace(step=jnp.full(2, CONFIG.train.steps)))
+    same_leaves(late.agent.params, before.params)
+    with pytest.raises(AssertionError):
+        same_leaves(late.agent.feasibility.params, before.feasibility.params)
+
+
 @pytest.mark.slow
 def test_a_seed_in_a_sweep_equals_it_alone(after, context, begin):
     alone, _ = train.make_train_chunk(PARTS)(context, one_seed(begin(), 1))

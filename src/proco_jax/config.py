@@ -278,7 +278,8 @@ class AgentConfig:
 
     Attributes:
       hidden: widths of each head behind the encoder.
-      learning_rate: of Adam.
+      learning_rate: of Adam; that of reward critic and policy falls to 0 over the
+        training by a cosine.
       target_rate: of the target network's moving average.
       discount: of rewards.
       lookahead: steps of a log that tell what an action earned.

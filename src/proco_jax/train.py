@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import struct
 
 from proco_jax import buffer, cost, dynamics, feasibility, rollouts
@@ -181,8 +182,10 @@ def train_step(
     if context.knowledge is not None and config.proco.imagined_share > 0:
         imagined = _imagined_batch(parts, context, state, imagined_key)
         batch = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), batch, imagined)
+    # As in IQL: at a constant rate the policy goes on to fit the noise of the logs.
+    rate = optax.cosine_decay_schedule(1.0, config.train.steps)(state.step)
     agent, metrics = proco.update(
-        config.agent, config.feasibility, parts.agent, state.agent, logged, batch
+        config.agent, config.feasibility, parts.agent, state.agent, logged, batch, rate
     )
     return dataclasses.replace(state, agent=agent, step=state.step + 1), metrics
 

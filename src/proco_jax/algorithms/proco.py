@@ -90,6 +90,7 @@ def update(
     state: AgentState,
     logged: Transition,
     critic_batch: feasibility.Batch,
+    rate: Array | float = 1.0,
 ) -> tuple[AgentState, dict[str, jax.Array]]:
     """One gradient step of everything.
 
@@ -97,6 +98,7 @@ def update(
       logged: scaled transitions of the logs.
       critic_batch: samples of the feasibility critics: those of `logged`
         first, imagined ones behind.
+      rate: factor on the learning rate of reward critic and policy.
     """
     h_state, h_metrics = feasibility.update(
         feasibility_config, config, nets.feasibility, state.feasibility, critic_batch
@@ -107,6 +109,7 @@ def update(
 
     grads, metrics = jax.grad(loss, has_aux=True)(state.params)
     updates, opt_state = _optimizer(config).update(grads, state.optimizer)
+    updates = jax.tree.map(lambda x: rate * x, updates)
     params: Any = optax.apply_updates(state.params, updates)
     target_v = optax.incremental_update(params["v"], state.target_v, config.target_rate)
     return AgentState(params, target_v, opt_state, h_state), metrics | h_metrics
