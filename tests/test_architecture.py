@@ -92,7 +92,6 @@ LONG = {
     "config.py": 600,
     "train.py": 330,
     "diagnosis.py": 335,
-    "dynamics.py": 305,
 }
 
 
