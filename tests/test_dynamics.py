@@ -194,7 +194,6 @@ def test_the_learning_rate_falls_to_zero_at_the_last_step(state, step):
 
 
 def test_holdout_keeps_the_best_parameters_of_each_member(data):
-    config = dataclasses.replace(CONFIG, members=2)
     flat = dataclasses.replace(
         data,
         obs=jnp.zeros((3, 2)),
@@ -212,7 +211,7 @@ def test_holdout_keeps_the_best_parameters_of_each_member(data):
         key=jax.random.key(0),
     )
     scale = moves(0.0).scale
-    new, metrics = dynamics.look(config, MOVES, targets, scale, flat, state)
+    new, metrics = dynamics.look(MOVES, targets, scale, flat, state)
     # Errors 1 and 4: the first member improved from 5, the second not from 3.
     np.testing.assert_array_equal(new.best_params, [1.0, 8.0])
     np.testing.assert_array_equal(new.best_error, [1.0, 3.0])

@@ -174,9 +174,15 @@ def test_the_ladder_is_climbed_on_a_finished_run(home: Path, finished: Path) -> 
     # The run's own learners stand beside the rungs with what they played before.
     assert [report["rungs"][f"run: {x}"]["episodes"] for x in ("proco", "baseline")] == [1, 1]
     timing = (finished / "timing.json").read_bytes()
-    again = finish("proco_jax.ladder", home, "calm", "--seeds=1", "--rungs=")
+    # A rung that is asked for again is not climbed again, and one that is not is kept.
+    report["rungs"]["full"] = report["rungs"]["real"]
+    (finished / "ladder" / "ladder.json").write_text(json.dumps(report))
+    metrics = (finished / "ladder" / "metrics.jsonl").read_bytes()
+    again = finish("proco_jax.ladder", home, "calm", "--seeds=1", "--rungs=real")
     assert again.returncode == 0, again.stdout + again.stderr
+    assert again.stdout.count("| real |") == again.stdout.count("| full |") == 1
     assert json.loads((finished / "ladder" / "ladder.json").read_text()) == report
+    assert (finished / "ladder" / "metrics.jsonl").read_bytes() == metrics
     assert (finished / "timing.json").read_bytes() == timing
 
 

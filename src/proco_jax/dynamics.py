@@ -119,7 +119,6 @@ def update(
 
 
 def look(
-    config: DynamicsConfig,
     net: DynamicsNetwork,
     targets: Targets,
     scale: Scale,

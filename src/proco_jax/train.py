@@ -232,7 +232,7 @@ def make_dynamics_chunk(parts: Parts) -> Callable[..., tuple[Any, dict[str, jax.
             None,
             length=config.holdout_every,
         )
-        state, seen = dynamics.look(config, net, targets, scale, holdout, state)
+        state, seen = dynamics.look(net, targets, scale, holdout, state)
         return state, _mean(metrics) | seen
 
     return jax.jit(jax.vmap(one, in_axes=(None, None, None, None, 0)), donate_argnums=4)
