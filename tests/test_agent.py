@@ -12,7 +12,7 @@ from proco_jax.algorithms import proco
 from proco_jax.types import Ahead, Transition
 
 PARTS = toy_parts()
-CONFIG, NETS = PARTS.config.agent, PARTS.agent
+CONFIG, FEASIBILITY, NETS = PARTS.config.agent, PARTS.config.feasibility, PARTS.agent
 LOGGED, IMAGINED = 6, 4
 
 
@@ -63,8 +63,9 @@ def batches():
     both = feasibility.Batch(
         obs=jnp.concatenate([obs[0], imagined[0]]),
         action=jnp.concatenate([action, more]),
-        h=jnp.where(jnp.arange(LOGGED + IMAGINED) % 3 == 0, 25.0, -1.0),
+        h=jnp.where(jnp.arange(LOGGED + IMAGINED) % 3 == 0, 25.0, -1.0)[:, None],
         next_obs=jnp.concatenate([obs[1], imagined[1]]),
+        obs_ahead=jnp.concatenate([obs[1], imagined[1]]),
         discount=jnp.ones(LOGGED + IMAGINED),
         weight=jnp.ones(LOGGED + IMAGINED),
     )
@@ -75,7 +76,8 @@ def acted(nets: proco.Networks, samples: int = 64, seed: int = 0) -> np.ndarray:
     empty: Any = {"q": None, "v": None, "policy": None}
     state = proco.AgentState(empty, None, None, feasibility.FeasibilityState(empty, None, None))  # pyright: ignore
     config = dataclasses.replace(CONFIG, samples=samples)
-    return np.asarray(proco.act(config, nets, state, jnp.zeros(SPEC.size), jax.random.key(seed)))
+    obs, key = jnp.zeros(SPEC.size), jax.random.key(seed)
+    return np.asarray(proco.propose(config, nets, state, obs, key)[0])
 
 
 def test_log_probability_by_hand():
@@ -113,29 +115,34 @@ def test_imagined_samples_weigh_in_only_where_the_state_is_infeasible():
     batch = feasibility.Batch(
         obs,
         jnp.zeros((6, ACTIONS)),
-        jnp.zeros(6),
+        -jnp.ones((6, 1)),
         obs,
+        jnp.zeros((6, SPEC.size)),
         jnp.ones(6),
         jnp.array([1.0] * 4 + [0.0, 1]),
     )
     empty: Any = {"q": None, "v": None}
     critic: Any = feasibility.FeasibilityState(empty, None, None)  # pyright: ignore
     agent = proco.AgentState(None, None, None, critic)  # pyright: ignore
-    weights = proco._weights(CONFIG, nets, agent, jnp.array([0.0, 0.0]), batch)
+    weights = proco._weights(CONFIG, FEASIBILITY, nets, agent, jnp.array([0.0, 0.0]), batch)
     # Two logged: after reward, away from harm. Four imagined: feasible, so the
     # reward is unknown; infeasible; infeasible but of no weight; feasible.
-    away, less = np.exp(CONFIG.cost_temperature), CONFIG.imagined_weight
+    came = FEASIBILITY.discount - 1.0
+    away, less = np.exp(CONFIG.cost_temperature * (1.0 - came)), CONFIG.imagined_weight
     np.testing.assert_allclose(weights, [1.0, away, 0.0, less * away, 0.0, 0.0], rtol=1e-5)
 
 
 def test_a_temperature_means_the_same_whatever_the_size_of_rewards():
     obs, ones = jnp.zeros((5, SPEC.size)), jnp.ones(5)
     nets = critics(lambda o, a: -ones, vh=lambda o: -ones[:, None])
-    batch = feasibility.Batch(obs, jnp.zeros((5, ACTIONS)), -ones, obs, ones, ones)
+    action, h = jnp.zeros((5, ACTIONS)), -ones[:, None]
+    batch = feasibility.Batch(obs, action, h, obs, obs, ones, ones)
     critic: Any = feasibility.FeasibilityState({"q": None, "v": None}, None, None)  # pyright: ignore
     agent = proco.AgentState(None, None, None, critic)  # pyright: ignore
     advantage = jnp.array([-1.0, -0.5, 0.0, 0.5, 1.0])
-    small, large = (proco._weights(CONFIG, nets, agent, s * advantage, batch) for s in (0.01, 3.0))
+    small, large = (
+        proco._weights(CONFIG, FEASIBILITY, nets, agent, s * advantage, batch) for s in (0.01, 3.0)
+    )
     np.testing.assert_allclose(small, large, rtol=1e-4)
     assert np.all(np.diff(small) > 0) and float(small[2]) == pytest.approx(1.0)
 
@@ -149,7 +156,7 @@ def test_gradients_of_critics_and_policy_do_not_meet(state, batches):
             def of(p, c):
                 critic = dataclasses.replace(state.feasibility, params=c)
                 agent = dataclasses.replace(state, feasibility=critic)
-                metrics = proco.agent_loss(CONFIG, NETS, p, agent, logged, both)[1]
+                metrics = proco.agent_loss(CONFIG, FEASIBILITY, NETS, p, agent, logged, both)[1]
                 return metrics[f"agent/{name}_loss"]
 
             return jax.grad(of, argnums=(0, 1))(params, critic_params)
@@ -165,7 +172,7 @@ def test_gradients_of_critics_and_policy_do_not_meet(state, batches):
 
 def test_one_update_moves_every_part_and_repeats_exactly(state, batches):
     logged, both = batches
-    step = jax.jit(lambda s: proco.update(CONFIG, PARTS.config.feasibility, NETS, s, logged, both))
+    step = jax.jit(lambda s: proco.update(CONFIG, FEASIBILITY, NETS, s, logged, both))
     new, metrics = step(state)
     same_leaves(step(state)[0], new)
     for part in ("v", "policy"):

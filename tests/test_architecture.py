@@ -30,6 +30,7 @@ FLOORS = (
     ),
     ("algorithms", "data", "knowledge", "benchmark_mujoco", "buffer"),
     ("train", "evaluate", "report"),
+    ("acting",),
     ("diagnosis", "deploy", "run", "oracle"),
     ("fits", "counterfactuals"),
     ("learning",),
@@ -59,6 +60,7 @@ CORE = (
     "feasibility",
     "algorithms",
     "train",
+    "acting",
     "checkpoint",
 )
 OUTSIDE = (

@@ -1,13 +1,16 @@
 """A policy that was kept acts as it did in training."""
 
 import dataclasses
+import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from core_toys import drawn
 
+from proco_jax import acting, deploy, train
 from proco_jax import config as configs
-from proco_jax import deploy, train
 from proco_jax.algorithms import proco
 from proco_jax.config import Config
 from proco_jax.observation import Field, ObservationSpec
@@ -26,26 +29,55 @@ def run(tmp_path):
     """A folder as a finished run leaves it, and what it holds."""
     config = Config(seeds=2)
     config.agent.hidden, config.encoder.features, config.encoder.bin_hidden = (8,), 8, (4, 4)
+    config.dynamics.hidden, config.dynamics.bin_hidden = (8,), (4, 4)
+    # Always, so that it shows which model is looked into.
+    config.agent.escapes, config.agent.escape_above = 4, -1e9
     parts = train.make_parts(config, SPEC, 2)
     obs = np.random.default_rng(0).random((50, SPEC.size)).astype(np.float32)
     scale = fit_scale(SPEC, obs)
     agents = jax.vmap(lambda k: proco.init(config.agent, parts.agent, k))(train.seed_keys(0, 2))
     (tmp_path / "config.json").write_text(configs.to_json(config))
     (tmp_path / deploy.SCALE_FILE).write_text(deploy.scale_text(SPEC, scale, 2))
-    deploy.save_policy(tmp_path, "proco", 10, agents)
-    return tmp_path, config, parts, scale, agents, obs
+    model = deploy.empty_model(config.dynamics, SPEC, 2)
+    model = drawn(model)._replace(elites=jnp.arange(config.dynamics.elites))
+    deploy.save_policy(tmp_path, "proco", 10, agents, model)
+    return tmp_path, config, parts, scale, (agents, model), obs
 
 
 def test_a_loaded_policy_acts_as_the_trained_one(run):
-    folder, config, parts, scale, agents, obs = run
+    folder, _, parts, scale, (agents, model), obs = run
     act = deploy.load_policy(folder, "proco", seed=1)
-    agent = jax.tree.map(lambda x: x[1], agents)
-    expected = proco.act(config.agent, parts.agent, agent, scale(obs[0]), jax.random.key(3))
-    np.testing.assert_allclose(act(obs[0], jax.random.key(3)), expected, rtol=1e-5, atol=1e-6)
+    agent = jax.tree.map(lambda x: x[1:2], agents)
+    key = jax.random.key(3)
+    expected = acting.act(parts, scale, model, agent, obs[None, :1], key[None, None])[0, 0]
+    np.testing.assert_allclose(act(obs[0], jax.random.clone(key)), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_for_each_seed_is_loaded_with_its_seed(run):
+    folder, config, parts, scale, (agents, model), obs = run
+    config.dynamics.per_seed = True
+    (folder / "config.json").write_text(configs.to_json(config))
+    both = jax.tree.map(lambda x: jnp.stack([x, x if x.dtype == jnp.int32 else -x]), model)
+    deploy.save_policy(folder, "proco", 11, agents, both)
+    key = jax.random.key(3)
+    everyone = jnp.broadcast_to(key, (2, 1))
+    expected = acting.act(parts, scale, both, agents, jnp.stack([obs[:1]] * 2), everyone)[:, 0]
+    for seed in (0, 1):
+        found = deploy.load_policy(folder, seed=seed)(obs[0], jax.random.clone(key))
+        np.testing.assert_allclose(found, expected[seed], rtol=1e-5, atol=1e-6)
+
+
+def test_a_policy_without_the_model_it_looks_into_is_refused(run):
+    folder = run[0]
+    shutil.rmtree(folder / "policy" / "dynamics")
+    with pytest.raises(FileNotFoundError, match="dynamics"):
+        deploy.load_policy(folder)
 
 
 def test_seeds_are_different_policies(run):
-    folder, *_, obs = run
+    folder, config, *_, obs = run
+    config.agent.escapes = 0
+    (folder / "config.json").write_text(configs.to_json(config))
     first, second = (deploy.load_policy(folder, seed=s)(obs[0], jax.random.key(3)) for s in (0, 1))
     assert not np.allclose(first, second)
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from proco_jax import feasibility
+from proco_jax import feasibility, losses
 from proco_jax.config import AgentConfig, FeasibilityConfig
 from proco_jax.networks import Encoder
 from proco_jax.observation import Field, ObservationSpec
@@ -22,8 +22,9 @@ def chain() -> feasibility.Batch:
     return feasibility.Batch(
         obs=states[jnp.array([0, 1, 3])],
         action=jnp.zeros((3, 1)),
-        h=jnp.array([-1.0, 25.0, -1.0]),
+        h=jnp.array([-1.0, 25.0, -1.0])[:, None],
         next_obs=states[jnp.array([1, 2, 3])],
+        obs_ahead=states[jnp.array([1, 2, 3])],
         discount=jnp.array([1.0, 0.0, 1.0]),
         weight=jnp.ones(3),
     )
@@ -54,6 +55,22 @@ def gradients(params, target_q, batch):
 
 def zero(tree) -> bool:
     return all(not np.any(np.asarray(x)) for x in jax.tree.leaves(tree))
+
+
+def test_outcome_is_the_backup_over_the_steps_that_followed(state):
+    params, last = state.params, jnp.eye(4)[2:3]
+    start = chain()._replace(obs_ahead=last, h=jnp.array([[-1.0, 25.0, -1.0]]))
+    vh = feasibility.vh(NETS, params, last)
+    one = jnp.ones(1)
+    expected = vh
+    for h in (-1.0, 25.0, -1.0):
+        expected = losses.reachability_target(
+            h * one, expected, one, CONFIG.discount, CONFIG.duration
+        )
+    found = feasibility.outcome(CONFIG, NETS, params, start)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    # A violation on the way stays one, however safe its end.
+    assert float(vh[0]) < 0 < float(found[0])
 
 
 def test_constraint_value_by_hand():

@@ -63,21 +63,26 @@ def test_gaussian_nll_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("vh", "qh", "advantage", "weight"),
+    ("vh", "qh", "outcome", "advantage", "weight"),
     [
-        (1.0, 0.5, 9.0, np.exp(5 * 0.5)),  # infeasible: away from the violation
-        (1.0, 1.5, 9.0, np.exp(5 * -0.5)),
-        (9.0, -9.0, 0.0, 150.0),  # and clipped
-        (-1.0, -0.5, 0.5, np.exp(3 * 0.5)),  # feasible state and action: after reward
-        (0.0, 0.0, -0.5, np.exp(3 * -0.5)),  # 0 counts as feasible
-        (-1.0, -1.0, 9.0, 100.0),
-        (-1.0, 0.1, 9.0, 0.0),  # feasible state, infeasible action
-        (-1.0, -1.0, -np.inf, 0.0),  # an action whose reward nobody knows
+        (1.0, 9.0, 0.5, 9.0, np.exp(5 * 0.5)),  # infeasible: away from the violation
+        (1.0, -9.0, 1.5, 9.0, np.exp(5 * -0.5)),
+        (9.0, 9.0, -9.0, 0.0, 150.0),  # and clipped
+        (-1.0, -0.5, 9.0, 0.5, np.exp(3 * 0.5)),  # feasible state and action: after reward
+        (0.0, 0.0, 9.0, -0.5, np.exp(3 * -0.5)),  # 0 counts as feasible
+        (-1.0, -1.0, 9.0, 9.0, 100.0),
+        (-1.0, 0.1, -9.0, 9.0, 0.0),  # feasible state, infeasible action
+        (-1.0, -1.0, 9.0, -np.inf, 0.0),  # an action whose reward nobody knows
     ],
 )
-def test_policy_weights_table(vh, qh, advantage, weight):
+def test_policy_weights_table(vh, qh, outcome, advantage, weight):
     found = losses.policy_weights(
-        jnp.array([advantage]), jnp.array([qh]), jnp.array([vh]), (3.0, 5.0), (100.0, 150.0)
+        jnp.array([advantage]),
+        jnp.array([qh]),
+        jnp.array([vh]),
+        jnp.array([outcome]),
+        (3.0, 5.0),
+        (100.0, 150.0),
     )
     np.testing.assert_allclose(found, [weight], rtol=1e-5)
 
@@ -125,7 +130,7 @@ def test_batched_targets_and_weights_equal_each_row():
 
     def both(a, b, c):
         target = losses.reachability_target(a, b, c, 0.9)
-        return target, losses.policy_weights(a, b, c, (3.0, 5.0), (100.0, 150.0))
+        return target, losses.policy_weights(a, b, c, -b, (3.0, 5.0), (100.0, 150.0))
 
     for batched, rows in zip(both(a, b, c), jax.vmap(both)(a, b, c), strict=True):
         np.testing.assert_allclose(batched, rows, rtol=1e-6)
@@ -139,7 +144,7 @@ def test_targets_and_weights_carry_no_gradient(argument):
         a, b, c = [*inputs[:argument], x, *inputs[argument + 1 :]]
         reach = losses.reachability_target(a, b, c, 0.9).sum()
         td = losses.n_step_target(a, b, c).sum()
-        return reach + td + losses.policy_weights(a, b, c, (3.0, 5.0), (1e2, 1e2)).sum()
+        return reach + td + losses.policy_weights(a, b, c, -b, (3.0, 5.0), (1e2, 1e2)).sum()
 
     np.testing.assert_array_equal(jax.grad(total)(inputs[argument]), 0.0)
 
@@ -151,7 +156,7 @@ def test_arrays_of_other_shapes_are_refused_and_do_not_broadcast():
     with pytest.raises(AssertionError):
         losses.n_step_target(one, one, column)
     with pytest.raises(AssertionError):
-        losses.policy_weights(one, one, column, (1.0, 1.0), (1.0, 1.0))
+        losses.policy_weights(one, one, one, column, (1.0, 1.0), (1.0, 1.0))
     with pytest.raises(AssertionError):
         losses.weighted_cross_entropy(one, column, 1.0)
     with pytest.raises(AssertionError):

@@ -65,7 +65,7 @@ def draw_batches(key: Array) -> tuple[Transition, feasibility.Batch]:
     next_obs = move(obs, action)
     ones = jnp.ones(2 * BATCH)
     h = feasibility.constraint_value(FEASIBILITY, next_obs[:, 0] <= 0.0)
-    batch = feasibility.Batch(obs, action, h, next_obs, ones, ones)
+    batch = feasibility.Batch(obs, action, h[:, None], next_obs, next_obs, ones, ones)
     logged = Transition(
         obs[:BATCH],
         action[:BATCH],
@@ -96,7 +96,7 @@ def learned() -> proco.AgentState:
 @pytest.fixture(scope="module")
 def act(learned):
     def one(obs: Array, key: Array) -> jax.Array:
-        return proco.act(dataclasses.replace(AGENT, samples=16), NETS, learned, obs, key)
+        return proco.propose(dataclasses.replace(AGENT, samples=16), NETS, learned, obs, key)[0]
 
     return jax.jit(jax.vmap(one))
 

@@ -7,7 +7,7 @@ import pytest
 from core_toys import toy_dataset
 
 from proco_jax import rollouts
-from proco_jax.buffer import Buffer, add, empty_buffer, sample
+from proco_jax.buffer import Buffer, Sample, add, empty_buffer, sample
 from proco_jax.config import RolloutConfig
 from proco_jax.rollouts import BEHAVIOR, ESCAPE, POLICY, RISK, Imagined, World
 
@@ -63,7 +63,11 @@ def filled(*generations: Imagined, room: int = 3) -> Buffer:
     return held
 
 
-draw = jax.jit(sample, static_argnums=(1,))
+_sample = jax.jit(sample, static_argnums=(1, 3))
+
+
+def draw(buffer: Buffer, batch: int, share: float, key, lookahead: int = 1) -> Sample:
+    return _sample(buffer, batch, share, lookahead, key)
 
 
 def test_imagined_trajectory_by_hand():
@@ -202,16 +206,29 @@ def test_escapes_are_less_risky_than_what_they_escape_from():
 
 def test_buffer_never_yields_an_unwritten_row():
     buffer = filled(generation(1.0))
-    obs, action, _, next_obs, weight = draw(buffer, 500, 0.5, jax.random.key(6))
-    for x in (obs, action, next_obs, weight):
+    found = draw(buffer, 500, 0.5, jax.random.key(6))
+    for x in (found.obs, found.action, found.next_obs, found.obs_ahead, found.weight):
         np.testing.assert_array_equal(x, 1.0)
 
 
 def test_buffer_never_yields_a_step_beyond_the_length():
     new = generation(1.0, length=1)
     new = new._replace(obs=new.obs.at[:, 2].set(9.0), action=new.action.at[:, 1].set(9.0))
-    obs, action, _, next_obs, _ = draw(filled(new), 500, 0.5, jax.random.key(7))
-    assert max(obs.max(), action.max(), next_obs.max()) == 1.0
+    found = draw(filled(new), 500, 0.5, jax.random.key(7), lookahead=5)
+    assert max(x.max() for x in (found.obs, found.action, found.next_obs, found.obs_ahead)) == 1.0
+
+
+def test_what_comes_after_a_sample_ends_with_its_trajectory():
+    states = jnp.arange(5.0)[None, :, None]
+    unsafe = jnp.array([[False, True, False, True]])
+    new = Imagined(states, states[:, :4], unsafe, jnp.array([3]), jnp.array([RISK]))
+    found = draw(filled(new), 200, 0.5, jax.random.key(14), lookahead=2)
+    at = np.asarray(found.obs[:, 0], int)
+    assert set(at) == {0, 1, 2}
+    np.testing.assert_array_equal(found.next_obs[:, 0], at + 1)
+    np.testing.assert_array_equal(found.obs_ahead[:, 0], np.array([2, 3, 3])[at])
+    expected = np.array([[False, True], [True, False], [False, False]])
+    np.testing.assert_array_equal(found.unsafe, expected[at])
 
 
 def test_buffer_overwrites_its_oldest_generation_first():
@@ -219,37 +236,33 @@ def test_buffer_overwrites_its_oldest_generation_first():
     held = {float(x) for x in np.unique(buffer.data.obs)}
     assert held == {2.0, 3.0, 4.0}
     assert int(buffer.generation) == 4
-    obs, *_ = draw(buffer, 500, 0.5, jax.random.key(8))
-    assert {float(x) for x in np.unique(obs)} == held
+    assert {float(x) for x in np.unique(draw(buffer, 500, 0.5, jax.random.key(8)).obs)} == held
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_buffer_yields_the_asked_share_of_violating_trajectories(share):
     buffer = filled(generation(1.0, unsafe=True, count=3), generation(2.0, count=3))
-    obs, _, unsafe, _, _ = draw(buffer, 4000, share, jax.random.key(9))
-    assert float(unsafe.mean()) == pytest.approx(share, abs=0.03)
-    np.testing.assert_array_equal(np.asarray(obs)[:, 0] == 1.0, unsafe)
+    found = draw(buffer, 4000, share, jax.random.key(9))
+    assert float(found.unsafe.mean()) == pytest.approx(share, abs=0.03)
+    np.testing.assert_array_equal(found.obs == 1.0, found.unsafe)
 
 
 @pytest.mark.parametrize("unsafe", [False, True])
 def test_where_one_kind_is_missing_all_come_from_the_other(unsafe):
-    obs, _, found, _, weight = draw(
-        filled(generation(1.0, unsafe=unsafe)), 200, 0.5, jax.random.key(10)
-    )
-    np.testing.assert_array_equal(found, unsafe)
-    np.testing.assert_array_equal(obs, 1.0)
-    np.testing.assert_array_equal(weight, 1.0)
+    found = draw(filled(generation(1.0, unsafe=unsafe)), 200, 0.5, jax.random.key(10))
+    np.testing.assert_array_equal(found.unsafe, unsafe)
+    np.testing.assert_array_equal(found.obs, 1.0)
+    np.testing.assert_array_equal(found.weight, 1.0)
 
 
 def test_where_nothing_was_kept_every_weight_is_zero():
     for buffer in (filled(), filled(generation(1.0, length=0))):
-        *_, weight = draw(buffer, 50, 0.5, jax.random.key(11))
-        np.testing.assert_array_equal(weight, 0.0)
+        np.testing.assert_array_equal(draw(buffer, 50, 0.5, jax.random.key(11)).weight, 0.0)
 
 
 def test_longer_trajectories_are_drawn_in_proportion_to_their_length():
     short, long = generation(1.0, length=1, count=1), generation(2.0, length=2, count=1)
-    obs, *_ = draw(filled(short, long), 6000, 0.5, jax.random.key(12))
+    obs = draw(filled(short, long), 6000, 0.5, jax.random.key(12)).obs
     assert float((obs == 2.0).mean()) == pytest.approx(2 / 3, abs=0.03)
 
 

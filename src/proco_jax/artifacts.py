@@ -113,12 +113,18 @@ def draw_feasibility(
     feasibility_map(path, xs, ys, maps, [(0.0, 0.0)], 0.2, velocity=velocity, title=title)
 
 
-def render(run: Run, task: Task, scale: Any, parts: Parts, agents: dict[str, AgentState]) -> None:
+def render(
+    run: Run,
+    task: Task,
+    contexts: dict[str, train.Context],
+    parts: Parts,
+    agents: dict[str, AgentState],
+) -> None:
     """An animation of the first evaluation episode of each learner's first seed."""
     for name, agent in agents.items():
         path = run.workdir / "pictures" / f"episode_{name}.gif"
         if path.exists():
             continue
         one = jax.tree.map(lambda x: x[:1], agent)
-        act = learning.make_act(run, parts, scale, one, seeds=1)
+        act = learning.make_act(run, parts, contexts[name], one, seeds=1)
         render_episode(task, act, run.config.evaluation.seed, path, title=f"{task.name}, {name}")

@@ -1,5 +1,7 @@
 """The sample buffer: the last generations of imagined trajectories, drawn from in balance."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -14,6 +16,26 @@ class Buffer:
 
     data: Imagined
     generation: Array
+
+
+class Sample(NamedTuple):
+    """Imagined transitions and what came after them.
+
+    Attributes:
+      obs: `[B, O]`.
+      action: `[B, A]`.
+      next_obs: `[B, O]`.
+      unsafe: `[B, n]` bool, of the next n states; False behind the trajectory's end.
+      obs_ahead: `[B, O]`, the last of these states, or of the trajectory.
+      weight: `[B]`, 0 while nothing at all was kept, else 1.
+    """
+
+    obs: Array
+    action: Array
+    next_obs: Array
+    unsafe: Array
+    obs_ahead: Array
+    weight: Array
 
 
 def empty_buffer(generations: int, like: Imagined) -> Buffer:
@@ -33,16 +55,16 @@ def add(buffer: Buffer, new: Imagined) -> Buffer:
 
 
 def sample(
-    buffer: Buffer, batch: int, violating_share: float, key: Array
-) -> tuple[Array, Array, Array, Array, Array]:
+    buffer: Buffer, batch: int, violating_share: float, lookahead: int, key: Array
+) -> Sample:
     """Imagined transitions, a share of them from trajectories that violate.
 
     Where no kept trajectory violates (or none is free of violation), all come
     from the other kind. Unwritten generations have length 0 and are never drawn.
 
-    Returns:
-      obs `[B, O]`, action `[B, A]`, unsafe `[B]` bool of the next state,
-      next_obs `[B, O]`, and weight `[B]`: 0 while nothing at all was kept, else 1.
+    Args:
+      batch: B.
+      lookahead: n.
     """
     data = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), buffer.data)
     weights = data.length.astype(jnp.float32)
@@ -58,8 +80,18 @@ def sample(
     step = jnp.minimum(step.astype(jnp.int32), jnp.maximum(data.length[chosen] - 1, 0))
     obs = data.obs.reshape(-1, data.obs.shape[-1])
     at = chosen * data.obs.shape[1] + step
-    weight = (data.length[chosen] > 0).astype(jnp.float32)
-    return obs[at], data.action[chosen, step], data.unsafe[chosen, step], obs[at + 1], weight
+    later = step[:, None] + jnp.arange(lookahead)
+    within = jnp.minimum(later, data.unsafe.shape[-1] - 1)
+    unsafe = jnp.take_along_axis(data.unsafe[chosen], within, axis=-1)
+    ahead = jnp.minimum(step + lookahead, data.length[chosen]) - step
+    return Sample(
+        obs=obs[at],
+        action=data.action[chosen, step],
+        next_obs=obs[at + 1],
+        unsafe=unsafe & (later < data.length[chosen][:, None]),
+        obs_ahead=obs[at + ahead],
+        weight=(data.length[chosen] > 0).astype(jnp.float32),
+    )
 
 
 def _draw(key: Array, weights: Array, batch: int) -> jax.Array:

@@ -285,13 +285,15 @@ class AgentConfig:
       lookahead: steps of a log that tell what an action earned.
       expectile: of the reward value.
       reward_scale: factor on logged rewards.
-      reward_temperature: of the regression weight on the reward advantage, which
-        counts in units of its usual size.
+      reward_temperature: of the weight on the reward advantage, in its usual size.
       cost_temperature: of the weight on the feasibility advantage.
       reward_weight_limit: largest weight of a feasible sample.
       cost_weight_limit: largest weight of an infeasible sample.
       imagined_weight: factor on the weights of imagined samples.
       samples: actions among which a feasible one is chosen when deployed.
+      escapes: sequences imagined when deployed where no sample is feasible; 0 for none.
+      escape_above: the lowest Q_h of the samples from which on they are imagined.
+      escape_horizon: steps of each.
     """
 
     hidden: tuple[int, ...] = (128,)
@@ -307,6 +309,9 @@ class AgentConfig:
     cost_weight_limit: float = 10.0
     imagined_weight: float = 0.05
     samples: int = 16
+    escapes: int = 32
+    escape_above: float = 2.0
+    escape_horizon: int = 15
 
 
 @dataclasses.dataclass
@@ -515,6 +520,7 @@ _AT_LEAST_ONE = (
     "rollouts.warmup",
     "agent.lookahead",
     "agent.samples",
+    "agent.escape_horizon",
     "train.steps",
     "train.batch",
     "train.chunk",
@@ -542,7 +548,7 @@ def _rules(config: Config) -> list[tuple[str, Any, bool, str]]:
     rules += [(n, flat[n], flat[n] > 0, "a number above 0") for n in _ABOVE_ZERO]
     rules += [
         (n, flat[n], flat[n] >= 0, "0 or more")
-        for n in ("env.workers", "cost.margin", "seed", "agent.imagined_weight")
+        for n in ("env.workers", "cost.margin", "seed", "agent.imagined_weight", "agent.escapes")
     ]
     duration = config.feasibility.duration
     rules += [("feasibility.duration", duration, 0 <= duration < 1, "0 or more and below 1")]

@@ -3,7 +3,8 @@
     act = load_policy("runs/car_button-default")
     action = act(obs, key)
 
-Needs JAX and the folder, no simulator.
+Needs JAX and the folder, no simulator: the way out of danger is looked for in the
+fitted dynamics, which lie there too.
 """
 
 import json
@@ -14,9 +15,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from proco_jax import acting, dynamics, train
 from proco_jax import config as configs
-from proco_jax import train
 from proco_jax.algorithms import proco
+from proco_jax.changes import Targets
 from proco_jax.checkpoint import Checkpoints
 from proco_jax.observation import ObservationSpec
 from proco_jax.scaling import Scale
@@ -24,10 +26,21 @@ from proco_jax.types import Array
 
 SCALE_FILE = "scale.json"
 POLICY_FOLDER = "policy"
+PROCO = "proco"
+DYNAMICS = "dynamics"
 
 
-def save_policy(workdir: Path, learner: str, step: int, agents: proco.AgentState) -> None:
-    """Keeps the agents of all seeds by themselves, without what only training needs."""
+def save_policy(
+    workdir: Path,
+    learner: str,
+    step: int,
+    agents: proco.AgentState,
+    model: dynamics.Model | None = None,
+) -> None:
+    """Keeps the agents of all seeds, and PROCO's model, without what only training needs."""
+    if model is not None:
+        with Checkpoints(policy_folder(workdir, DYNAMICS)) as saved:
+            saved.save(step, model)
     with Checkpoints(policy_folder(workdir, learner)) as saved:
         saved.save(step, agents)
 
@@ -62,7 +75,8 @@ def load_policy(
       ValueError: if it was written by another version, or has no such seed.
     """
     workdir = Path(workdir)
-    for needed in (workdir / "config.json", workdir / SCALE_FILE, policy_folder(workdir, learner)):
+    parted = [policy_folder(workdir, x) for x in (learner, DYNAMICS)[: 1 + (learner == PROCO)]]
+    for needed in (workdir / "config.json", workdir / SCALE_FILE, *parted):
         if not needed.exists():
             raise FileNotFoundError(
                 f"no {needed}: expected the folder of a finished run with a learner {learner!r}"
@@ -72,13 +86,27 @@ def load_policy(
         raise ValueError(f"found seed {seed}, the run has {config.seeds} policies from 0")
     spec, scale, actions = _read_scale(workdir / SCALE_FILE)
     parts = train.make_parts(config, spec, actions)
-    agent = jax.tree.map(lambda x: x[seed], load_agents(workdir, learner, config, parts))
+    model = _load_model(workdir, config, parts, actions) if learner == PROCO else None
+    if config.dynamics.per_seed:
+        model = _only(seed, model)
+    agent = _only(seed, load_agents(workdir, learner, config, parts))
 
     @jax.jit
-    def act(agent: Any, obs: Array, key: Array) -> jax.Array:
-        return proco.act(config.agent, parts.agent, agent, scale(obs), key)
+    def act(model: Any, agent: Any, obs: Array, key: Array) -> jax.Array:
+        return acting.act(parts, scale, model, agent, obs[None, None], key[None, None])[0, 0]
 
-    return lambda obs, key: act(agent, jnp.asarray(obs), key)
+    return lambda obs, key: act(model, agent, jnp.asarray(obs), key)
+
+
+def empty_model(
+    config: configs.DynamicsConfig, spec: ObservationSpec, actions: int
+) -> dynamics.Model:
+    """A model that knows nothing, of the structure and shapes of a fitted one."""
+    state = dynamics.init(config, spec, actions, jax.random.key(0))
+    each, change = jnp.zeros(spec.size), jnp.zeros(spec.size + dynamics.REWARDS)
+    targets = Targets(change, change, change, jnp.zeros(len(spec.rings)), jnp.zeros(2))
+    elites = jnp.zeros(min(config.elites, config.members), jnp.int32)
+    return dynamics.Model(state.best_params, elites, Scale(each, each), targets, jnp.zeros(()))
 
 
 def load_agents(
@@ -93,6 +121,23 @@ def load_agents(
     like = jax.eval_shape(jax.vmap(lambda k: proco.init(config.agent, parts.agent, k)), keys)
     with Checkpoints(policy_folder(workdir, learner)) as saved:
         return saved.restore(like)
+
+
+def _load_model(
+    workdir: Path, config: configs.Config, parts: train.Parts, actions: int
+) -> dynamics.Model:
+    """The dynamics of a finished run, as `save_policy` was given them."""
+    like = jax.eval_shape(lambda: empty_model(config.dynamics, parts.spec, actions))
+    if config.dynamics.per_seed:
+        many = jax.vmap(lambda _: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like))
+        like = jax.eval_shape(many, jnp.arange(config.seeds))
+    with Checkpoints(policy_folder(workdir, DYNAMICS)) as saved:
+        return saved.restore(like)
+
+
+def _only(seed: int, tree: Any) -> Any:
+    """One seed of several; its leading axis stays."""
+    return jax.tree.map(lambda x: x[seed : seed + 1], tree)
 
 
 def policy_folder(workdir: Path, learner: str) -> Path:

@@ -33,8 +33,9 @@ class Batch(NamedTuple):
     Attributes:
       obs: `[B, O]` scaled.
       action: `[B, A]`.
-      h: `[B]`, the constraint value of the next state.
-      next_obs: `[B, O]` scaled.
+      h: `[B, n]`, constraint values of the next n states; safe behind a trajectory's end.
+      next_obs: `[B, O]` scaled, the first of them.
+      obs_ahead: `[B, O]` scaled, the last of them, or of the trajectory.
       discount: `[B]`, 0 at a true termination.
       weight: `[B]` weight of the sample in the loss.
     """
@@ -43,6 +44,7 @@ class Batch(NamedTuple):
     action: Array
     h: Array
     next_obs: Array
+    obs_ahead: Array
     discount: Array
     weight: Array
 
@@ -110,10 +112,10 @@ def critic_loss(
     The larger, because overlooking a violation is worse than fearing one; the
     lower expectile, because V_h asks for the best supported action.
     """
-    chex.assert_rank([batch.obs, batch.h, batch.weight], [2, 1, 1])
+    chex.assert_rank([batch.obs, batch.h, batch.weight], [2, 2, 1])
     next_v = apply(nets.v, params["v"], batch.next_obs)[..., 0]
     target = losses.reachability_target(
-        batch.h, next_v, batch.discount, config.discount, config.duration
+        batch.h[:, 0], next_v, batch.discount, config.discount, config.duration
     )
     # A worst h lies between the two there are; a critic's error need not.
     target = jnp.clip(target, config.safe, config.unsafe)
@@ -131,6 +133,21 @@ def critic_loss(
         "feasibility/infeasible_share": infeasible,
     }
     return q_loss + v_loss, metrics
+
+
+def outcome(config: FeasibilityConfig, nets: Networks, params: Any, batch: Batch) -> jax.Array:
+    """What came of each sample's action `[B]`: the backup over the n steps that followed.
+
+    One step moves a robot by a centimetre, so that Q_h of the best action and
+    of the worst differ by less than its error; after n steps they don't.
+    """
+    last = vh(nets, params, batch.obs_ahead)
+
+    def back(later: Array, h: Array) -> tuple[Array, None]:
+        goes_on = jnp.ones_like(h)
+        return losses.reachability_target(h, later, goes_on, config.discount, config.duration), None
+
+    return jax.lax.scan(back, last, batch.h.T, reverse=True)[0]
 
 
 def qh(nets: Networks, params: Any, obs: Array, action: Array) -> jax.Array:

@@ -173,9 +173,7 @@ def _rung(base: Base, rung: str, pairs: Pairs, truth: Truth) -> dict[str, Any]:
     agents = learning.train_policies(run, parts, base.task, context, learner).agent
     steps, episodes = config.train.steps, config.evaluation.episodes
     if not learning.evaluated(run, learner, steps, episodes):
-        learning.evaluate_agents(
-            run, parts, base.task, data.scale, agents, learner, steps, episodes
-        )
+        learning.evaluate_agents(run, parts, base.task, context, agents, learner, steps, episodes)
     return _row(base, run, learner, agents, truth)
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from proco_jax import devices, train
+from proco_jax import acting, devices, train
 from proco_jax.algorithms import proco
 from proco_jax.checkpoint import Checkpoints
 from proco_jax.data.progress import progress
@@ -81,7 +81,7 @@ def evaluate_agents(
     run: Run,
     parts: Parts,
     task: Task,
-    scale: Any,
+    context: Context,
     agents: proco.AgentState,
     learner: Learner,
     step: int,
@@ -90,7 +90,7 @@ def evaluate_agents(
     """Plays every seed's policy and writes the rows of `results.json`."""
     config = run.config
     found = evaluate_policies(
-        config, task, make_act(run, parts, scale, agents), config.seeds, episodes, log=run.log
+        config, task, make_act(run, parts, context, agents), config.seeds, episodes, log=run.log
     )
     rows = [
         result_row(
@@ -121,24 +121,30 @@ def evaluated(run: Run, learner: Learner, step: int, episodes: int) -> bool:
 
 
 def make_act(
-    run: Run, parts: Parts, scale: Any, agents: proco.AgentState, seeds: int | None = None
+    run: Run, parts: Parts, context: Context, agents: proco.AgentState, seeds: int | None = None
 ) -> Callable[[np.ndarray, np.ndarray, np.ndarray], Array]:
     """The deployed policies: obs `[S, n, O]`, episode seeds and steps `[S, n]` to actions.
 
     Args:
+      context: what they were trained on; with knowledge, they look for a way out
+        in its model where they know none.
       agents: with leading axis S.
       seeds: S, if not all seeds of the run.
     """
     keys = train.seed_keys(run.config.seed, seeds or run.config.seeds)
     keys = jax.vmap(lambda k: jax.random.fold_in(k, EVALUATION_STREAM))(keys)
-    one = functools.partial(proco.act, run.config.agent, parts.agent)
+    model = None if context.knowledge is None else context.knowledge.model
 
     @jax.jit
-    def act(agents: Any, obs: Array, episode_seeds: Array, steps: Array) -> jax.Array:
-        each = jax.vmap(jax.vmap(one, in_axes=(None, 0, 0)))
-        return each(agents, scale(obs), action_keys(keys, episode_seeds, steps))
+    def act(
+        scale: Any, model: Any, agents: Any, obs: Array, episode_seeds: Array, steps: Array
+    ) -> jax.Array:
+        drawn = action_keys(keys, episode_seeds, steps)
+        return acting.act(parts, scale, model, agents, obs, drawn)
 
-    return functools.partial(act, agents)
+    # Training may have spread the agents over devices, and a model is looked into one by one.
+    here = jax.device_put((context.scale, model, agents), jax.local_devices()[0])
+    return functools.partial(act, *here)
 
 
 def place(run: Run, parts: Parts, context: Context) -> Context:
@@ -168,4 +174,4 @@ def _evaluate_if_due(
 ) -> None:
     episodes = run.config.evaluation.interim_episodes
     if _evaluation_due(run, step) and not evaluated(run, learner, step, episodes):
-        evaluate_agents(run, parts, task, context.scale, state.agent, learner, step, episodes)
+        evaluate_agents(run, parts, task, context, state.agent, learner, step, episodes)

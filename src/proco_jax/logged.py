@@ -32,3 +32,15 @@ def look_ahead(config: AgentConfig, data: Dataset, scale: Scale, index: Array) -
         discount=config.discount**count * data.discount[last],
         obs=scale(data.obs[data.obs_index[last] + 1]),
     )
+
+
+def unsafe_ahead(config: AgentConfig, data: Dataset, unsafe: Array, index: Array) -> Array:
+    """Whether each of the next n states is unsafe, `[B, n]`; False behind an episode's end.
+
+    Args:
+      unsafe: `[N]` bool, of the next state of each transition.
+      index: `[B]`.
+    """
+    step = jnp.arange(config.lookahead)
+    within = step <= data.remaining[index][:, None]
+    return unsafe[jnp.minimum(index[:, None] + step, data.size - 1)] & within

@@ -83,12 +83,13 @@ def policy_weights(
     reward_advantage: Array,
     qh: Array,
     vh: Array,
+    outcome: Array,
     temperatures: tuple[float, float],
     limits: tuple[float, float],
 ) -> Array:
     """Weights of the policy's regression on actions.
 
-        V_h > 0                 min(exp(tc (V_h - Q_h)), lc)
+        V_h > 0                 min(exp(tc (V_h - G_h)), lc)
         V_h <= 0 and Q_h <= 0   min(exp(tr A), lr)
         otherwise               0
 
@@ -96,17 +97,18 @@ def policy_weights(
       reward_advantage: `[B]` A, what the action earned more than V_r.
       qh: `[B]` Q_h of the state and action.
       vh: `[B]` V_h of the state.
+      outcome: `[B]` G_h, what V_h came to by what was done.
       temperatures: (tr, tc).
       limits: (lr, lc), the largest weights.
 
     Returns:
       `[B]` weights, without gradient.
 
-    Source: FISOR (Zheng et al. 2024), equation 13.
+    Source: FISOR (Zheng et al. 2024), equation 13, with Q_h for G_h.
     """
-    chex.assert_equal_shape([reward_advantage, qh, vh])
+    chex.assert_equal_shape([reward_advantage, qh, vh, outcome])
     safe = _clipped_exp(temperatures[0] * reward_advantage, limits[0])
-    unsafe = _clipped_exp(temperatures[1] * (vh - qh), limits[1])
+    unsafe = _clipped_exp(temperatures[1] * (vh - outcome), limits[1])
     weights = jnp.where(vh > 0, unsafe, jnp.where(qh <= 0, safe, 0.0))
     return jax.lax.stop_gradient(weights)
 

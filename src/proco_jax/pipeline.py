@@ -62,7 +62,7 @@ def learners_of(run: Run) -> tuple[Learner, ...]:
     baseline = Learner("baseline", False)
     if not run.config.proco.enabled:
         return (baseline,)
-    proco = Learner("proco", True)
+    proco = Learner(deploy.PROCO, True)
     return (proco, baseline) if run.config.baseline else (proco,)
 
 
@@ -82,27 +82,36 @@ def _learn(
     knowledge, risk = None, risk_of(grounding)
     if any(learner.proco for learner in learners):
         knowledge = know(run, parts, data, logs, grounding, risk)
+    contexts = {
+        x.name: Context(data.train, data.scale, knowledge if x.proco else None) for x in learners
+    }
     agents = {}
     for learner in learners:
-        context = Context(data.train, data.scale, knowledge if learner.proco else None)
+        context = contexts[learner.name]
         with run.stage(f"train/{learner.name}", f"Training: {learner.name}"):
             state = learning.train_policies(run, parts, task, context, learner)
         agents[learner.name] = state.agent
-        deploy.save_policy(run.workdir, learner.name, run.config.train.steps, state.agent)
+        known = context.knowledge
+        deploy.save_policy(
+            run.workdir,
+            learner.name,
+            run.config.train.steps,
+            state.agent,
+            None if known is None else known.model,
+        )
         if state.buffer is not None and run.read_json("rollouts.json") is None:
             artifacts.report_rollouts(run, data, state)
     with run.stage("evaluation", "Evaluation"):
         for learner in learners:
             steps, episodes = run.config.train.steps, run.config.evaluation.episodes
             if not learning.evaluated(run, learner, steps, episodes):
-                learning.evaluate_agents(
-                    run, parts, task, data.scale, agents[learner.name], learner, steps, episodes
-                )
+                agent, context = agents[learner.name], contexts[learner.name]
+                learning.evaluate_agents(run, parts, task, context, agent, learner, steps, episodes)
     with run.stage("diagnosis", "Feasibility report"):
         artifacts.report_feasibility(run, parts, data, logs, risk, agents)
     if render:
         with run.stage("render", "Episodes as animations"):
-            artifacts.render(run, task, data.scale, parts, agents)
+            artifacts.render(run, task, contexts, parts, agents)
 
 
 def know(

@@ -19,7 +19,7 @@ from flax import struct
 from proco_jax import buffer, cost, dynamics, feasibility, rollouts
 from proco_jax.algorithms import proco
 from proco_jax.config import Config
-from proco_jax.logged import gather
+from proco_jax.logged import gather, unsafe_ahead
 from proco_jax.networks import Critic, DynamicsNetwork
 from proco_jax.observation import ObservationSpec
 from proco_jax.scaling import Scale
@@ -277,14 +277,16 @@ def policy(
 def _logged_batch(
     parts: Parts, context: Context, index: Array, logged: Transition
 ) -> feasibility.Batch:
-    unsafe = logged.cost > 0
+    unsafe = context.data.cost > 0
     if context.knowledge is not None:
-        unsafe = unsafe | context.knowledge.unsafe[index]
+        unsafe = unsafe | context.knowledge.unsafe
+    ahead = unsafe_ahead(parts.config.agent, context.data, unsafe, index)
     return feasibility.Batch(
         obs=logged.obs,
         action=logged.action,
-        h=feasibility.constraint_value(parts.config.feasibility, unsafe),
+        h=feasibility.constraint_value(parts.config.feasibility, ahead),
         next_obs=logged.next_obs,
+        obs_ahead=logged.ahead.obs,
         discount=logged.discount,
         weight=jnp.ones_like(logged.discount),
     )
@@ -299,16 +301,17 @@ def _imagined_batch(
     assert context.knowledge is not None
     held = state.buffer if _imagines(parts, context) else context.knowledge.fixed
     assert held is not None
-    obs, action, unsafe, next_obs, weight = buffer.sample(
-        held, size, proco_config.violating_share, key
+    found = buffer.sample(
+        held, size, proco_config.violating_share, parts.config.agent.lookahead, key
     )
     return feasibility.Batch(
-        obs=context.scale(obs),
-        action=action,
-        h=feasibility.constraint_value(parts.config.feasibility, unsafe),
-        next_obs=context.scale(next_obs),
+        obs=context.scale(found.obs),
+        action=found.action,
+        h=feasibility.constraint_value(parts.config.feasibility, found.unsafe),
+        next_obs=context.scale(found.next_obs),
+        obs_ahead=context.scale(found.obs_ahead),
         discount=jnp.ones(size),
-        weight=weight,
+        weight=found.weight,
     )
 
 

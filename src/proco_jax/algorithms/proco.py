@@ -7,8 +7,9 @@ Logged states are almost never infeasible, so what to do there is learned from
 the imagined ones.
 
 What an action is worth is what the log earned over the next steps, more than
-the critic expected (advantage-weighted regression, Peng et al. 2019). A critic
-of single actions does not see it: one step moves a robot by a centimetre.
+the critic expected (advantage-weighted regression, Peng et al. 2019), and how
+far it led out of danger is seen after as many. Critics of single actions do not
+see either: one step moves a robot by a centimetre.
 """
 
 from typing import Any, NamedTuple
@@ -105,7 +106,7 @@ def update(
     )
 
     def loss(params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
-        return agent_loss(config, nets, params, state, logged, critic_batch)
+        return agent_loss(config, feasibility_config, nets, params, state, logged, critic_batch)
 
     grads, metrics = jax.grad(loss, has_aux=True)(state.params)
     updates, opt_state = _optimizer(config).update(grads, state.optimizer)
@@ -117,6 +118,7 @@ def update(
 
 def agent_loss(
     config: AgentConfig,
+    feasibility_config: FeasibilityConfig,
     nets: Networks,
     params: Any,
     state: AgentState,
@@ -129,7 +131,7 @@ def agent_loss(
     target = losses.n_step_target(config.reward_scale * ahead.reward, later, ahead.discount)
     v = apply(nets.v, params["v"], logged.obs)[..., 0]
     v_loss = jnp.mean(losses.expectile_loss(target - v, config.expectile))
-    weight = _weights(config, nets, state, target - v, critic_batch)
+    weight = _weights(config, feasibility_config, nets, state, target - v, critic_batch)
     log_prob = log_probability(nets.policy, params["policy"], critic_batch.obs, critic_batch.action)
     policy_loss = -jnp.sum(weight * log_prob) / jnp.maximum(jnp.sum(critic_batch.weight), 1.0)
     metrics = {
@@ -141,10 +143,10 @@ def agent_loss(
     return v_loss + policy_loss, metrics
 
 
-def act(
+def propose(
     config: AgentConfig, nets: Networks, state: AgentState, obs: Array, key: Array
-) -> jax.Array:
-    """The action to take in one state.
+) -> tuple[jax.Array, jax.Array]:
+    """The action to take in one state, and the lowest Q_h of those there were.
 
     Of several actions of the policy the first that is feasible, or the one with
     the lowest Q_h if none is. Not the feasible one with the best Q_r, nor the
@@ -157,13 +159,14 @@ def act(
       key: typed key.
 
     Returns:
-      `[A]` in [-1, 1].
+      `[A]` in [-1, 1], and a number.
     """
     mean, log_std = apply(nets.policy, state.params["policy"], obs)
     actions = _draw(mean, log_std, jax.random.normal(key, (config.samples, *mean.shape)))
     many = jnp.broadcast_to(obs, (config.samples, *obs.shape))
     qh = feasibility.qh(nets.feasibility, state.feasibility.params, many, actions)
-    return actions[jnp.where(jnp.any(qh <= 0), jnp.argmax(qh <= 0), jnp.argmin(qh))]
+    chosen = jnp.where(jnp.any(qh <= 0), jnp.argmax(qh <= 0), jnp.argmin(qh))
+    return actions[chosen], jnp.min(qh)
 
 
 def sample(nets: Networks, state: AgentState, obs: Array, key: Array) -> jax.Array:
@@ -186,6 +189,7 @@ def log_probability(net: GaussianPolicy, params: Any, obs: Array, action: Array)
 
 def _weights(
     config: AgentConfig,
+    feasibility_config: FeasibilityConfig,
     nets: Networks,
     state: AgentState,
     reward_advantage: Array,
@@ -206,6 +210,7 @@ def _weights(
         jnp.concatenate([advantage, unknown]),
         qh,
         vh,
+        feasibility.outcome(feasibility_config, nets.feasibility, params, batch),
         (config.reward_temperature, config.cost_temperature),
         (config.reward_weight_limit, config.cost_weight_limit),
     )

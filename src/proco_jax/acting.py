@@ -1,0 +1,104 @@
+"""What a deployed policy does: what its agent proposes, or the way out that the model sees.
+
+Where none of the agent's actions is feasible, the one with the lowest Q_h is
+little better than the others: one step moves a robot by a centimetre. What
+brings it out is a manoeuvre that lasts, and that is found by imagining several.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from proco_jax import dynamics, feasibility
+from proco_jax.algorithms import proco
+from proco_jax.config import AgentConfig
+from proco_jax.rollouts import persistent_actions
+from proco_jax.scaling import Scale
+from proco_jax.train import Parts
+from proco_jax.types import Array
+
+
+def act(
+    parts: Parts,
+    scale: Scale,
+    model: dynamics.Model | None,
+    agents: proco.AgentState,
+    obs: Array,
+    keys: Array,
+) -> jax.Array:
+    """The actions `[S, n, A]` of S policies, each in n states.
+
+    Args:
+      model: imagines the way out; its leaves have a leading axis S with
+        `dynamics.per_seed`. None takes what the agents propose.
+      agents: leaves with a leading axis S.
+      obs: `[S, n, O]` raw.
+      keys: `[S, n]` typed keys.
+    """
+    config = parts.config
+    fold = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))
+    sample_keys, escape_keys = fold(keys, 0), fold(keys, 1)
+    propose = functools.partial(proco.propose, config.agent, parts.agent)
+    each = jax.vmap(jax.vmap(propose, in_axes=(None, 0, 0)))
+    action, danger = each(agents, scale(obs), sample_keys)
+    if model is None or not config.agent.escapes:
+        return action
+
+    def search(policy: Array, start: Array, key: Array) -> jax.Array:
+        agent = jax.tree.map(lambda x: x[policy], agents)
+        own = jax.tree.map(lambda x: x[policy], model) if config.dynamics.per_seed else model
+
+        def step(o: Array, a: Array) -> jax.Array:
+            return dynamics.predict(parts.dynamics, own, jnp.int32(0), o, a).next_obs
+
+        def vh(o: Array) -> jax.Array:
+            return feasibility.vh(parts.agent.feasibility, agent.feasibility.params, scale(o))
+
+        persistence = config.rollouts.persistence
+        return escape(config.agent, persistence, step, vh, start, action.shape[-1], key)
+
+    def one(inputs: tuple[Array, ...]) -> jax.Array:
+        policy, proposed, lowest, start, key = inputs
+        lost = lowest > config.agent.escape_above
+        return jax.lax.cond(lost, lambda: search(policy, start, key), lambda: proposed)
+
+    # One after the other, so that only those are searched for that need it.
+    policies = jnp.broadcast_to(jnp.arange(keys.shape[0])[:, None], keys.shape)
+    inputs = (policies, action, danger, obs, escape_keys)
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), inputs)
+    return jax.lax.map(one, flat).reshape(action.shape)
+
+
+def escape(
+    config: AgentConfig,
+    persistence: float,
+    step: Callable[[Array, Array], jax.Array],
+    vh: Callable[[Array], jax.Array],
+    start: Array,
+    actions: int,
+    key: Array,
+) -> jax.Array:
+    """The first action `[A]` of the imagined sequence that is infeasible least and shortest.
+
+    Args:
+      persistence: mean number of steps that the random actions are held.
+      step: obs `[N, O]` and actions `[N, A]` to the next obs.
+      vh: obs `[N, O]` to V_h `[N]`.
+      start: `[O]` raw.
+      actions: A.
+    """
+    shape = (config.escape_horizon, config.escapes, actions)
+    plans = persistent_actions(key, shape, persistence)
+
+    def imagine(carry: tuple[Array, Array], action: Array) -> tuple:
+        obs, total = carry
+        obs = step(obs, action)
+        return (obs, total + jnp.maximum(vh(obs), 0.0)), None
+
+    begin = jnp.broadcast_to(start, (config.escapes, *start.shape))
+    (_, total), _ = jax.lax.scan(imagine, (begin, jnp.zeros(config.escapes)), plans)
+    # A model gone astray may say anything; what is not finite is no way out.
+    total = jnp.where(jnp.isfinite(total), total, jnp.inf)
+    return plans[0, jnp.argmin(total)]
