@@ -41,8 +41,8 @@ def model() -> dynamics.Model:
 def acted(parts: train.Parts, agents: proco.AgentState, model: dynamics.Model | None) -> np.ndarray:
     obs = jax.random.uniform(jax.random.key(1), (SEEDS, STATES, SPEC.size))
     scale = Scale(jnp.zeros(SPEC.size), jnp.ones(SPEC.size))
-    run = jax.jit(lambda m, a: acting.act(parts, scale, m, a, obs, KEYS))
-    return np.asarray(run(model, agents))
+    run = jax.jit(lambda m, a, k: acting.act(parts, scale, m, a, obs, k))
+    return np.asarray(run(model, agents, jax.random.clone(KEYS)))
 
 
 def test_only_what_is_unsafe_is_escaped_from(agents, model):
@@ -70,17 +70,15 @@ def test_a_model_of_each_seed_is_that_seeds_own(agents, model):
     np.testing.assert_allclose(found[1], acted(parts, agents, other)[1], atol=1e-6)
 
 
-@pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("side", [-1.0, 1.0])
-def test_the_way_out_leads_away_from_what_is_unsafe(seed, side):
+def test_the_way_out_leads_away_from_what_is_unsafe(side):
     """On a line, 0.5 inside of what begins at 0, a tenth of the action a step."""
 
     def step(obs, action):
         return obs + 0.1 * action
 
-    chosen = acting.escape(
-        LINE, 12.0, step, lambda o: side * o[:, 0], jnp.array([0.5 * side]), 1, jax.random.key(seed)
-    )
+    start = jnp.array([0.5 * side])
+    chosen = acting.escape(LINE, 12.0, step, lambda o: side * o[:, 0], start, 1)
     assert float(chosen[0]) * side < -0.4
 
 
@@ -90,8 +88,5 @@ def test_sequences_that_the_model_cannot_follow_are_no_way_out():
     def vh(obs):
         return jnp.where(obs[:, 0] < 0.0, jnp.nan, 1.0)
 
-    for seed in range(5):
-        chosen = acting.escape(
-            LINE, 100.0, lambda o, a: o + a, vh, jnp.zeros(1), 1, jax.random.key(seed)
-        )
-        assert float(chosen[0]) >= 0.0
+    chosen = acting.escape(LINE, 100.0, lambda o, a: o + a, vh, jnp.zeros(1), 1)
+    assert float(chosen[0]) >= 0.0

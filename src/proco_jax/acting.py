@@ -19,6 +19,8 @@ from proco_jax.scaling import Scale
 from proco_jax.train import Parts
 from proco_jax.types import Array
 
+_PLANS = 0
+
 
 def act(
     parts: Parts,
@@ -38,15 +40,13 @@ def act(
       keys: `[S, n]` typed keys.
     """
     config = parts.config
-    fold = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))
-    sample_keys, escape_keys = fold(keys, 0), fold(keys, 1)
     propose = functools.partial(proco.propose, config.agent, parts.agent)
     each = jax.vmap(jax.vmap(propose, in_axes=(None, 0, 0)))
-    action, danger = each(agents, scale(obs), sample_keys)
+    action, danger = each(agents, scale(obs), keys)
     if model is None or not config.agent.escapes:
         return action
 
-    def search(policy: Array, start: Array, key: Array) -> jax.Array:
+    def search(policy: Array, start: Array) -> jax.Array:
         agent = jax.tree.map(lambda x: x[policy], agents)
         own = jax.tree.map(lambda x: x[policy], model) if config.dynamics.per_seed else model
 
@@ -57,16 +57,16 @@ def act(
             return feasibility.vh(parts.agent.feasibility, agent.feasibility.params, scale(o))
 
         persistence = config.rollouts.persistence
-        return escape(config.agent, persistence, step, vh, start, action.shape[-1], key)
+        return escape(config.agent, persistence, step, vh, start, action.shape[-1])
 
     def one(inputs: tuple[Array, ...]) -> jax.Array:
-        policy, proposed, lowest, start, key = inputs
+        policy, proposed, lowest, start = inputs
         lost = lowest > config.agent.escape_above
-        return jax.lax.cond(lost, lambda: search(policy, start, key), lambda: proposed)
+        return jax.lax.cond(lost, lambda: search(policy, start), lambda: proposed)
 
     # One after the other, so that only those are searched for that need it.
     policies = jnp.broadcast_to(jnp.arange(keys.shape[0])[:, None], keys.shape)
-    inputs = (policies, action, danger, obs, escape_keys)
+    inputs = (policies, action, danger, obs)
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), inputs)
     return jax.lax.map(one, flat).reshape(action.shape)
 
@@ -78,9 +78,11 @@ def escape(
     vh: Callable[[Array], jax.Array],
     start: Array,
     actions: int,
-    key: Array,
 ) -> jax.Array:
     """The first action `[A]` of the imagined sequence that is infeasible least and shortest.
+
+    The sequences are random but always the same: with others at every step a
+    robot that has come to rest on an edge takes a new way out each time, and stays.
 
     Args:
       persistence: mean number of steps that the random actions are held.
@@ -90,7 +92,7 @@ def escape(
       actions: A.
     """
     shape = (config.escape_horizon, config.escapes, actions)
-    plans = persistent_actions(key, shape, persistence)
+    plans = persistent_actions(jax.random.key(_PLANS), shape, persistence)
 
     def imagine(carry: tuple[Array, Array], action: Array) -> tuple:
         obs, total = carry

@@ -31,7 +31,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "advantage of one step": {"agent.lookahead": 1},
     "advantage of 25 steps": {"agent.lookahead": 25},
     "imagined actions weigh fully": {"agent.imagined_weight": 1.0},
-    "no choice among samples": {"agent.samples": 1},
+    "no way out searched": {"agent.escapes": 0},
+    "the policy alone": {"agent.samples": 1, "agent.escapes": 0},
 }
 
 
