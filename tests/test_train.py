@@ -99,14 +99,17 @@ def test_looking_ahead_stops_at_the_end_of_the_episode():
 def test_logged_state_is_unsafe_if_it_cost_or_the_network_says_so(context):
     index = jnp.arange(3)
     rows = logged.gather(AGENT, context.data, context.scale, index)
-    rows = rows._replace(cost=jnp.array([1.0, 0, 0]))
+    data = dataclasses.replace(context.data, cost=jnp.zeros(context.data.size).at[0].set(1.0))
     says = jnp.zeros(context.data.size, bool).at[1].set(True)
-    known = context._replace(knowledge=context.knowledge._replace(unsafe=says))
+    known = context._replace(data=data, knowledge=context.knowledge._replace(unsafe=says))
     unsafe, safe = CONFIG.feasibility.unsafe, CONFIG.feasibility.safe
     batch = train._logged_batch(PARTS, known, index, rows)
-    np.testing.assert_array_equal(batch.h, [unsafe, unsafe, safe])
+    # The next state of each transition first, then those of the steps that followed.
+    np.testing.assert_array_equal(batch.h[:, 0], [unsafe, unsafe, safe])
+    np.testing.assert_array_equal(batch.h[:, 1], [unsafe, safe, safe])
+    assert np.all(np.asarray(batch.h)[:, 2:] == safe)
     batch = train._logged_batch(PARTS, known._replace(knowledge=None), index, rows)
-    np.testing.assert_array_equal(batch.h, [unsafe, safe, safe])
+    np.testing.assert_array_equal(batch.h[:, 0], [unsafe, safe, safe])
 
 
 def test_seeds_keep_their_keys_whatever_their_number():
