@@ -4,8 +4,8 @@
 
 Variants: `point_goal.py:quick`, `point_goal.py`, `point_goal.py:paper`.
 
-Default variant at commit e5ed59c, seeds 0 to 4, 20 episodes each: PROCO return 5.8
-(IQM), cost 1.0, 69% of the episodes violation-free; baseline return 14.7, cost 52.4, 9%.
+Default variant at commit 559dd9c, seeds 0 to 4, 20 episodes each: PROCO return 4.3
+(IQM), cost 0.0, 96% of the episodes violation-free; baseline return 14.7, cost 52.4, 9%.
 Source: results.json of the command above.
 """
 

@@ -57,7 +57,7 @@ def batches():
     reward = jax.random.normal(keys[2], (LOGGED,))
     ones = jnp.ones(LOGGED)
     ahead = Ahead(reward, 0.9 * ones, obs[1])
-    logged = Transition(obs[0], action, 0 * ones, ones, obs[1], ahead)
+    logged = Transition(obs[0], action, ones, obs[1], ahead)
     imagined = jax.random.normal(keys[3], (2, IMAGINED, SPEC.size))
     more = jax.random.uniform(keys[4], (IMAGINED, ACTIONS), minval=-1.0)
     both = feasibility.Batch(

@@ -69,7 +69,6 @@ def draw_batches(key: Array) -> tuple[Transition, feasibility.Batch]:
     logged = Transition(
         obs[:BATCH],
         action[:BATCH],
-        jnp.zeros(BATCH),
         ones[:BATCH],
         next_obs[:BATCH],
         Ahead(next_obs[:BATCH, 1], AGENT.discount * ones[:BATCH], next_obs[:BATCH]),

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from proco_jax import dynamics, feasibility
 from proco_jax.algorithms import proco
 from proco_jax.config import AgentConfig
-from proco_jax.rollouts import persistent_actions
+from proco_jax.rollouts import follow, persistent_actions
 from proco_jax.scaling import Scale
 from proco_jax.train import Parts
 from proco_jax.types import Array
@@ -93,14 +93,14 @@ def escape(
     """
     shape = (config.escape_horizon, config.escapes, actions)
     plans = persistent_actions(jax.random.key(_PLANS), shape, persistence)
-
-    def imagine(carry: tuple[Array, Array], action: Array) -> tuple:
-        obs, total = carry
-        obs = step(obs, action)
-        return (obs, total + jnp.maximum(vh(obs), 0.0)), None
-
     begin = jnp.broadcast_to(start, (config.escapes, *start.shape))
-    (_, total), _ = jax.lax.scan(imagine, (begin, jnp.zeros(config.escapes)), plans)
+    total = follow(
+        step,
+        lambda total, obs: total + jnp.maximum(vh(obs), 0.0),
+        plans,
+        begin,
+        jnp.zeros(config.escapes),
+    )
     # A model gone astray may say anything; what is not finite is no way out.
     total = jnp.where(jnp.isfinite(total), total, jnp.inf)
     return plans[0, jnp.argmin(total)]

@@ -75,8 +75,9 @@ def load_policy(
       ValueError: if it was written by another version, or has no such seed.
     """
     workdir = Path(workdir)
-    parted = [policy_folder(workdir, x) for x in (learner, DYNAMICS)[: 1 + (learner == PROCO)]]
-    for needed in (workdir / "config.json", workdir / SCALE_FILE, *parted):
+    parts_of_it = (learner, DYNAMICS) if learner == PROCO else (learner,)
+    folders = [policy_folder(workdir, x) for x in parts_of_it]
+    for needed in (workdir / "config.json", workdir / SCALE_FILE, *folders):
         if not needed.exists():
             raise FileNotFoundError(
                 f"no {needed}: expected the folder of a finished run with a learner {learner!r}"
@@ -129,8 +130,7 @@ def _load_model(
     """The dynamics of a finished run, as `save_policy` was given them."""
     like = jax.eval_shape(lambda: empty_model(config.dynamics, parts.spec, actions))
     if config.dynamics.per_seed:
-        many = jax.vmap(lambda _: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like))
-        like = jax.eval_shape(many, jnp.arange(config.seeds))
+        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct((config.seeds, *x.shape), x.dtype), like)
     with Checkpoints(policy_folder(workdir, DYNAMICS)) as saved:
         return saved.restore(like)
 

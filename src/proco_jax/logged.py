@@ -1,5 +1,6 @@
 """Batches of logged transitions, and what the log did after them."""
 
+import jax
 import jax.numpy as jnp
 
 from proco_jax.config import AgentConfig
@@ -13,7 +14,6 @@ def gather(config: AgentConfig, data: Dataset, scale: Scale, index: Array) -> Tr
     return Transition(
         obs=scale(data.obs[at]),
         action=data.action[index],
-        cost=data.cost[index],
         discount=data.discount[index],
         next_obs=scale(data.obs[at + 1]),
         ahead=look_ahead(config, data, scale, index),
@@ -21,11 +21,11 @@ def gather(config: AgentConfig, data: Dataset, scale: Scale, index: Array) -> Tr
 
 
 def look_ahead(config: AgentConfig, data: Dataset, scale: Scale, index: Array) -> Ahead:
-    """The next `config.lookahead` steps from transitions `index` on."""
-    step = jnp.arange(config.lookahead)
-    count = jnp.minimum(config.lookahead, data.remaining[index] + 1)
-    rewards = data.reward[jnp.minimum(index[:, None] + step, data.size - 1)]
-    earned = jnp.where(step < count[:, None], config.discount**step * rewards, 0.0)
+    """What the next `config.lookahead` steps from transitions `index` on earned."""
+    at, within = steps_ahead(config, data, index)
+    count = within.sum(axis=-1)
+    powers = config.discount ** jnp.arange(config.lookahead)
+    earned = jnp.where(within, powers * data.reward[at], 0.0)
     last = index + count - 1
     return Ahead(
         reward=jnp.sum(earned, axis=-1),
@@ -34,13 +34,12 @@ def look_ahead(config: AgentConfig, data: Dataset, scale: Scale, index: Array) -
     )
 
 
-def unsafe_ahead(config: AgentConfig, data: Dataset, unsafe: Array, index: Array) -> Array:
-    """Whether each of the next n states is unsafe, `[B, n]`; False behind an episode's end.
+def steps_ahead(config: AgentConfig, data: Dataset, index: Array) -> tuple[jax.Array, jax.Array]:
+    """The next n = `config.lookahead` transitions from `index [B]` on.
 
-    Args:
-      unsafe: `[N]` bool, of the next state of each transition.
-      index: `[B]`.
+    Returns:
+      Their indices `[B, n]`, and whether they belong to the same episode.
     """
     step = jnp.arange(config.lookahead)
     within = step <= data.remaining[index][:, None]
-    return unsafe[jnp.minimum(index[:, None] + step, data.size - 1)] & within
+    return jnp.minimum(index[:, None] + step, data.size - 1), within

@@ -104,7 +104,7 @@ def policy_weights(
     Returns:
       `[B]` weights, without gradient.
 
-    Source: FISOR (Zheng et al. 2024), equation 13, with Q_h for G_h.
+    Source: FISOR (Zheng et al. 2024), equation 13, which has Q_h in place of G_h.
     """
     chex.assert_equal_shape([reward_advantage, qh, vh, outcome])
     safe = _clipped_exp(temperatures[0] * reward_advantage, limits[0])

@@ -203,17 +203,41 @@ def extreme_actions(
     shape = (config.horizon, members, starts, config.candidates, actions)
     plans = persistent_actions(key, shape, config.persistence)
     begin = jnp.broadcast_to(start[:, :, None], (*shape[1:-1], start.shape[-1]))
-
-    def step(carry: tuple[Array, Array], action: Array) -> tuple:
-        obs, worst = carry
-        obs = world.step(obs, action)
-        return (obs, jnp.maximum(worst, world.score(obs))), None
-
-    worst = jnp.full(shape[1:-1], -jnp.inf)
-    (_, worst), _ = jax.lax.scan(step, (begin, worst), plans)
+    worst = follow(
+        world.step,
+        lambda worst, obs: jnp.maximum(worst, world.score(obs)),
+        plans,
+        begin,
+        jnp.full(shape[1:-1], -jnp.inf),
+    )
     best = jnp.argmax(sign * worst, axis=-1)[None, :, :, None, None]
     chosen = jnp.take_along_axis(plans, best, axis=3)[..., 0, :]
     return jnp.moveaxis(chosen, 0, 2)
+
+
+def follow(
+    step: Callable[[Array, Array], jax.Array],
+    fold: Callable[[Array, Array], jax.Array],
+    plans: Array,
+    start: Array,
+    first: Array,
+) -> jax.Array:
+    """What sequences of actions come to, `[...]`, when the model follows them.
+
+    Args:
+      step: obs `[..., O]` and actions `[..., A]` to the next obs.
+      fold: what it came to so far `[...]` and the next obs, to what it comes to then.
+      plans: `[H, ..., A]`.
+      start: `[..., O]`.
+      first: `[...]`, what `fold` begins with.
+    """
+
+    def one(carry: tuple[Array, Array], action: Array) -> tuple:
+        obs, total = carry
+        obs = step(obs, action)
+        return (obs, fold(total, obs)), None
+
+    return jax.lax.scan(one, (start, first), plans)[0][1]
 
 
 def persistent_actions(key: Array, shape: tuple[int, ...], persistence: float) -> jax.Array:

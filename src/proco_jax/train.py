@@ -19,7 +19,7 @@ from flax import struct
 from proco_jax import buffer, cost, dynamics, feasibility, rollouts
 from proco_jax.algorithms import proco
 from proco_jax.config import Config
-from proco_jax.logged import gather, unsafe_ahead
+from proco_jax.logged import gather, steps_ahead
 from proco_jax.networks import Critic, DynamicsNetwork
 from proco_jax.observation import ObservationSpec
 from proco_jax.scaling import Scale
@@ -277,14 +277,14 @@ def policy(
 def _logged_batch(
     parts: Parts, context: Context, index: Array, logged: Transition
 ) -> feasibility.Batch:
-    unsafe = context.data.cost > 0
+    at, within = steps_ahead(parts.config.agent, context.data, index)
+    unsafe = context.data.cost[at] > 0
     if context.knowledge is not None:
-        unsafe = unsafe | context.knowledge.unsafe
-    ahead = unsafe_ahead(parts.config.agent, context.data, unsafe, index)
+        unsafe = unsafe | context.knowledge.unsafe[at]
     return feasibility.Batch(
         obs=logged.obs,
         action=logged.action,
-        h=feasibility.constraint_value(parts.config.feasibility, ahead),
+        h=feasibility.constraint_value(parts.config.feasibility, unsafe & within),
         next_obs=logged.next_obs,
         obs_ahead=logged.ahead.obs,
         discount=logged.discount,

@@ -38,7 +38,6 @@ class Transition(NamedTuple):
     Attributes:
       obs: `[B, O]` normalised observations.
       action: `[B, A]` actions in [-1, 1].
-      cost: `[B]`, the cost of `next_obs`.
       discount: `[B]`, 0 at a true termination, else 1. Never 0 at a time limit.
       next_obs: `[B, O]`.
       ahead: what the next steps earned.
@@ -46,7 +45,6 @@ class Transition(NamedTuple):
 
     obs: Array
     action: Array
-    cost: Array
     discount: Array
     next_obs: Array
     ahead: "Ahead"

@@ -159,7 +159,7 @@ def propose(
       key: typed key.
 
     Returns:
-      `[A]` in [-1, 1], and a number.
+      `[A]` in [-1, 1], and a scalar.
     """
     mean, log_std = apply(nets.policy, state.params["policy"], obs)
     actions = _draw(mean, log_std, jax.random.normal(key, (config.samples, *mean.shape)))
