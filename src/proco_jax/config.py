@@ -151,7 +151,7 @@ class KnowledgeConfig:
     cache: str = ""
     labeller: str = "rule"
     states: int = 512
-    rule_states: int = 20000
+    rule_states: int = 100_000
     boundary_share: float = 0.5
     votes: int = 3
     rounds: int = 4
