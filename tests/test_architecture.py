@@ -13,7 +13,7 @@ SOURCE = ROOT / "src" / "proco_jax"
 
 # From the ground up. A room is a file or a folder; it imports from lower floors only.
 FLOORS = (
-    ("types", "observation", "statistics", "config_types", "devices"),
+    ("types", "observation", "statistics", "blocks", "config_types", "devices"),
     ("config", "losses", "networks", "scaling"),
     ("changes",),
     (
@@ -30,7 +30,7 @@ FLOORS = (
     ),
     ("algorithms", "data", "knowledge", "benchmark_mujoco", "buffer"),
     ("train", "evaluate", "report"),
-    ("acting",),
+    ("acting", "foresight"),
     ("diagnosis", "deploy", "run", "oracle"),
     ("fits", "counterfactuals"),
     ("learning",),
@@ -52,6 +52,7 @@ CORE = (
     "losses",
     "networks",
     "statistics",
+    "blocks",
     "rollouts",
     "logged",
     "buffer",
@@ -93,7 +94,6 @@ MOST_LINES = 300
 LONG = {
     "config.py": 600,
     "train.py": 330,
-    "diagnosis.py": 335,
 }
 
 

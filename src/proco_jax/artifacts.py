@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from proco_jax import cost, diagnosis, fits, learning, train
+from proco_jax import cost, diagnosis, fits, foresight, learning, train
 from proco_jax.algorithms.proco import AgentState
 from proco_jax.data.logs import Logs
 from proco_jax.envs.tasks import Task, get_task
@@ -76,7 +76,7 @@ def report_feasibility(
     parts: Parts,
     data: Data,
     logs: Logs,
-    risk: diagnosis.Risk | None,
+    risk: foresight.Risk | None,
     agents: dict[str, AgentState],
 ) -> None:
     """Writes `feasibility.json` and draws the map of V_h."""

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from proco_jax import changes, cost, diagnosis, dynamics, rollouts, train
+from proco_jax import changes, cost, diagnosis, dynamics, foresight, rollouts, train
 from proco_jax.checkpoint import Checkpoints
 from proco_jax.data.files import write_atomic
 from proco_jax.data.logs import Logs
@@ -68,17 +68,20 @@ def fit_dynamics(run: Run, parts: Parts, data: Data) -> dynamics.Model:
 
 
 def report_dynamics(
-    run: Run, parts: Parts, data: Data, model: dynamics.Model, logs: Logs, risk: diagnosis.Risk
+    run: Run, parts: Parts, data: Data, model: dynamics.Model, logs: Logs, risk: foresight.Risk
 ) -> None:
-    """Writes `dynamics.json`: one-step fit by sensor group and the open-loop table."""
+    """Writes `dynamics.json`: one-step fit by sensor group and the open-loop tables."""
     one = first(model)
-    open_loop = []
+    open_loop, by_ring = [], []
     for name, episodes in (("violating, unseen", logs.dropped), ("safe, held out", logs.holdout)):
-        rows = diagnosis.open_loop(parts.dynamics, one, risk, episodes[:60], NEAR)
+        rows = foresight.open_loop(parts.dynamics, one, risk, episodes[:60], NEAR)
         open_loop += [{"episodes": name} | row for row in rows]
+        rings = foresight.open_loop_by_ring(parts.dynamics, one, episodes[:60])
+        by_ring += [{"episodes": name} | row for row in rings]
     report = {
-        "r2": diagnosis.model_fit(parts.dynamics, one, data.train, data.holdout),
+        "r2": foresight.model_fit(parts.dynamics, one, data.train, data.holdout),
         "open_loop": open_loop,
+        "open_loop_by_ring": by_ring,
         "disagreement_limit": float(one.limit),
         "near": NEAR,
     }

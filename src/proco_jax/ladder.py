@@ -26,7 +26,16 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from proco_jax import command_line, counterfactuals, deploy, devices, diagnosis, learning, pipeline
+from proco_jax import (
+    command_line,
+    counterfactuals,
+    deploy,
+    devices,
+    diagnosis,
+    foresight,
+    learning,
+    pipeline,
+)
 from proco_jax.algorithms import proco
 from proco_jax.buffer import Buffer
 from proco_jax.config import Config
@@ -78,7 +87,7 @@ class Base(NamedTuple):
     logs: Logs
     data: Data
     known: Knowledge
-    risk: diagnosis.Risk
+    risk: foresight.Risk
     agents: dict[str, proco.AgentState]
 
 

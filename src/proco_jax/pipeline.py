@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from proco_jax import artifacts, deploy, diagnosis, fits, learning, train
+from proco_jax import artifacts, deploy, fits, foresight, learning, train
 from proco_jax.data.files import write_text
 from proco_jax.data.logs import Logs, load_logs, to_dataset
 from proco_jax.envs.tasks import Task, get_task
@@ -120,7 +120,7 @@ def know(
     data: Data,
     logs: Logs,
     grounding: Grounding,
-    risk: diagnosis.Risk | None,
+    risk: foresight.Risk | None,
 ) -> train.Knowledge:
     """Dynamics, labels and cost network, each with its report."""
     with run.stage("dynamics", "Dynamics"):
@@ -157,7 +157,7 @@ def device_data(logs: Logs) -> Data:
     return jax.tree.map(jnp.asarray, Data(part, to_dataset(held), scale))
 
 
-def risk_of(grounding: Grounding) -> diagnosis.Risk | None:
+def risk_of(grounding: Grounding) -> foresight.Risk | None:
     """The rule's own margin, the trivial score; None where a model labels states alone."""
     if not grounding.rules:
         return None

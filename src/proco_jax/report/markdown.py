@@ -23,8 +23,9 @@ PARTS = (
         "Dynamics",
         "dynamics.json",
         "R2 on held-out transitions by sensor group, against persistence (nothing changes) and "
-        "ridge regression; below, the distance to the nearest obstacle predicted open loop "
-        "with logged actions.",
+        "ridge regression; below, the distance to the unsafe set predicted open loop with logged "
+        "actions, and the distance to the nearest object of each ring, until something is "
+        "violated.",
         ("open_loop", "dynamics"),
     ),
     (
