@@ -187,7 +187,7 @@ class CostConfig:
     steps: int = 3000
     batch: int = 512
     learning_rate: float = 1e-3
-    margin: float = 0.03
+    margin: float = 0.05
     miss_weight: float = 3.0
     deviations: float = 1.0
     recall: float = 0.99

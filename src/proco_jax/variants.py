@@ -34,9 +34,6 @@ def for_buttons(config: Config) -> Config:
     # Careless drivers seldom get through without a touch here: 0 is drawn once in six.
     config.data.collect.gains = (0.0, 1.0, 1.5, 2.0, 2.0, 3.0)
     config.data.episodes = 300
-    # A robot that leans on a wrong button bounces: it touches in one step of three, at distances
-    # that no rule can tell apart, and every centimeter of margin calls more of them unsafe.
-    config.cost.margin = 0.0
     # Gremlins take longer to learn than hazards.
     config.dynamics.steps = 6000
     return config
