@@ -200,7 +200,7 @@ def test_a_seed_in_a_sweep_equals_it_alone(after, context, begin):
 @pytest.mark.slow
 def test_sharded_over_four_devices_equals_unsharded():
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(Path(__file__).parent),
     }
