@@ -272,6 +272,21 @@ def test_rare_jumps_do_not_swell_the_size_of_a_rings_changes(data, scale):
     assert usual.nearest.shape == (len(SPEC.rings),)
 
 
+def test_a_fresh_ensemble_has_the_types_of_a_fitted_one(data, scale, targets):
+    def fresh() -> Any:
+        return dynamics.init(CONFIG, SPEC, ACTIONS, jax.random.key(0))
+
+    def fitted() -> Any:
+        state, _ = dynamics.update(CONFIG, NET, targets, scale, data, fresh())
+        return dynamics.look(NET, targets, scale, data, state)[0]
+
+    # Else the fit is compiled twice.
+    before, after = (jax.tree.leaves(jax.eval_shape(f)) for f in (fresh, fitted))
+    assert [(x.shape, x.dtype, x.weak_type) for x in before] == [
+        (x.shape, x.dtype, x.weak_type) for x in after
+    ]
+
+
 def test_ensemble_learns_a_small_world(data, scale, targets, state):
     held = toy_dataset(3)
     config = dataclasses.replace(

@@ -217,11 +217,15 @@ def compare_sharded() -> None:
     context = toy_context(PARTS)
     # Distinct seeds from one program: the init of a sweep is compared elsewhere.
     init, chunk = train.make_train_init(PARTS), train.make_train_chunk(PARTS)
-    state = init(context, train.seed_keys(0, 4))
-    copy = jax.tree.map(jnp.copy, state)
-    spread = devices.shard_seeds(state, 4)
+    replicated = devices.replicate(context, 4)
+    state = init(replicated, devices.shard_seeds(train.seed_keys(0, 4), 4))
+    spread = devices.spread_rows(state, 4)
+    copy = jax.device_put(jax.tree.map(jnp.copy, spread), jax.devices()[0])
     used = {d for x in jax.tree.leaves(spread) for d in x.sharding.device_set}
-    ours, _ = chunk(devices.replicate(context, 4), spread)
+    like = jax.tree.map(lambda x: x.sharding, spread)
+    ours, _ = chunk(replicated, spread)
+    # Else the second chunk is compiled anew.
+    assert like == jax.tree.map(lambda x: x.sharding, ours)
     assert {len(x.sharding.device_set) for x in jax.tree.leaves(ours.agent.params)} == {4}
     theirs, _ = chunk(context, copy)
     same_leaves(ours.agent.params, theirs.agent.params, rtol=1e-4, atol=1e-4)

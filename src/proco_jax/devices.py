@@ -29,7 +29,16 @@ def shard_seeds(tree: Any, seeds: int) -> Any:
     mesh = _mesh(seeds)
     rows = np.minimum(np.arange(mesh.size * -(-seeds // mesh.size)), seeds - 1)
     filled = tree if len(rows) == seeds else jax.tree.map(lambda x: x[rows], tree)
-    return jax.device_put(filled, NamedSharding(mesh, PartitionSpec("seeds")))
+    return spread_rows(filled, seeds)
+
+
+def spread_rows(tree: Any, seeds: int) -> Any:
+    """Places what `shard_seeds` made, or what was computed from it, as `shard_seeds` does.
+
+    A compiled program leaves what is the same for all seeds on every device; given to
+    another program as it is, that one is compiled once for such and once for its own results.
+    """
+    return jax.device_put(tree, NamedSharding(_mesh(seeds), PartitionSpec("seeds")))
 
 
 def own_seeds(tree: Any, seeds: int) -> Any:

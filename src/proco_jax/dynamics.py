@@ -85,7 +85,7 @@ def init(config: DynamicsConfig, spec: ObservationSpec, actions: int, key: Array
         params=params,
         optimizer=optimizer,
         best_params=jax.tree.map(jnp.copy, params),
-        best_error=jnp.full(config.members, jnp.inf),
+        best_error=jnp.full(config.members, jnp.inf, jnp.float32),
         step=jnp.int32(0),
         key=step_key,
     )

@@ -57,6 +57,7 @@ def train_policies(
             state = devices.shard_seeds(saved.restore(like), run.config.seeds)
         else:
             state = init(context, devices.shard_seeds(keys, run.config.seeds))
+            state = devices.spread_rows(state, run.config.seeds)
         run.metrics.resume(stage, done)
         own = functools.partial(devices.own_seeds, seeds=run.config.seeds)
         # A kill may have come between a checkpoint and the evaluation it was saved for.
