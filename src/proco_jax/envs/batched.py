@@ -1,11 +1,12 @@
 """Many worlds of one task in threads of this process, number for number the official ones."""
 
 import contextlib
+import functools
 import itertools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -64,7 +65,8 @@ class BatchedEnv:
         bounds = np.linspace(0, num_envs, -(-num_envs // _BLOCK) + 1).astype(int)
         self._spans = [slice(a, b) for a, b in itertools.pairwise(bounds)]
         self._blocks = [self._block(span.stop - span.start, fresh) for span in self._spans]
-        self._pool = ThreadPoolExecutor(self.workers, "worlds") if self.workers > 1 else None
+        # The caller's thread is one of them: it works while it waits.
+        self._pool = ThreadPoolExecutor(self.workers - 1, "worlds") if self.workers > 1 else None
         self._running = np.zeros(num_envs, dtype=bool)
         self._steps = np.zeros(num_envs, dtype=np.intp)
         self._seeds = np.zeros(num_envs, dtype=np.int64)
@@ -185,16 +187,17 @@ class BatchedEnv:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _spread(self, call: Callable[..., None], rows: list[int], values: Any) -> list[Future]:
+    def _spread(self, call: Callable[..., None], rows: list[int], values: Any) -> "list[_Piece]":
         """Calls for the rows in pieces, one thread a piece; at once without threads."""
         if self._pool is None:
             call(rows, values)
             return []
         pieces = min(len(rows), self.workers * (2 if len(rows) >= 16 * self.workers else 1))
-        bounds = np.linspace(0, len(rows), pieces + 1).astype(int)
-        return [
-            self._pool.submit(call, rows[a:b], values[a:b]) for a, b in itertools.pairwise(bounds)
+        bounds = [len(rows) * k // pieces for k in range(pieces + 1)]
+        calls = [
+            functools.partial(call, rows[a:b], values[a:b]) for a, b in itertools.pairwise(bounds)
         ]
+        return [_Piece(self._pool.submit(piece), piece) for piece in calls]
 
     @contextlib.contextmanager
     def _unbroken(self) -> Iterator[None]:
@@ -222,11 +225,28 @@ class BatchedEnv:
             )
 
 
-def _wait(futures: Sequence[Future]) -> None:
-    """Waits for all; then raises the first error in one of them."""
-    wait(futures)
-    for future in futures:
+class _Piece(NamedTuple):
+    """Work given to the pool, and the work itself, for who comes first."""
+
+    future: Future
+    work: Callable[[], None]
+
+
+def _wait(pieces: Sequence[_Piece]) -> None:
+    """Does what no thread has begun, waits for the rest, then raises the first error in one."""
+    errors = []
+    for piece in reversed(pieces):
+        if piece.future.cancel():
+            try:
+                piece.work()
+            except Exception as error:
+                errors.append(error)
+    started = [piece.future for piece in pieces if not piece.future.cancelled()]
+    wait(started)
+    for future in started:
         future.result()
+    if errors:
+        raise errors[-1]
 
 
 def _check_memory(task: Task, num_envs: int) -> None:
