@@ -1,6 +1,7 @@
 """Bad use and bad luck: clear errors, nothing hangs, the other worlds go on."""
 
 import os
+import time
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,25 @@ def test_an_error_in_a_thread_is_raised_and_ends_the_worlds(env: BatchedEnv) -> 
         env.step(np.zeros((4, 3)))
     with pytest.raises(RuntimeError, match="cannot go on: SystemExit: a thread dies"):
         env.step(np.zeros((4, 3)))
+
+
+@pytest.mark.parametrize("bad", [0, 3])
+def test_when_an_error_is_raised_no_thread_is_still_at_work(bad: int) -> None:
+    with BatchedEnv(HOPPER, 4, workers=2) as env:
+        env.reset(range(4))
+        moved: list[int] = []
+
+        def moves(rows: list[int], _: Any) -> None:
+            if bad in rows:
+                raise ValueError(f"world {bad}")
+            time.sleep(0.05)
+            moved.extend(rows)
+
+        blocks: Any = env._blocks
+        blocks[0].move = moves
+        with pytest.raises(ValueError, match=f"world {bad}"):
+            env.step(np.zeros((4, 3)))
+        assert sorted(moved) == ([2, 3] if bad == 0 else [0, 1])
 
 
 def test_closed_worlds_say_so() -> None:
