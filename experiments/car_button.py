@@ -4,8 +4,8 @@
 
 Variants: `car_button.py:quick`, `car_button.py`, `car_button.py:paper`.
 
-Default variant at commit cbb9e08, seeds 0 to 4, 20 episodes each: PROCO return 1.8
-(IQM), cost 18.9, 29% of the episodes violation-free; baseline return 9.1, cost 158.9, 1%.
+Default variant at commit ae2a2dc, seeds 0 to 4, 20 episodes each: PROCO return 2.5
+(IQM), cost 12.2, 35% of the episodes violation-free; baseline return 10.7, cost 154.5, 3%.
 Source: results.json of the command above.
 """
 

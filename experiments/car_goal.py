@@ -3,6 +3,10 @@
     python -m proco_jax.main --config=experiments/car_goal.py
 
 Variants: `car_goal.py:quick`, `car_goal.py`, `car_goal.py:paper`.
+
+Default variant at commit ae2a2dc, seeds 0 to 4, 20 episodes each: PROCO return 6.9
+(IQM), cost 0.0, 97% of the episodes violation-free; baseline return 17.8, cost 38.4, 17%.
+Source: results.json of the command above.
 """
 
 from proco_jax.config import Config

@@ -4,7 +4,7 @@
 
 Variants: `point_goal.py:quick`, `point_goal.py`, `point_goal.py:paper`.
 
-Default variant at commit 559dd9c, seeds 0 to 4, 20 episodes each: PROCO return 4.3
+Default variant at commit ae2a2dc, seeds 0 to 4, 20 episodes each: PROCO return 4.3
 (IQM), cost 0.0, 96% of the episodes violation-free; baseline return 14.7, cost 52.4, 9%.
 Source: results.json of the command above.
 """
