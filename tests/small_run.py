@@ -64,7 +64,7 @@ def environment(home: Path) -> dict[str, str]:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
-    return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""} | cache
+    return os.environ | {"JAX_PLATFORMS": "cpu"} | cache
 
 
 def finish(

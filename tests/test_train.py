@@ -198,13 +198,16 @@ def test_a_seed_in_a_sweep_equals_it_alone(after, context, begin):
 
 
 @pytest.mark.slow
-def test_sharded_over_four_devices_equals_unsharded():
+def test_sharded_over_devices_equals_unsharded(tmp_path, begin, after):
+    for name, state in (("begin", begin()), ("after", after[0])):
+        with Checkpoints(tmp_path / name) as saved:
+            saved.save(1, state)
     environment = os.environ | {
         "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(Path(__file__).parent),
     }
-    code = "import test_train; test_train.compare_sharded()"
+    code = f"import test_train; test_train.compare_sharded({str(tmp_path)!r})"
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=600
     )
@@ -212,25 +215,23 @@ def test_sharded_over_four_devices_equals_unsharded():
     assert "4 devices" in done.stdout
 
 
-def compare_sharded() -> None:
-    """Run in a process of its own: four seeds on four devices, then on one."""
+def compare_sharded(folder: str) -> None:
+    """Run in a process of its own: the two seeds on two of four devices."""
     context = toy_context(PARTS)
-    # Distinct seeds from one program: the init of a sweep is compared elsewhere.
-    init, chunk = train.make_train_init(PARTS), train.make_train_chunk(PARTS)
-    replicated = devices.replicate(context, 4)
-    state = init(replicated, devices.shard_seeds(train.seed_keys(0, 4), 4))
-    spread = devices.spread_rows(state, 4)
-    copy = jax.device_put(jax.tree.map(jnp.copy, spread), jax.devices()[0])
+    like = jax.eval_shape(train.make_train_init(PARTS), context, train.seed_keys(0, 2))
+    states = []
+    for name in ("begin", "after"):
+        with Checkpoints(Path(folder) / name) as saved:
+            states.append(saved.restore(like))
+    spread = devices.shard_seeds(states[0], 2)
     used = {d for x in jax.tree.leaves(spread) for d in x.sharding.device_set}
-    like = jax.tree.map(lambda x: x.sharding, spread)
-    ours, _ = chunk(replicated, spread)
+    where = jax.tree.map(lambda x: x.sharding, spread)
+    ours, _ = train.make_train_chunk(PARTS)(devices.replicate(context, 2), spread)
     # Else the second chunk is compiled anew.
-    assert like == jax.tree.map(lambda x: x.sharding, ours)
-    assert {len(x.sharding.device_set) for x in jax.tree.leaves(ours.agent.params)} == {4}
-    theirs, _ = chunk(context, copy)
-    same_leaves(ours.agent.params, theirs.agent.params, rtol=1e-4, atol=1e-4)
+    assert where == jax.tree.map(lambda x: x.sharding, ours) and len(used) == 2
+    same_leaves(ours.agent.params, states[1].agent.params, rtol=1e-4, atol=1e-4)
     compare_rows()
-    print(len(used), "devices")
+    print(jax.device_count(), "devices")
 
 
 def compare_rows() -> None:
