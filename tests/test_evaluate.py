@@ -85,13 +85,14 @@ def assert_same(left, right):
 
 def test_an_episode_is_recorded_as_it_was_played():
     task: Any = Line()
+    config = Config()
+    config.evaluation.seed = 3
     ((episode,),) = evaluate.evaluate_policies(
-        Config(),
+        config,
         task,
         lambda obs, seeds, steps: np.full((1, 1, 1), 0.5) + steps[..., None],
         1,
         1,
-        3,
         env=LineEnv(1),
         log=None,
     )
@@ -104,38 +105,47 @@ def test_an_episode_is_recorded_as_it_was_played():
 
 
 def test_a_true_end_is_shorter_and_marked():
-    ((even, odd),) = evaluate.play(LineEnv(1), noisy_act, 1, [4, 5])
+    ((even, odd),) = evaluate.play(LineEnv(1), noisy_act, [[4, 5]])
     assert even.terminated and even.reward.shape == (7,) and even.obs.shape == (8, 2)
     assert not odd.terminated and odd.reward.shape == (LENGTH,)
 
 
 @pytest.mark.parametrize("worlds", [3, 6, 12])
 def test_the_result_does_not_depend_on_how_many_worlds_there_are(worlds):
-    seeds = range(100, 105)
-    wide = evaluate.play(LineEnv(15), noisy_act, 3, seeds)
-    assert_same(wide, evaluate.play(LineEnv(worlds), noisy_act, 3, seeds))
+    seeds = [range(100, 105), range(200, 205), range(100, 105)]
+    wide = evaluate.play(LineEnv(15), noisy_act, seeds)
+    assert_same(wide, evaluate.play(LineEnv(worlds), noisy_act, seeds))
 
 
 def test_a_policy_plays_the_same_alone_as_among_others():
-    seeds = range(7)
-    together = evaluate.play(LineEnv(6), noisy_act, 3, seeds)
-    alone = evaluate.play(LineEnv(2), noisy_act, 1, seeds)
+    together = evaluate.play(LineEnv(6), noisy_act, [range(7), range(9, 16), range(7)])
+    alone = evaluate.play(LineEnv(2), noisy_act, [range(7)])
     assert_same(together[0], alone[0])
 
 
-def test_every_policy_plays_the_same_seeds_in_order_with_its_own_noise():
-    seeds = range(50, 55)
-    played = evaluate.play(LineEnv(4), noisy_act, 2, seeds)
-    for episodes in played:
-        assert [int(episode.obs[0, 1]) for episode in episodes] == list(seeds)
-    assert not np.allclose(played[0][1].action, played[1][1].action)
+def test_every_policy_plays_its_own_seeds_in_order_with_its_own_noise():
+    seeds = [range(50, 55), range(70, 75), range(50, 55)]
+    played = evaluate.play(LineEnv(6), noisy_act, seeds)
+    for episodes, own in zip(played, seeds, strict=True):
+        assert [int(episode.obs[0, 1]) for episode in episodes] == list(own)
+    assert not np.allclose(played[0][1].action, played[2][1].action)
+
+
+def test_the_layouts_of_a_policy_follow_from_its_own_seed_and_are_no_one_elses():
+    config = Config(seed=3)
+    config.evaluation.seed = 500
+    together = evaluate.episode_seeds(config, 4, 20)
+    assert together == [range(500 + 1000 * s, 520 + 1000 * s) for s in (3, 4, 5, 6)]
+    assert evaluate.episode_seeds(dataclasses.replace(config, seed=5), 1, 20) == [together[2]]
+    far = evaluate.episode_seeds(dataclasses.replace(config, seed=2**31 - 1), 1, 20)[0]
+    assert far[-1] < 2**31
 
 
 def test_worlds_can_be_used_again_with_fewer_episodes_than_worlds():
     env = LineEnv(8)
-    first = evaluate.play(env, noisy_act, 2, range(3))
-    evaluate.play(env, noisy_act, 2, range(9))
-    assert_same(first, evaluate.play(env, noisy_act, 2, range(3)))
+    first = evaluate.play(env, noisy_act, [range(3)] * 2)
+    evaluate.play(env, noisy_act, [range(9)] * 2)
+    assert_same(first, evaluate.play(env, noisy_act, [range(3)] * 2))
 
 
 def test_the_batch_always_has_the_same_shape():
@@ -145,7 +155,7 @@ def test_the_batch_always_has_the_same_shape():
         shapes.add((obs.shape, seeds.shape, steps.shape))
         return np.zeros((*obs.shape[:2], 1))
 
-    evaluate.play(LineEnv(6), act, 2, range(7))
+    evaluate.play(LineEnv(6), act, [range(7)] * 2)
     assert shapes == {((2, 3, 2), (2, 3), (2, 3))}
 
 
@@ -183,17 +193,17 @@ def test_non_finite_actions_name_policy_seed_and_step():
         return np.where((steps == 2) & (seeds == 11), np.nan, 0.0)[..., None]
 
     with pytest.raises(ValueError, match=r"policy 0 .* step 2 of episode seed 11"):
-        evaluate.play(LineEnv(2), act, 1, [10, 11])
+        evaluate.play(LineEnv(2), act, [[10, 11]])
 
 
 def test_worlds_that_cannot_be_shared_are_refused():
     with pytest.raises(ValueError, match=r"5 worlds .* 2 policies"):
-        evaluate.play(LineEnv(5), noisy_act, 2, range(2))
+        evaluate.play(LineEnv(5), noisy_act, [range(2)] * 2)
 
 
 def test_progress_adds_up_to_the_whole_work():
     told = []
-    evaluate.play(LineEnv(4), noisy_act, 2, range(5), told.append)
+    evaluate.play(LineEnv(4), noisy_act, [range(5)] * 2, told.append)
     assert sum(told) == 2 * 5 * LENGTH
 
 
@@ -216,4 +226,4 @@ def test_real_episodes_of_two_policies_are_those_of_one_world_alone():
     assert alone.episode_return == pytest.approx(episode.reward.sum(), rel=1e-5)
     assert alone.cost == episode.cost.sum()
     assert played[0][0].reward.sum() != played[1][0].reward.sum()
-    np.testing.assert_array_equal(played[0][1].obs[0], played[1][1].obs[0])
+    assert not np.array_equal(played[0][1].obs[0], played[1][1].obs[0])

@@ -9,6 +9,7 @@ from proco_jax import cost, diagnosis, fits, foresight, learning, train
 from proco_jax.algorithms.proco import AgentState
 from proco_jax.data.logs import Logs
 from proco_jax.envs.tasks import Task, get_task
+from proco_jax.evaluate import episode_seeds
 from proco_jax.fits import Data
 from proco_jax.knowledge.grounding import Grounding
 from proco_jax.knowledge.labels import approach_speed
@@ -121,10 +122,11 @@ def render(
     agents: dict[str, AgentState],
 ) -> None:
     """An animation of the first evaluation episode of each learner's first seed."""
+    seed = episode_seeds(run.config, 1, 1)[0][0]
     for name, agent in agents.items():
         path = run.workdir / "pictures" / f"episode_{name}.gif"
         if path.exists():
             continue
         one = jax.tree.map(lambda x: x[:1], agent)
         act = learning.make_act(run, parts, contexts[name], one, seeds=1)
-        render_episode(task, act, run.config.evaluation.seed, path, title=f"{task.name}, {name}")
+        render_episode(task, act, seed, path, title=f"{task.name}, {name}")

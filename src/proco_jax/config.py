@@ -339,7 +339,7 @@ class EvalConfig:
       episodes: episodes a seed at the end.
       interim_episodes: episodes a seed during training; 0 for none.
       interim_every: training steps between interim evaluations.
-      seed: first episode seed; evaluation never sees a collection seed.
+      seed: first episode seed, for seed 0; collection's are others.
       worlds: simulators stepped together, shared evenly by the policies.
     """
 

@@ -18,6 +18,8 @@ from proco_jax.envs.vector import VectorEnv, make_vector_env
 from proco_jax.types import Array, Episode
 
 Act = Callable[[np.ndarray, np.ndarray, np.ndarray], Array]
+# Between the first episode seeds of two policies, and how many policies' seeds differ.
+APART, POLICIES = 1000, 1_000_000
 
 
 def evaluate_policies(
@@ -26,15 +28,14 @@ def evaluate_policies(
     act: Act,
     num_policies: int,
     episodes: int,
-    first_seed: int | None = None,
     *,
     env: VectorEnv | None = None,
     log: Callable[[str], None] | None = logging.info,
 ) -> list[list[Episode]]:
-    """Plays the same episodes with every policy.
+    """Plays episodes with every policy, those of its seed (`episode_seeds`).
 
     Args:
-      config: its `env` and `evaluation` are used.
+      config: its `seed`, `env` and `evaluation` are used.
       task: what is played.
       act: `act(obs [S, n, O] float32, episode_seeds [S, n] int, steps [S, n]
         int) -> actions [S, n, A]`. Called once a step, always with the same
@@ -42,9 +43,7 @@ def evaluate_policies(
         episode seed and step (`action_keys` makes keys of them); then the
         result doesn't depend on how many worlds there are.
       num_policies: S.
-      episodes: episodes of each policy, E; their seeds are `first_seed` to
-        `first_seed + E - 1`, for every policy.
-      first_seed: None for `config.evaluation.seed`.
+      episodes: episodes of each policy, E.
       env: worlds to use again, from `make_evaluation_env`; they stay open.
         None makes them and closes them in the end.
       log: takes lines of progress where there is no terminal for a bar; None
@@ -57,7 +56,6 @@ def evaluate_policies(
       ValueError: if the worlds can't be shared evenly by the policies, or a
         policy returns actions of the wrong shape or that aren't finite.
     """
-    first = config.evaluation.seed if first_seed is None else first_seed
     worlds = env or make_evaluation_env(config, task, num_policies, episodes)
     failures = worlds.physics_failures
     label = f"{num_policies} x {episodes} episodes of {task.name}"
@@ -65,7 +63,7 @@ def evaluate_policies(
     bar = contextlib.nullcontext() if log is None else progress(label, total, log)
     try:
         with bar as advance:
-            return play(worlds, act, num_policies, range(first, first + episodes), advance)
+            return play(worlds, act, episode_seeds(config, num_policies, episodes), advance)
     finally:
         if worlds.physics_failures > failures:
             logging.warning(
@@ -74,6 +72,19 @@ def evaluate_policies(
             )
         if env is None:
             worlds.close()
+
+
+def episode_seeds(config: Config, num_policies: int, episodes: int) -> list[range]:
+    """The seeds of the episodes that each policy plays, `[S][E]`.
+
+    They follow from the policy's own seed: whatever was learned with it plays the
+    same layouts, and other seeds play others. Layouts differ by more than
+    policies do, so 5 x 20 episodes in the same 20 layouts would tell as little as
+    20, and an interval over 100 episodes would be too narrow.
+    """
+    first, own = config.evaluation.seed, range(config.seed, config.seed + num_policies)
+    starts = [first + APART * (seed % POLICIES) for seed in own]
+    return [range(start, start + episodes) for start in starts]
 
 
 def make_evaluation_env(config: Config, task: Task, num_policies: int, episodes: int) -> VectorEnv:
@@ -109,35 +120,35 @@ def action_keys(policy_keys: jax.Array, episode_seeds: Array, steps: Array) -> j
 def play(
     env: VectorEnv,
     act: Act,
-    num_policies: int,
-    seeds: Sequence[int],
+    seeds: Sequence[Sequence[int]],
     advance: Advance | None = None,
 ) -> list[list[Episode]]:
-    """Plays the episodes of these seeds with every policy in the given worlds.
+    """Plays the episodes of these seeds `[S][E]` in the given worlds.
 
     Arguments, result and errors are as in `evaluate_policies`; `advance` is
     told the steps done, those that an early end has spared included.
     """
+    num_policies, episodes = len(seeds), len(seeds[0]) if seeds else 0
     if num_policies < 1 or env.num_envs % num_policies:
         raise ValueError(
             f"{env.num_envs} worlds can't be shared evenly by {num_policies} policies; "
             "make the worlds with make_evaluation_env"
         )
     share = env.num_envs // num_policies
-    pending = [iter(range(len(seeds))) for _ in range(num_policies)]
+    pending = [iter(range(episodes)) for _ in range(num_policies)]
     found: list[dict[int, Episode]] = [{} for _ in range(num_policies)]
     worlds = _Worlds(env)
-    # Every policy plays the same episodes: their layouts are drawn once.
-    env.prepare(seeds[:share])
+    env.prepare([seed for own in seeds for seed in own[:share]])
     free = np.arange(env.num_envs)
     while True:
         taken = [(int(world), next(pending[world // share], None)) for world in free]
-        worlds.start([(world, index, seeds[index]) for world, index in taken if index is not None])
+        begun = [(w, i, seeds[w // share][i]) for w, i in taken if i is not None]
+        worlds.start(begun)
         if free.size:
-            begun = 1 + max((index for _, index in taken if index is not None), default=len(seeds))
-            env.prepare(seeds[begun : begun + share])
+            after = 1 + max((index for _, index, _ in begun), default=episodes)
+            env.prepare([seed for own in seeds for seed in own[after : after + share]])
         if not worlds.active.any():
-            return [[episodes[index] for index in range(len(seeds))] for episodes in found]
+            return [[own[index] for index in range(episodes)] for own in found]
         inputs = (worlds.obs, worlds.seeds, worlds.steps)
         actions = act(*(x.reshape(num_policies, share, *x.shape[1:]) for x in inputs))
         free = worlds.step(_checked(np.asarray(actions, np.float32), num_policies, worlds))
