@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from proco_jax import counterfactuals
+from proco_jax import counterfactuals, pipeline
 from proco_jax.config import Config, validate
 from proco_jax.data.checks import DataError
 from proco_jax.report.ladder_table import ladder_tables
@@ -79,6 +79,12 @@ def test_every_change_is_a_config_that_can_run_and_changes_what_it_says(name):
         assert (
             getattr(getattr(found, room), field) == value != getattr(getattr(config, room), field)
         )
+
+
+def test_what_clones_is_called_so_in_the_results():
+    cloning = changed(Config(), CHANGES["behaviour cloning"], 1)
+    names = [[x.algorithm for x in pipeline.learners_of(c)] for c in (Config(), cloning)]
+    assert names == [["actor-critic"] * 2, ["behaviour cloning"]]
 
 
 def test_tables_show_every_rung_and_what_was_not_measured():

@@ -87,6 +87,12 @@ def test_policy_weights_table(vh, qh, outcome, advantage, weight):
     np.testing.assert_allclose(found, [weight], rtol=1e-5)
 
 
+def test_a_temperature_of_0_clones_what_is_known():
+    safe, advantage = -jnp.ones(3), jnp.array([-2.0, 7.0, -jnp.inf])
+    found = losses.policy_weights(advantage, safe, safe, safe, (0.0, 1.0), (20.0, 20.0))
+    np.testing.assert_array_equal(found, [1.0, 1.0, 0.0])
+
+
 def test_feasibility_backup_is_never_below_the_current_cost():
     h, value = RNG.normal(size=(2, 1000)) * 25
     continues = (RNG.uniform(size=1000) < 0.5).astype(np.float64)

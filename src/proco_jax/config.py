@@ -285,7 +285,7 @@ class AgentConfig:
       lookahead: steps of a log that tell what an action earned.
       expectile: of the reward value.
       reward_scale: factor on logged rewards.
-      reward_temperature: of the weight on the reward advantage, in its usual size.
+      reward_temperature: of the weight on the reward advantage; 0 clones.
       cost_temperature: of the weight on the feasibility advantage.
       reward_weight_limit: largest weight of a feasible sample.
       cost_weight_limit: largest weight of an infeasible sample.
@@ -535,7 +535,6 @@ _ABOVE_ZERO = (
     "rollouts.persistence",
     "rollouts.disagreement_slack",
     "agent.learning_rate",
-    "agent.reward_temperature",
     "agent.cost_temperature",
 )
 
@@ -546,10 +545,8 @@ def _rules(config: Config) -> list[tuple[str, Any, bool, str]]:
     rules += [(n, flat[n], 0 < flat[n] < 1, "a number between 0 and 1") for n in _OPEN_UNIT]
     rules += [(n, flat[n], flat[n] >= 1, "at least 1") for n in _AT_LEAST_ONE]
     rules += [(n, flat[n], flat[n] > 0, "a number above 0") for n in _ABOVE_ZERO]
-    rules += [
-        (n, flat[n], flat[n] >= 0, "0 or more")
-        for n in ("env.workers", "cost.margin", "seed", "agent.imagined_weight", "agent.escapes")
-    ]
+    zero = ("env.workers", "cost.margin", "seed", "agent.imagined_weight", "agent.escapes")
+    rules += [(n, flat[n], flat[n] >= 0, "0 or more") for n in (*zero, "agent.reward_temperature")]
     duration = config.feasibility.duration
     rules += [("feasibility.duration", duration, 0 <= duration < 1, "0 or more and below 1")]
     return rules + _choice_rules(config) + _multiple_rules(config)

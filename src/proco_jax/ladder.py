@@ -140,7 +140,7 @@ def _base(own: Run, run: Run, seeds: int) -> Base:
     known = pipeline.know(own, parts, data, logs, grounding, risk)
     if config.dynamics.per_seed:
         known = first(known)
-    names = [x.name for x in pipeline.learners_of(own)]
+    names = [x.name for x in pipeline.learners_of(own.config)]
     agents = {name: deploy.load_agents(own.workdir, name, config, parts) for name in names}
     parts = parts._replace(config=run.config)
     return Base(run, own, task, parts, logs, data, known, risk, agents)
@@ -154,7 +154,7 @@ def _report(base: Base, rungs: Sequence[str]) -> None:
             truth = _truth(env, base)
     # Rungs that are not asked for now keep what they gave before.
     rows = (base.run.read_json(_REPORT) or {}).get("rungs", {})
-    for learner in pipeline.learners_of(base.own):
+    for learner in pipeline.learners_of(base.own.config):
         agents = base.agents[learner.name]
         rows[f"run: {learner.name}"] = _row(base, base.own, learner, agents, truth)
     report = {"rollouts": _agreement(base, pairs), "rungs": rows}

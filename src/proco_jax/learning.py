@@ -19,7 +19,7 @@ from proco_jax.run import Run
 from proco_jax.train import Context, Parts
 from proco_jax.types import Array
 
-ALGORITHM = "actor-critic"
+ALGORITHM, CLONING = "actor-critic", "behaviour cloning"
 EVALUATION_STREAM = 1_000_003
 
 

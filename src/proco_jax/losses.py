@@ -94,7 +94,8 @@ def policy_weights(
         otherwise               0
 
     Args:
-      reward_advantage: `[B]` A, what the action earned more than V_r.
+      reward_advantage: `[B]` A, what the action earned more than V_r; -inf
+        where that is not known, for a weight of 0.
       qh: `[B]` Q_h of the state and action.
       vh: `[B]` V_h of the state.
       outcome: `[B]` G_h, what V_h came to by what was done.
@@ -108,6 +109,8 @@ def policy_weights(
     """
     chex.assert_equal_shape([reward_advantage, qh, vh, outcome])
     safe = _clipped_exp(temperatures[0] * reward_advantage, limits[0])
+    # A temperature of 0 must not give weight to what nobody knows.
+    safe = jnp.where(jnp.isneginf(reward_advantage), 0.0, safe)
     unsafe = _clipped_exp(temperatures[1] * (vh - outcome), limits[1])
     weights = jnp.where(vh > 0, unsafe, jnp.where(qh <= 0, safe, 0.0))
     return jax.lax.stop_gradient(weights)

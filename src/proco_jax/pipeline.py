@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from proco_jax import artifacts, deploy, fits, foresight, learning, train
+from proco_jax.config import Config
 from proco_jax.data.files import write_text
 from proco_jax.data.logs import Logs, load_logs, to_dataset
 from proco_jax.envs.tasks import Task, get_task
@@ -33,7 +34,7 @@ def run_all(run: Run, render: bool = False) -> Path:
       The path of `report.md`.
     """
     task = get_task(run.config.task)
-    learners = learners_of(run)
+    learners = learners_of(run.config)
     drawn = all((run.workdir / "pictures" / f"episode_{x.name}.gif").exists() for x in learners)
     if run.read_json(DONE) is None or (render and not drawn):
         grounding = ground(run.config, task.spec, run.workdir, run.log)
@@ -57,13 +58,16 @@ def run_knowledge(run: Run) -> None:
     know(run, parts, device_data(logs), logs, grounding, risk_of(grounding))
 
 
-def learners_of(run: Run) -> tuple[Learner, ...]:
+def learners_of(config: Config) -> tuple[Learner, ...]:
     """PROCO if it is enabled, and the baseline if it is wanted or nothing else is left."""
-    baseline = Learner("baseline", False)
-    if not run.config.proco.enabled:
+    # With 0, rewards have no say in the weights of actions.
+    rewarded = config.agent.reward_temperature > 0
+    algorithm = learning.ALGORITHM if rewarded else learning.CLONING
+    baseline = Learner("baseline", False, algorithm)
+    if not config.proco.enabled:
         return (baseline,)
-    proco = Learner(deploy.PROCO, True)
-    return (proco, baseline) if run.config.baseline else (proco,)
+    proco = Learner(deploy.PROCO, True, algorithm)
+    return (proco, baseline) if config.baseline else (proco,)
 
 
 def _learn(

@@ -11,8 +11,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "as it is": {},
     "behaviour cloning": {
         "proco.enabled": False,
-        "agent.reward_weight_limit": 1.0,
-        "agent.reward_temperature": 1e-6,
+        "agent.reward_temperature": 0.0,
         "agent.samples": 1,
     },
     "no generated costs": {"proco.enabled": False},
