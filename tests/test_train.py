@@ -36,6 +36,8 @@ def context():
 def begin(context):
     """A fresh copy of the same two seeds each time; a chunk consumes its states."""
     state = train.make_train_init(PARTS)(context, train.seed_keys(0, 2))
+    # On a named device, as what is restored is: jit would compile for each anew.
+    state = jax.device_put(state, jax.devices()[0])
     return lambda: jax.tree.map(jnp.copy, state)
 
 
@@ -185,7 +187,7 @@ def test_reward_critic_is_the_same_with_and_without_imagined_data(after, baselin
 def test_at_the_last_step_reward_critic_and_policy_stand_still(context, begin, chunk):
     state = begin()
     before = jax.tree.map(jnp.copy, state.agent)
-    late, _ = chunk(context, state.replace(step=jnp.full(2, CONFIG.train.steps)))
+    late, _ = chunk(context, state.replace(step=jnp.full_like(state.step, CONFIG.train.steps)))
     same_leaves(late.agent.params, before.params)
     with pytest.raises(AssertionError):
         same_leaves(late.agent.feasibility.params, before.feasibility.params)
