@@ -13,7 +13,7 @@ SOURCE = ROOT / "src" / "proco_jax"
 
 # From the ground up. A room is a file or a folder; it imports from lower floors only.
 FLOORS = (
-    ("types", "observation", "statistics", "blocks", "config_types", "devices"),
+    ("types", "observation", "statistics", "blocks", "config_types", "config_rules", "devices"),
     ("config", "losses", "networks", "scaling"),
     ("changes",),
     (
@@ -47,6 +47,7 @@ CORE = (
     "changes",
     "observation",
     "config_types",
+    "config_rules",
     "config",
     "scaling",
     "losses",
@@ -92,7 +93,7 @@ DOORS = {
 MOST_LINES = 300
 # Longer files, each with what it may have; none may grow, and no other may join.
 LONG = {
-    "config.py": 600,
+    "config.py": 500,
     "train.py": 330,
 }
 

@@ -59,7 +59,7 @@ def test_defaults_can_be_run() -> None:
         ("env__workers", -1, "0 or more"),
         ("data__regime", "dangerous", "one of ('safe', 'limited', 'full')"),
         ("env__backend", "gpu", "one of ('batched', 'official')"),
-        ("knowledge__labeller", "oracle", "rule or states"),
+        ("knowledge__labeller", "oracle", "one of ('rule', 'states')"),
         ("data__source", "minari:", "collect, minari:<dataset id> or dsrl:<file or task>"),
         ("data__source", "somewhere", "collect, minari:<dataset id> or dsrl:<file or task>"),
         ("train__steps", 4001, "a multiple of --config.train.chunk=250"),

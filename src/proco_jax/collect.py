@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
-from proco_jax.config import BACKENDS, CollectConfig, Config, DataConfig, EnvConfig
+from proco_jax.config import CollectConfig, Config, DataConfig, EnvConfig
+from proco_jax.config_rules import BACKENDS
 
 _DATA, _ENV, _MIXTURE = DataConfig(), EnvConfig(), CollectConfig()
 

@@ -9,10 +9,8 @@ import json
 import math
 from typing import Any
 
+from proco_jax.config_rules import rules
 from proco_jax.config_types import type_problems
-
-REGIMES = ("safe", "limited", "full")
-BACKENDS = ("batched", "official")
 
 
 @dataclasses.dataclass
@@ -458,7 +456,7 @@ def validate(config: Config) -> None:
         raise ValueError("the config cannot be run:\n  " + "\n  ".join(problems))
     problems = [
         f"--config.{name}: found {value!r}, expected {expected}"
-        for name, value, ok, expected in _rules(config)
+        for name, value, ok, expected in rules(flatten(config))
         if not ok
     ]
     problems += [
@@ -468,130 +466,3 @@ def validate(config: Config) -> None:
     ]
     if problems:
         raise ValueError("the config cannot be run:\n  " + "\n  ".join(problems))
-
-
-_SHARES = (
-    "data.limited_share",
-    "data.holdout_share",
-    "knowledge.boundary_share",
-    "cost.holdout_share",
-    "rollouts.risk_share",
-    "rollouts.escape_share",
-    "rollouts.risky_start_share",
-    "rollouts.risky_top",
-    "proco.imagined_share",
-    "proco.violating_share",
-)
-_OPEN_UNIT = (
-    "cost.recall",
-    "rollouts.disagreement_quantile",
-    "feasibility.discount",
-    "feasibility.expectile",
-    "feasibility.target_rate",
-    "agent.discount",
-    "agent.expectile",
-    "agent.target_rate",
-)
-_AT_LEAST_ONE = (
-    "seeds",
-    "evaluation.worlds",
-    "data.episodes",
-    "encoder.features",
-    "dynamics.members",
-    "dynamics.elites",
-    "dynamics.steps",
-    "dynamics.batch",
-    "dynamics.holdout_every",
-    "knowledge.states",
-    "knowledge.rule_states",
-    "knowledge.votes",
-    "knowledge.rounds",
-    "knowledge.batch",
-    "knowledge.concurrency",
-    "knowledge.retries",
-    "cost.members",
-    "cost.steps",
-    "cost.batch",
-    "rollouts.horizon",
-    "rollouts.starts",
-    "rollouts.candidates",
-    "rollouts.interval",
-    "rollouts.generations",
-    "rollouts.warmup",
-    "agent.lookahead",
-    "agent.samples",
-    "agent.escape_horizon",
-    "train.steps",
-    "train.batch",
-    "train.chunk",
-    "train.checkpoint_every",
-    "evaluation.episodes",
-    "evaluation.interim_every",
-)
-_ABOVE_ZERO = (
-    "dynamics.learning_rate",
-    "cost.learning_rate",
-    "cost.miss_weight",
-    "rollouts.persistence",
-    "rollouts.disagreement_slack",
-    "agent.learning_rate",
-    "agent.cost_temperature",
-)
-
-
-def _rules(config: Config) -> list[tuple[str, Any, bool, str]]:
-    flat = flatten(config)
-    rules = [(n, flat[n], 0 <= flat[n] <= 1, "a share between 0 and 1") for n in _SHARES]
-    rules += [(n, flat[n], 0 < flat[n] < 1, "a number between 0 and 1") for n in _OPEN_UNIT]
-    rules += [(n, flat[n], flat[n] >= 1, "at least 1") for n in _AT_LEAST_ONE]
-    rules += [(n, flat[n], flat[n] > 0, "a number above 0") for n in _ABOVE_ZERO]
-    zero = ("env.workers", "cost.margin", "seed", "agent.imagined_weight", "agent.escapes")
-    rules += [(n, flat[n], flat[n] >= 0, "0 or more") for n in (*zero, "agent.reward_temperature")]
-    duration = config.feasibility.duration
-    rules += [("feasibility.duration", duration, 0 <= duration < 1, "0 or more and below 1")]
-    return rules + _choice_rules(config) + _multiple_rules(config)
-
-
-def _choice_rules(config: Config) -> list[tuple[str, Any, bool, str]]:
-    source = config.data.source
-    kind = source.partition(":")
-    known = source == "collect" or (kind[0] in ("minari", "dsrl") and bool(kind[2]))
-    return [
-        ("data.regime", config.data.regime, config.data.regime in REGIMES, f"one of {REGIMES}"),
-        ("env.backend", config.env.backend, config.env.backend in BACKENDS, f"one of {BACKENDS}"),
-        (
-            "knowledge.labeller",
-            config.knowledge.labeller,
-            config.knowledge.labeller in ("rule", "states"),
-            "rule or states",
-        ),
-        ("data.source", source, known, "collect, minari:<dataset id> or dsrl:<file or task>"),
-    ]
-
-
-def _multiple_rules(config: Config) -> list[tuple[str, Any, bool, str]]:
-    chunk, train = config.train.chunk, config.train
-    spans = {
-        "train.steps": train.steps,
-        "train.checkpoint_every": train.checkpoint_every,
-        "evaluation.interim_every": config.evaluation.interim_every,
-    }
-    expected = f"a multiple of --config.train.chunk={chunk}"
-    rules = [(n, v, chunk >= 1 and v % chunk == 0, expected) for n, v in spans.items()]
-    elites = config.dynamics.elites
-    interval = config.rollouts.interval
-    return [
-        *rules,
-        (
-            "dynamics.elites",
-            elites,
-            elites <= config.dynamics.members,
-            f"at most --config.dynamics.members={config.dynamics.members}",
-        ),
-        (
-            "rollouts.interval",
-            interval,
-            interval >= 1 and chunk % interval == 0,
-            f"a divisor of --config.train.chunk={chunk}",
-        ),
-    ]

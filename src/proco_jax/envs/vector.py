@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from proco_jax.config import BACKENDS
+from proco_jax.config_rules import BACKENDS
 from proco_jax.envs.tasks import Task
 
 
