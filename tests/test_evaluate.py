@@ -10,6 +10,7 @@ import pytest
 
 from proco_jax import evaluate
 from proco_jax.config import Config
+from proco_jax.data.collection import FIRST_SEED
 from proco_jax.envs.tasks import get_task
 from proco_jax.envs.vector import StepResult
 
@@ -137,8 +138,12 @@ def test_the_layouts_of_a_policy_follow_from_its_own_seed_and_are_no_one_elses()
     together = evaluate.episode_seeds(config, 4, 20)
     assert together == [range(500 + 1000 * s, 520 + 1000 * s) for s in (3, 4, 5, 6)]
     assert evaluate.episode_seeds(dataclasses.replace(config, seed=5), 1, 20) == [together[2]]
-    far = evaluate.episode_seeds(dataclasses.replace(config, seed=2**31 - 1), 1, 20)[0]
-    assert far[-1] < 2**31
+
+
+@pytest.mark.parametrize("seed", [0, 8_999, 9_000, 2**31 - 1])
+def test_no_policy_is_evaluated_in_a_layout_that_was_collected(seed):
+    (found,) = evaluate.episode_seeds(Config(seed=seed), 1, evaluate.APART)
+    assert found[-1] < FIRST_SEED
 
 
 def test_worlds_can_be_used_again_with_fewer_episodes_than_worlds():
