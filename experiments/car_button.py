@@ -4,9 +4,9 @@
 
 Variants: `car_button.py:quick`, `car_button.py`, `car_button.py:paper`.
 
-Default variant at commit ae2a2dc, seeds 0 to 4, 20 episodes each: PROCO return 2.5
-(IQM), cost 12.2, 35% of the episodes violation-free; baseline return 10.7, cost 154.5, 3%.
-Source: results.json of the command above.
+Default variant, 5 seeds x 20 episodes: PROCO return 2.0 (IQM), cost 13.2, 42% of the episodes
+violation-free; baseline return 8.8, cost 150.9, 3%. Source: results.json of the command
+above; docs/method.md says of which commits.
 """
 
 from proco_jax.config import Config

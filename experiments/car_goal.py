@@ -4,9 +4,9 @@
 
 Variants: `car_goal.py:quick`, `car_goal.py`, `car_goal.py:paper`.
 
-Default variant at commit ae2a2dc, seeds 0 to 4, 20 episodes each: PROCO return 6.9
-(IQM), cost 0.0, 97% of the episodes violation-free; baseline return 17.8, cost 38.4, 17%.
-Source: results.json of the command above.
+Default variant, 5 seeds x 20 episodes: PROCO return 7.1 (IQM), cost 0.0, 96% of the episodes
+violation-free; baseline return 18.5, cost 38.0, 18%. Source: results.json of the command
+above; docs/method.md says of which commits.
 """
 
 from proco_jax.config import Config

@@ -72,10 +72,12 @@ def batches():
     return logged, both
 
 
-def acted(nets: proco.Networks, samples: int = 64, seed: int = 0) -> np.ndarray:
+def acted(
+    nets: proco.Networks, samples: int = 64, seed: int = 0, feasible_up_to: float = 0.0
+) -> np.ndarray:
     empty: Any = {"q": None, "v": None, "policy": None}
     state = proco.AgentState(empty, None, None, feasibility.FeasibilityState(empty, None, None))  # pyright: ignore
-    config = dataclasses.replace(CONFIG, samples=samples)
+    config = dataclasses.replace(CONFIG, samples=samples, feasible_up_to=feasible_up_to)
     obs, key = jnp.zeros(SPEC.size), jax.random.key(seed)
     return np.asarray(proco.propose(config, nets, state, obs, key)[0])
 
@@ -100,6 +102,17 @@ def test_act_takes_a_feasible_action_and_not_always_the_same():
     assert np.all(chosen[:, 0] <= 0.0)
     # Feasibility asks nothing of the second number, which stays as it was drawn.
     assert (chosen[:, 1] > 0).any() and (chosen[:, 1] < 0).any()
+
+
+def test_what_counts_as_feasible_can_be_moved():
+    nets = critics(lambda o, a: a[..., 0])
+    for bound in (-0.3, 0.3):
+        chosen = np.stack([acted(nets, seed=seed, feasible_up_to=bound) for seed in range(20)])
+        assert bound - 0.3 < chosen[:, 0].max() <= bound
+    # The first of the samples where all will do, and the best where none does.
+    everything = [acted(nets, seed=seed, feasible_up_to=2.0)[0] for seed in range(20)]
+    assert max(everything) > 0.5
+    assert acted(nets, feasible_up_to=-2.0)[0] < -0.9
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

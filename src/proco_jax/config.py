@@ -289,6 +289,7 @@ class AgentConfig:
       cost_weight_limit: largest weight of an infeasible sample.
       imagined_weight: factor on the weights of imagined samples.
       samples: actions among which a feasible one is chosen when deployed.
+      feasible_up_to: the Q_h up to which one counts as feasible then.
       escapes: sequences imagined when deployed where no sample is feasible; 0 for none.
       escape_above: the lowest Q_h of the samples from which on they are imagined.
       escape_horizon: steps of each.
@@ -307,6 +308,7 @@ class AgentConfig:
     cost_weight_limit: float = 10.0
     imagined_weight: float = 0.05
     samples: int = 16
+    feasible_up_to: float = 0.0
     escapes: int = 32
     escape_above: float = 2.0
     escape_horizon: int = 15

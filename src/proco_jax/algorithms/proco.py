@@ -165,7 +165,8 @@ def propose(
     actions = _draw(mean, log_std, jax.random.normal(key, (config.samples, *mean.shape)))
     many = jnp.broadcast_to(obs, (config.samples, *obs.shape))
     qh = feasibility.qh(nets.feasibility, state.feasibility.params, many, actions)
-    chosen = jnp.where(jnp.any(qh <= 0), jnp.argmax(qh <= 0), jnp.argmin(qh))
+    feasible = qh <= config.feasible_up_to
+    chosen = jnp.where(jnp.any(feasible), jnp.argmax(feasible), jnp.argmin(qh))
     return actions[chosen], jnp.min(qh)
 
 
