@@ -41,7 +41,7 @@ def test_prompts_are_shown_and_nothing_is_asked(tmp_path: Path) -> None:
 def test_a_bad_config_is_told_in_words(tmp_path: Path) -> None:
     done = command(f"--config={EXPERIMENT}", "--config.knowledge.labeller=oracle")
     assert done.returncode == 1
-    assert "knowledge.labeller: found 'oracle', expected rule or states" in done.stderr
+    assert "knowledge.labeller: found 'oracle', expected one of ('rule', 'states')" in done.stderr
     assert "Traceback" not in done.stderr
 
 
