@@ -283,7 +283,8 @@ class AgentConfig:
       lookahead: steps of a log that tell what an action earned.
       expectile: of the reward value.
       reward_scale: factor on logged rewards.
-      reward_temperature: of the weight on the reward advantage; 0 clones.
+      reward_temperature: of the weight on the reward advantage, in its usual
+        size; 0 clones.
       cost_temperature: of the weight on the feasibility advantage.
       reward_weight_limit: largest weight of a feasible sample.
       cost_weight_limit: largest weight of an infeasible sample.
@@ -339,7 +340,8 @@ class EvalConfig:
       episodes: episodes a seed at the end.
       interim_episodes: episodes a seed during training; 0 for none.
       interim_every: training steps between interim evaluations.
-      seed: first episode seed, for seed 0; collection's are others.
+      seed: first episode seed of the policy with seed 0; the next policy's are a
+        thousand further. Evaluation never sees a collection seed.
       worlds: simulators stepped together, shared evenly by the policies.
     """
 

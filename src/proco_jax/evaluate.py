@@ -79,7 +79,7 @@ def episode_seeds(config: Config, num_policies: int, episodes: int) -> list[rang
     """The seeds of the episodes that each policy plays, `[S][E]`.
 
     They follow from the policy's own seed: whatever was learned with it plays the
-    same layouts, and other seeds play others. Layouts differ by more than
+    same layouts, and other seeds play others (up to `APART` episodes). Layouts differ by more than
     policies do, so 5 x 20 episodes in the same 20 layouts would tell as little as
     20, and an interval over 100 episodes would be too narrow.
     """
@@ -139,15 +139,18 @@ def play(
     pending = [iter(range(episodes)) for _ in range(num_policies)]
     found: list[dict[int, Episode]] = [{} for _ in range(num_policies)]
     worlds = _Worlds(env)
-    env.prepare([seed for own in seeds for seed in own[:share]])
+
+    def prepare(begun: int) -> None:
+        env.prepare([seed for own in seeds for seed in own[begun : begun + share]])
+
+    prepare(0)
     free = np.arange(env.num_envs)
     while True:
         taken = [(int(world), next(pending[world // share], None)) for world in free]
         begun = [(w, i, seeds[w // share][i]) for w, i in taken if i is not None]
         worlds.start(begun)
         if free.size:
-            after = 1 + max((index for _, index, _ in begun), default=episodes)
-            env.prepare([seed for own in seeds for seed in own[after : after + share]])
+            prepare(1 + max((index for _, index, _ in begun), default=episodes))
         if not worlds.active.any():
             return [[own[index] for index in range(episodes)] for own in found]
         inputs = (worlds.obs, worlds.seeds, worlds.steps)
