@@ -52,9 +52,10 @@ def label(axes: Any, x: str, y: str, title: str = "") -> None:
 
 
 def legend(axes: Any, **where: Any) -> None:
-    """A legend without a frame, where something has a label."""
+    """A legend on pale ground, to be read over whatever it covers, where something has a label."""
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=7.5, frameon=False, labelcolor=INK, handletextpad=0.4, **where)
+        ground = {"frameon": True, "framealpha": 0.8, "edgecolor": "none"}
+        axes.legend(fontsize=7.5, labelcolor=INK, handletextpad=0.4, **ground, **where)
 
 
 def cost_axis(axes: Any, largest: float, limit: float | None) -> None:
