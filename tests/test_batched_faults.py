@@ -121,6 +121,15 @@ def test_a_finished_world_repeats_itself_until_its_reset(env: BatchedEnv) -> Non
     assert not env.step(np.ones((4, 3))).truncated[0]
 
 
+def test_worlds_go_on_when_all_others_of_a_block_have_ended() -> None:
+    with BatchedEnv(HOPPER, 130, workers=2) as many, BatchedEnv(HOPPER, 1) as one:
+        many.reset([7], [0])  # the second block, of 65, has none that runs
+        one.reset([7])
+        found, alone = many.step(np.ones((130, 3))), one.step(np.ones((1, 3)))
+    np.testing.assert_array_equal(found.obs[0], alone.obs[0])
+    assert not found.truncated[0] and found.truncated[1:].all()
+
+
 def test_results_are_not_changed_by_later_steps(env: BatchedEnv) -> None:
     first = env.step(np.ones((4, 3)))
     copies = [part.copy() for part in first]

@@ -192,6 +192,8 @@ class BatchedEnv:
         if self._pool is None:
             call(rows, values)
             return []
+        if not rows:  # all worlds of a block may have ended before those of another
+            return []
         pieces = min(len(rows), self.workers * (2 if len(rows) >= 16 * self.workers else 1))
         bounds = [len(rows) * k // pieces for k in range(pieces + 1)]
         calls = [
