@@ -198,6 +198,18 @@ def test_ablations_take_what_a_change_does_not_touch_from_the_run(
     assert not (changed / "rollouts.json").exists()
 
 
+def test_a_change_of_deployment_alone_plays_the_policies_of_the_run(
+    home: Path, finished: Path
+) -> None:
+    done = finish("proco_jax.ablations", home, "calm", "--only=as it is")
+    assert done.returncode == 0, done.stdout + done.stderr
+    changed = finished / "ablations" / "as_it_is"
+    assert not (changed / "metrics.jsonl").exists()  # nothing was trained
+    rows = json.loads((changed / "results.json").read_text())
+    own = json.loads((finished / "results.json").read_text())
+    assert rows == [row for row in own if row["proco"] and row["step"] == rows[0]["step"]]
+
+
 @pytest.mark.parametrize("module", ["proco_jax.ladder", "proco_jax.ablations"])
 def test_without_a_finished_run_there_is_nothing_to_climb_or_change(
     home: Path, module: str

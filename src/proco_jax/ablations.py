@@ -3,7 +3,8 @@
     python -m proco_jax.ablations --config=experiments/point_goal.py --seeds=2
 
 Works on the finished run of that config: what a change does not touch, dynamics
-model, labels and cost network, is taken from there. Every change has a folder
+model, labels, cost network, and the policies where only their deployment is
+changed, is taken from there. Every change has a folder
 of its own below `ablations/`, which resumes; the table goes to
 `ablations/ablations.json` and to the terminal.
 """
@@ -20,13 +21,14 @@ from proco_jax.config import Config
 from proco_jax.report.results import FILE, load_rows
 from proco_jax.report.tables import markdown_table, number, played, summarize
 from proco_jax.run import Run, check_finished, open_run
-from proco_jax.variations import CHANGES, changed
+from proco_jax.variations import CHANGES, changed, trains
 
 # What a stage leaves, and the rooms of settings that decide it.
 _STAGES = (
     (("checkpoints/dynamics", "dynamics.json"), ("dynamics",)),
     (("checkpoints/cost", "labels.npz", "cost.json"), ("dynamics", "cost", "knowledge")),
 )
+_POLICIES = ("checkpoints/proco", "rollouts.json")
 
 _SEEDS = flags.DEFINE_integer(
     "seeds", 0, "Seeds of each change; 0 for as many as the run has.", lower_bound=0
@@ -54,7 +56,7 @@ def ablate(config: Config, workdir: Path, names: Sequence[str], seeds: int) -> N
         for name in names:
             own.log(f"\n#### {name}")
             folder = workdir / "ablations" / name.replace(" ", "_")
-            report[name] = _one(own, folder, changed(config, CHANGES[name], seeds))
+            report[name] = _one(own, folder, CHANGES[name], seeds)
             own.write_json("ablations/ablations.json", report)
     command_line.say("\n" + table(report))
 
@@ -71,11 +73,15 @@ def table(report: Mapping[str, Mapping[str, Any]]) -> str:
     return markdown_table(head, rows)
 
 
-def _one(own: Run, folder: Path, config: Config) -> dict[str, Any]:
-    _borrow(own, folder, config)
+def _one(own: Run, folder: Path, settings: Mapping[str, Any], seeds: int) -> dict[str, Any]:
+    trained = not trains(settings) and own.config.proco.enabled and seeds <= own.config.seeds
+    # Trained policies are taken over all together, and all are played.
+    config = changed(own.config, settings, own.config.seeds if trained else seeds)
+    _borrow(own, folder, config, trained)
     with open_run(config, folder, log=own.log) as run:
         pipeline.run_all(run)
-        found = summarize(load_rows(folder / FILE))[0]
+        rows = [x for x in load_rows(folder / FILE) if x["seed"] < config.seed + seeds]
+        found = summarize(rows)[0]
         feasible = next(iter((run.read_json("feasibility.json") or {}).values()), {})
     return {
         **played(found),
@@ -85,7 +91,7 @@ def _one(own: Run, folder: Path, config: Config) -> dict[str, Any]:
     }
 
 
-def _borrow(own: Run, folder: Path, config: Config) -> None:
+def _borrow(own: Run, folder: Path, config: Config, trained: bool) -> None:
     """Copies what the change does not touch, before the run looks for it."""
     if folder.exists():
         return
@@ -93,15 +99,17 @@ def _borrow(own: Run, folder: Path, config: Config) -> None:
     partial = folder.with_name(f".{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    for files, rooms in _STAGES:
+    files = list(_POLICIES) if trained else []
+    for stage, rooms in _STAGES:
         same = all(getattr(own.config, x) == getattr(config, x) for x in rooms)
-        for file in files if same and not per_seed else ():
-            source, target = own.workdir / file, partial / file
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if source.is_dir():
-                shutil.copytree(source, target)
-            elif source.exists():
-                shutil.copy(source, target)
+        files += stage if same and not per_seed else ()
+    for file in files:
+        source, target = own.workdir / file, partial / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target)
+        elif source.exists():
+            shutil.copy(source, target)
     partial.rename(folder)
 
 

@@ -31,8 +31,18 @@ CHANGES: dict[str, dict[str, Any]] = {
     "advantage of 25 steps": {"agent.lookahead": 25},
     "imagined actions weigh fully": {"agent.imagined_weight": 1.0},
     "no way out searched": {"agent.escapes": 0},
+    "a careful choice": {"agent.feasible_up_to": 0.0, "agent.escape_above": 2.0},
     "the policy alone": {"agent.samples": 1, "agent.escapes": 0},
 }
+# What only a deployed policy asks for.
+_DEPLOYED = {
+    f"agent.{x}" for x in ("samples", "feasible_up_to", "escapes", "escape_above", "escape_horizon")
+}
+
+
+def trains(settings: Mapping[str, Any]) -> bool:
+    """Whether a policy must be trained anew to show what these settings change."""
+    return not settings.keys() <= _DEPLOYED
 
 
 def changed(config: Config, settings: Mapping[str, Any], seeds: int) -> Config:
