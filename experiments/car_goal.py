@@ -10,12 +10,12 @@ above; docs/method.md says of which commits.
 """
 
 from proco_jax.config import Config
-from proco_jax.variants import for_goals, set_variant
+from proco_jax.variants import set_variant
 
 
 def get_config(variant: str = "default") -> Config:
     """The experiment; variants: quick, default, paper."""
-    config = for_goals(Config(experiment="car_goal", task="SafetyCarGoal1"))
+    config = Config(experiment="car_goal", task="SafetyCarGoal1")
     # As on CarButton1: wheels and a free ball take longer to learn than a Point.
     config.dynamics.steps = 6000
     return set_variant(config, variant)

@@ -10,10 +10,10 @@ above; docs/method.md says of which commits.
 """
 
 from proco_jax.config import Config
-from proco_jax.variants import for_goals, set_variant
+from proco_jax.variants import set_variant
 
 
 def get_config(variant: str = "default") -> Config:
     """The experiment; variants: quick, default, paper."""
-    config = for_goals(Config(experiment="point_goal", task="SafetyPointGoal1"))
+    config = Config(experiment="point_goal", task="SafetyPointGoal1")
     return set_variant(config, variant)

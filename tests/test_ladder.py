@@ -74,17 +74,16 @@ def test_every_change_is_a_config_that_can_run_and_changes_what_it_says(name):
     validate(found)
     assert found.seeds == 3 and not found.baseline
     assert dataclasses.asdict(config) == before
-    differs = set()
     for setting, value in CHANGES[name].items():
         room, field = setting.split(".")
-        assert getattr(getattr(found, room), field) == value
-        differs.add(value != getattr(getattr(config, room), field))
-    assert True in differs or not CHANGES[name]
+        assert (
+            getattr(getattr(found, room), field) == value != getattr(getattr(config, room), field)
+        )
 
 
 def test_only_what_is_deployed_otherwise_needs_no_training():
     spared = [name for name in CHANGES if not trains(CHANGES[name])]
-    assert spared == ["as it is", "no way out searched", "a careful choice", "the policy alone"]
+    assert spared == ["as it is", "no way out searched", "a bolder choice", "the policy alone"]
 
 
 def test_what_clones_is_called_so_in_the_results():

@@ -311,7 +311,7 @@ class AgentConfig:
     samples: int = 16
     feasible_up_to: float = 0.0
     escapes: int = 32
-    escape_above: float = 4.0
+    escape_above: float = 2.0
     escape_horizon: int = 15
 
 

@@ -29,16 +29,6 @@ def set_variant(config: Config, variant: str) -> Config:
     return _quick(config) if variant == "quick" else config
 
 
-def for_goals(config: Config) -> Config:
-    """What tasks allow where nothing but hazards costs, in place; tuned on PointGoal1.
-
-    Hazards stand still and are foreseen well, so a robot may come nearer to them
-    (docs/method.md, "What counts as feasible when deployed").
-    """
-    config.agent.feasible_up_to = config.agent.escape_above = 6.0
-    return config
-
-
 def for_buttons(config: Config) -> Config:
     """What tasks with buttons and gremlins need, in place; tuned on CarButton1."""
     # Careless drivers seldom get through without a touch here: 0 is drawn once in six.

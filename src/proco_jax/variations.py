@@ -31,7 +31,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "advantage of 25 steps": {"agent.lookahead": 25},
     "imagined actions weigh fully": {"agent.imagined_weight": 1.0},
     "no way out searched": {"agent.escapes": 0},
-    "a careful choice": {"agent.feasible_up_to": 0.0, "agent.escape_above": 2.0},
+    "a bolder choice": {"agent.feasible_up_to": 6.0, "agent.escape_above": 6.0},
     "the policy alone": {"agent.samples": 1, "agent.escapes": 0},
 }
 # What only a deployed policy asks for.
