@@ -41,6 +41,7 @@ SMALL = {
     "evaluation.interim_episodes": "1",
     "evaluation.interim_every": "20",
     "evaluation.worlds": "2",
+    "evaluation.foreseen": "2",
 }
 
 

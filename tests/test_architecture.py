@@ -31,7 +31,7 @@ FLOORS = (
     ("algorithms", "data", "knowledge", "benchmark_mujoco", "buffer"),
     ("train", "evaluate", "report"),
     ("acting", "foresight"),
-    ("diagnosis", "deploy", "run", "oracle"),
+    ("foreseen", "diagnosis", "deploy", "run", "oracle"),
     ("fits", "counterfactuals"),
     ("learning",),
     ("artifacts",),

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from proco_jax import cost, diagnosis, fits, foresight, learning, train
+from proco_jax import cost, diagnosis, fits, foreseen, foresight, learning, train
 from proco_jax.algorithms.proco import AgentState
 from proco_jax.data.logs import Logs
 from proco_jax.envs.tasks import Task, get_task
@@ -89,6 +89,35 @@ def report_feasibility(
     }
     run.write_json("feasibility.json", report)
     draw_feasibility(run, parts, data, logs, agents)
+
+
+def report_foreseen(
+    run: Run,
+    parts: Parts,
+    data: Data,
+    logs: Logs,
+    known: train.Knowledge,
+    score: fits.Score | None,
+    agents: AgentState,
+) -> None:
+    """Writes `foreseen.json`: how often PROCO's policies violate, by the model alone.
+
+    Without a rule the cost network, which is wider, says what violates.
+    """
+    network = fits.first(known.cost) if run.config.dynamics.per_seed else known.cost
+    rows = foreseen.table(
+        parts,
+        data.scale,
+        known.model,
+        agents,
+        (lambda o: cost.unsafe(parts.cost, network, o))
+        if score is None
+        else lambda o: score(o) >= 0,
+        np.concatenate([e.obs[:-1] for e in logs.holdout or logs.episodes]),
+        run.config.evaluation.foreseen,
+        get_task(logs.task).episode_steps,
+    )
+    run.write_json("foreseen.json", {"bounds on Q_h": rows})
 
 
 def draw_feasibility(

@@ -343,6 +343,8 @@ class EvalConfig:
       seed: first episode seed of the policy with seed 0; the next policy's are a
         thousand further. Evaluation never sees a collection seed.
       worlds: simulators stepped together, shared evenly by the policies.
+      foreseen: logged states from which the model foresees how often each of
+        PROCO's policies violates; 0 for none.
     """
 
     episodes: int = 20
@@ -350,6 +352,7 @@ class EvalConfig:
     interim_every: int = 2000
     seed: int = 1_000_000
     worlds: int = 40
+    foreseen: int = 128
 
 
 @dataclasses.dataclass

@@ -113,6 +113,10 @@ def _learn(
                 learning.evaluate_agents(run, parts, task, context, agent, learner, steps, episodes)
     with run.stage("diagnosis", "Feasibility report"):
         artifacts.report_feasibility(run, parts, data, logs, risk, agents)
+    if knowledge is not None and run.config.evaluation.foreseen:
+        with run.stage("foreseen", "What the model foresees of the policies"):
+            score, proco = _score(grounding), agents[deploy.PROCO]
+            artifacts.report_foreseen(run, parts, data, logs, knowledge, score, proco)
     if render:
         with run.stage("render", "Episodes as animations"):
             artifacts.render(run, task, contexts, parts, agents)

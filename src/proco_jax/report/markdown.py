@@ -43,6 +43,14 @@ PARTS = (
         "V_h for a violation within so many steps, beside the trivial score (nearest distance).",
         ("feasibility", "v_h"),
     ),
+    (
+        "Foreseen",
+        "foreseen.json",
+        "How often PROCO's policies violate, by the fitted model alone: followed from held-out "
+        "logged states for 100 steps, as long as the elites agree. `violating episodes` is the "
+        "share that this comes to over a whole episode, with the bounds of this run first.",
+        (),
+    ),
     ("Time", "timing.json", "Wall time by stage, in seconds.", ("timing",)),
 )
 

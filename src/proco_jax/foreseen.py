@@ -1,0 +1,135 @@
+"""How often a deployed policy is going to violate, foreseen by the model alone.
+
+Policies are led through the fitted dynamics from held-out logged states, as
+they would be led through the world: with the choice among their actions, and
+the ways out. The rule, not widened, says what violates. A trajectory counts as
+long as the elites agree, and until it violates; violations a step tell the share
+of whole episodes that violate. No simulator and no true cost is asked, so this
+may be read, and a bound on Q_h chosen by it, before anything is deployed.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from proco_jax import acting, dynamics
+from proco_jax.algorithms.proco import AgentState
+from proco_jax.scaling import Scale
+from proco_jax.train import Parts
+from proco_jax.types import Array
+
+# How far a policy is followed, and what may count as feasible (`agent.feasible_up_to` and
+# `agent.escape_above`) beside what the config says.
+HORIZON = 100
+BOUNDS = ((2.0, 2.0), (4.0, 4.0), (5.0, 5.0), (6.0, 6.0), (8.0, 8.0))
+
+
+class Foreseen(NamedTuple):
+    """What n imagined trajectories of each of S policies came to.
+
+    Attributes:
+      violating: `[S]` how many violate within reach.
+      steps: `[S]` how many steps they took within reach, until they violated.
+    """
+
+    violating: Array
+    steps: Array
+
+
+def foresee(
+    parts: Parts,
+    scale: Scale,
+    model: dynamics.Model,
+    agents: AgentState,
+    unsafe: Callable[[Array], Array],
+    start: Array,
+    horizon: int,
+    key: Array,
+) -> Foreseen:
+    """Follows deployed policies through the model.
+
+    Args:
+      model: leaves have a leading axis S with `dynamics.per_seed`.
+      agents: leaves have a leading axis S.
+      unsafe: raw obs `[..., O]` to `[...]` bool.
+      start: `[S, n, O]` raw.
+      key: typed key.
+    """
+    seeds, count, _ = start.shape
+    axes = (0 if parts.config.dynamics.per_seed else None, 0, 0)
+    predict = jax.vmap(lambda m, o, a: dynamics.predict_mean(parts.dynamics, m, o, a), axes)
+    limit = jnp.broadcast_to(jnp.asarray(model.limit), (seeds,))[:, None]
+
+    def step(carry: tuple[Array, Array], step_key: Array) -> tuple:
+        obs, alive = carry
+        keys = jax.random.split(step_key, (seeds, count))
+        action = acting.act(parts, scale, model, agents, obs, keys)
+        next_obs, disagreement = predict(model, obs, action)
+        known = jnp.all(jnp.isfinite(next_obs), axis=-1) & (disagreement <= limit)
+        alive = alive & known
+        next_obs = jnp.where(known[..., None], next_obs, obs)
+        bad = alive & unsafe(next_obs)
+        return (next_obs, alive & ~bad), (bad.sum(axis=1), alive.sum(axis=1))
+
+    begin = (jnp.asarray(start), jnp.ones((seeds, count), bool))
+    _, (violating, steps) = jax.lax.scan(step, begin, jax.random.split(key, horizon))
+    return Foreseen(violating.sum(axis=0), steps.sum(axis=0))
+
+
+def table(
+    parts: Parts,
+    scale: Scale,
+    model: dynamics.Model,
+    agents: AgentState,
+    unsafe: Callable[[Array], Array],
+    obs: np.ndarray,
+    count: int,
+    episode_steps: int,
+) -> list[dict[str, Any]]:
+    """What is foreseen with the config's bounds on Q_h, and with others.
+
+    Args:
+      obs: `[M, O]` logged states to start from.
+      count: starts of each policy.
+      episode_steps: for how long a policy is going to be deployed.
+    """
+    config = parts.config
+    seeds = jax.tree.leaves(agents)[0].shape[0]
+    drawn = np.random.default_rng(config.seed).integers(0, len(obs), (seeds, count))
+
+    @jax.jit
+    def run(
+        scale: Scale, model: dynamics.Model, agents: AgentState, start: Array, bounds: Array
+    ) -> Foreseen:
+        agent = dataclasses.replace(config.agent, feasible_up_to=bounds[0], escape_above=bounds[1])
+        own = parts._replace(config=dataclasses.replace(config, agent=agent))
+        key = jax.random.key(config.seed)
+        return foresee(own, scale, model, agents, unsafe, start, HORIZON, key)
+
+    # Training may have spread them over devices.
+    here = jax.device_put((scale, model, agents, obs[drawn]), jax.local_devices()[0])
+    own = (config.agent.feasible_up_to, config.agent.escape_above)
+    rows = []
+    for bounds in dict.fromkeys((own, *BOUNDS)):
+        found = run(*here, jnp.asarray(bounds, jnp.float32))
+        violating, steps = int(found.violating.sum()), int(found.steps.sum())
+        rows.append(
+            {
+                "feasible_up_to": bounds[0],
+                "escape_above": bounds[1],
+                "violating_episodes": episode_share(violating, steps, episode_steps),
+                "violating": violating,
+                "trajectories": seeds * count,
+                "steps": steps,
+            }
+        )
+    return rows
+
+
+def episode_share(violating: int, steps: int, episode_steps: int) -> float | None:
+    """The share of episodes that violate at so many violations in so many steps; None without."""
+    return 1.0 - float(np.exp(-episode_steps * violating / steps)) if steps else None
