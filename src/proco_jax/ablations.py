@@ -99,10 +99,10 @@ def _borrow(own: Run, folder: Path, config: Config, trained: bool) -> None:
     partial = folder.with_name(f".{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    files = list(_POLICIES) if trained else []
+    files = [*_POLICIES] if trained else []
     for stage, rooms in _STAGES:
         same = all(getattr(own.config, x) == getattr(config, x) for x in rooms)
-        files += stage if same and not per_seed else ()
+        files.extend(stage if same and not per_seed else ())
     for file in files:
         source, target = own.workdir / file, partial / file
         target.parent.mkdir(parents=True, exist_ok=True)
