@@ -66,6 +66,8 @@ def test_defaults_can_be_run() -> None:
         ("evaluation__interim_every", 300, "a multiple of --config.train.chunk=250"),
         ("rollouts__interval", 100, "a divisor of --config.train.chunk=250"),
         ("dynamics__elites", 9, "at most --config.dynamics.members=5"),
+        ("agent__risk", 1.0, "0 or more and below 1"),
+        ("evaluation__foreseen", -1, "0 or more"),
         ("cost__margin", math.inf, "a finite number"),
         ("cost__deviations", math.nan, "a finite number"),
     ],
@@ -73,6 +75,12 @@ def test_defaults_can_be_run() -> None:
 def test_a_bad_value_is_told_with_what_is_expected(name: str, value: Any, expected: str) -> None:
     text = refusal(changed(**{name: value}))
     assert f"--config.{name.replace('__', '.')}: found {value!r}, expected {expected}" in text
+
+
+def test_a_risk_asks_for_what_is_foreseen() -> None:
+    text = refusal(changed(agent__risk=0.2, evaluation__foreseen=0))
+    assert "--config.evaluation.foreseen: found 0, expected at least 1" in text
+    validate(changed(agent__risk=0.2))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """A policy that was kept acts as it did in training."""
 
 import dataclasses
+import json
 import shutil
 
 import jax
@@ -80,6 +81,25 @@ def test_seeds_are_different_policies(run):
     (folder / "config.json").write_text(configs.to_json(config))
     first, second = (deploy.load_policy(folder, seed=s)(obs[0], jax.random.key(3)) for s in (0, 1))
     assert not np.allclose(first, second)
+
+
+def test_with_a_risk_the_bounds_are_those_that_were_foreseen_within_it(run):
+    folder, config, parts, scale, (agents, model), obs = run
+    config.agent.risk = 0.1
+    (folder / "config.json").write_text(configs.to_json(config))
+    with pytest.raises(FileNotFoundError, match="foreseen"):
+        deploy.load_policy(folder)
+    careful = {"feasible_up_to": 0.0, "escape_above": -1e9, "deployed": False}
+    bold = {"feasible_up_to": 1e9, "escape_above": 1e9, "deployed": True}
+    (folder / "foreseen.json").write_text(json.dumps({"bounds on Q_h": [careful, bold]}))
+    assert deploy.deployed(folder, config).agent.escape_above == 1e9
+    key = jax.random.key(3)
+    agent = dataclasses.replace(config.agent, feasible_up_to=1e9, escape_above=1e9)
+    parts = parts._replace(config=dataclasses.replace(config, agent=agent))
+    first = jax.tree.map(lambda x: x[:1], agents)
+    expected = acting.act(parts, scale, model, first, obs[None, :1], key[None, None])[0, 0]
+    found = deploy.load_policy(folder)(obs[0], jax.random.clone(key))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_what_is_missing_is_named(run, tmp_path):

@@ -25,6 +25,7 @@ ARTEFACTS = (
     "cost.json",
     "rollouts.json",
     "feasibility.json",
+    "foreseen.json",
     "results.json",
     "metrics.jsonl",
     "timing.json",
@@ -208,6 +209,16 @@ def test_a_change_of_deployment_alone_plays_the_policies_of_the_run(
     rows = json.loads((changed / "results.json").read_text())
     own = json.loads((finished / "results.json").read_text())
     assert rows == [row for row in own if row["proco"] and row["step"] == rows[0]["step"]]
+
+
+def test_a_risk_chooses_the_bounds_and_plays_with_them(home: Path, finished: Path) -> None:
+    done = finish("proco_jax.ablations", home, "calm", "--only=a fifth at risk")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "deployed: Q_h up to" in done.stdout
+    changed = finished / "ablations" / "a_fifth_at_risk"
+    foreseen = json.loads((changed / "foreseen.json").read_text())["bounds on Q_h"]
+    assert [row["deployed"] for row in foreseen].count(True) == 1
+    assert len(json.loads((changed / "results.json").read_text())) == 2
 
 
 @pytest.mark.parametrize("module", ["proco_jax.ladder", "proco_jax.ablations"])

@@ -103,7 +103,10 @@ def report_foreseen(
     """Writes `foreseen.json`: how often PROCO's policies violate, by the model alone.
 
     Without a rule the cost network, which is wider, says what violates.
+    What `agent.risk` made of it stays as it is when a run goes on.
     """
+    if run.read_json(foreseen.FILE) is not None:
+        return
     network = fits.first(known.cost) if run.config.dynamics.per_seed else known.cost
     rows = foreseen.table(
         parts,
@@ -117,7 +120,14 @@ def report_foreseen(
         run.config.evaluation.foreseen,
         get_task(logs.task).episode_steps,
     )
-    run.write_json("foreseen.json", {"bounds on Q_h": rows})
+    run.write_json(foreseen.FILE, {foreseen.ROWS: rows})
+    if risk := run.config.agent.risk:
+        deployed = next(row for row in rows if row["deployed"])
+        word = "at most" if foreseen.within(deployed, risk) else "NOT within"
+        run.log(
+            f"deployed: Q_h up to {deployed['feasible_up_to']:g}, a way out above "
+            f"{deployed['escape_above']:g}; {word} the risk of {risk:g} is foreseen"
+        )
 
 
 def draw_feasibility(
@@ -147,7 +157,7 @@ def render(
     run: Run,
     task: Task,
     contexts: dict[str, train.Context],
-    parts: Parts,
+    parts: dict[str, Parts],
     agents: dict[str, AgentState],
 ) -> None:
     """An animation of the first evaluation episode of each learner's first seed."""
@@ -157,5 +167,5 @@ def render(
         if path.exists():
             continue
         one = jax.tree.map(lambda x: x[:1], agent)
-        act = learning.make_act(run, parts, contexts[name], one, seeds=1)
+        act = learning.make_act(run, parts[name], contexts[name], one, seeds=1)
         render_episode(task, act, seed, path, title=f"{task.name}, {name}")

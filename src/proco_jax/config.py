@@ -294,6 +294,8 @@ class AgentConfig:
       escapes: sequences imagined when deployed where no sample is feasible; 0 for none.
       escape_above: the lowest Q_h of the samples from which on they are imagined.
       escape_horizon: steps of each.
+      risk: share of episodes that may violate, as the model foresees it; the boldest of
+        `foreseen.BOUNDS` within it takes the place of the two bounds; 0 leaves them.
     """
 
     hidden: tuple[int, ...] = (128,)
@@ -313,6 +315,7 @@ class AgentConfig:
     escapes: int = 32
     escape_above: float = 2.0
     escape_horizon: int = 15
+    risk: float = 0.0
 
 
 @dataclasses.dataclass
@@ -352,7 +355,7 @@ class EvalConfig:
     interim_every: int = 2000
     seed: int = 1_000_000
     worlds: int = 40
-    foreseen: int = 128
+    foreseen: int = 256
 
 
 @dataclasses.dataclass

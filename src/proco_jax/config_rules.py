@@ -92,7 +92,18 @@ def rules(flat: Mapping[str, Any]) -> list[Rule]:
     rules += [(n, flat[n], flat[n] >= 0, "0 or more") for n in (*zero, "agent.reward_temperature")]
     duration = flat["feasibility.duration"]
     rules += [("feasibility.duration", duration, 0 <= duration < 1, "0 or more and below 1")]
+    rules += _risk_rules(flat)
     return rules + _choice_rules(flat) + _multiple_rules(flat)
+
+
+def _risk_rules(flat: Mapping[str, Any]) -> list[Rule]:
+    risk, starts = flat["agent.risk"], flat["evaluation.foreseen"]
+    expected = f"at least 1, for --config.agent.risk={risk} asks what the model foresees"
+    return [
+        ("evaluation.foreseen", starts, starts >= 0, "0 or more"),
+        ("agent.risk", risk, 0 <= risk < 1, "0 or more and below 1"),
+        ("evaluation.foreseen", starts, risk <= 0 or starts >= 1, expected),
+    ]
 
 
 def _choice_rules(flat: Mapping[str, Any]) -> list[Rule]:

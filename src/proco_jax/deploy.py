@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from proco_jax import acting, dynamics, train
+from proco_jax import acting, dynamics, foreseen, train
 from proco_jax import config as configs
 from proco_jax.algorithms import proco
 from proco_jax.changes import Targets
@@ -78,11 +78,10 @@ def load_policy(
     parts_of_it = (learner, DYNAMICS) if learner == PROCO else (learner,)
     folders = [policy_folder(workdir, x) for x in parts_of_it]
     for needed in (workdir / "config.json", workdir / SCALE_FILE, *folders):
-        if not needed.exists():
-            raise FileNotFoundError(
-                f"no {needed}: expected the folder of a finished run with a learner {learner!r}"
-            )
+        _check_there(needed, learner)
     config = configs.from_json((workdir / "config.json").read_text())
+    if learner == PROCO:
+        config = deployed(workdir, config)
     if not 0 <= seed < config.seeds:
         raise ValueError(f"found seed {seed}, the run has {config.seeds} policies from 0")
     spec, scale, actions = _read_scale(workdir / SCALE_FILE)
@@ -97,6 +96,21 @@ def load_policy(
         return acting.act(parts, scale, model, agent, obs[None, None], key[None, None])[0, 0]
 
     return lambda obs, key: act(model, agent, jnp.asarray(obs), key)
+
+
+def deployed(workdir: Path, config: configs.Config) -> configs.Config:
+    """A run's config with the bounds on Q_h that its PROCO policies are deployed with.
+
+    Raises:
+      FileNotFoundError: if `agent.risk` is set and what the model foresees is not there.
+    """
+    if config.agent.risk <= 0:
+        return config
+    path = workdir / foreseen.FILE
+    _check_there(path, PROCO)
+    rows = json.loads(path.read_text())[foreseen.ROWS]
+    row = next(row for row in rows if row["deployed"])
+    return foreseen.with_bounds(config, row["feasible_up_to"], row["escape_above"])
 
 
 def empty_model(
@@ -122,6 +136,13 @@ def load_agents(
     like = jax.eval_shape(jax.vmap(lambda k: proco.init(config.agent, parts.agent, k)), keys)
     with Checkpoints(policy_folder(workdir, learner)) as saved:
         return saved.restore(like)
+
+
+def _check_there(path: Path, learner: str) -> None:
+    if not path.exists():
+        raise FileNotFoundError(
+            f"no {path}: expected the folder of a finished run with a learner {learner!r}"
+        )
 
 
 def _load_model(

@@ -3,13 +3,14 @@
 Policies are led through the fitted dynamics from held-out logged states, as
 they would be led through the world: with the choice among their actions, and
 the ways out. The rule, not widened, says what violates. A trajectory counts as
-long as the elites agree, and until it violates; violations a step tell the share
+long as the elites agree, and until it violates, but not from the start: a log
+went on from there without a violation. Violations a step tell the share
 of whole episodes that violate. No simulator and no true cost is asked, so this
 may be read, and a bound on Q_h chosen by it, before anything is deployed.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,22 +19,26 @@ import numpy as np
 
 from proco_jax import acting, dynamics
 from proco_jax.algorithms.proco import AgentState
+from proco_jax.config import Config
 from proco_jax.scaling import Scale
 from proco_jax.train import Parts
 from proco_jax.types import Array
 
-# How far a policy is followed, and what may count as feasible (`agent.feasible_up_to` and
-# `agent.escape_above`) beside what the config says.
-HORIZON = 100
-BOUNDS = ((2.0, 2.0), (4.0, 4.0), (5.0, 5.0), (6.0, 6.0), (8.0, 8.0))
+FILE = "foreseen.json"
+ROWS = "bounds on Q_h"
+# How far a policy is followed, from which step on it counts, and what may count as feasible
+# (`agent.feasible_up_to` and `agent.escape_above`) beside what the config says.
+HORIZON = 125
+SETTLE = 25
+BOUNDS = ((2.0, 2.0), (4.0, 4.0), (6.0, 6.0))
 
 
 class Foreseen(NamedTuple):
     """What n imagined trajectories of each of S policies came to.
 
     Attributes:
-      violating: `[S]` how many violate within reach.
-      steps: `[S]` how many steps they took within reach, until they violated.
+      violating: `[S]` how many violate within reach, once they have settled.
+      steps: `[S]` how many steps they took then within reach, until they violated.
     """
 
     violating: Array
@@ -48,6 +53,7 @@ def foresee(
     unsafe: Callable[[Array], Array],
     start: Array,
     horizon: int,
+    settle: int,
     key: Array,
 ) -> Foreseen:
     """Follows deployed policies through the model.
@@ -57,6 +63,8 @@ def foresee(
       agents: leaves have a leading axis S.
       unsafe: raw obs `[..., O]` to `[...]` bool.
       start: `[S, n, O]` raw.
+      horizon: steps.
+      settle: how many of them do not count.
       key: typed key.
     """
     seeds, count, _ = start.shape
@@ -77,7 +85,7 @@ def foresee(
 
     begin = (jnp.asarray(start), jnp.ones((seeds, count), bool))
     _, (violating, steps) = jax.lax.scan(step, begin, jax.random.split(key, horizon))
-    return Foreseen(violating.sum(axis=0), steps.sum(axis=0))
+    return Foreseen(violating[settle:].sum(axis=0), steps[settle:].sum(axis=0))
 
 
 def table(
@@ -105,10 +113,9 @@ def table(
     def run(
         scale: Scale, model: dynamics.Model, agents: AgentState, start: Array, bounds: Array
     ) -> Foreseen:
-        agent = dataclasses.replace(config.agent, feasible_up_to=bounds[0], escape_above=bounds[1])
-        own = parts._replace(config=dataclasses.replace(config, agent=agent))
+        own = parts._replace(config=with_bounds(config, bounds[0], bounds[1]))
         key = jax.random.key(config.seed)
-        return foresee(own, scale, model, agents, unsafe, start, HORIZON, key)
+        return foresee(own, scale, model, agents, unsafe, start, HORIZON, SETTLE, key)
 
     # Training may have spread them over devices.
     here = jax.device_put((scale, model, agents, obs[drawn]), jax.local_devices()[0])
@@ -127,7 +134,41 @@ def table(
                 "steps": steps,
             }
         )
-    return rows
+    deployed = choose(rows, config.agent.risk)
+    return [{**row, "deployed": row is deployed} for row in rows]
+
+
+def choose(rows: Sequence[Mapping[str, Any]], risk: float) -> Mapping[str, Any]:
+    """The boldest bounds within the risk that only such are more careful than.
+
+    Args:
+      rows: of `table`, the config's own bounds first.
+      risk: share of episodes that may violate; 0 takes the config's own bounds. Where
+        no bounds are within it, the most careful are taken.
+    """
+    if risk <= 0:
+        return rows[0]
+    ordered = sorted(rows, key=lambda row: (row["feasible_up_to"], row["escape_above"]))
+    chosen = ordered[0]
+    for row in ordered:
+        if not within(row, risk):
+            break
+        chosen = row
+    return chosen
+
+
+def within(row: Mapping[str, Any], risk: float) -> bool:
+    """Whether no more than this share of episodes is foreseen to violate."""
+    share = row["violating_episodes"]
+    return share is not None and share <= risk
+
+
+def with_bounds(config: Config, feasible_up_to: Array, escape_above: Array) -> Config:
+    """A copy of a config with these bounds on Q_h."""
+    agent = dataclasses.replace(
+        config.agent, feasible_up_to=feasible_up_to, escape_above=escape_above
+    )
+    return dataclasses.replace(config, agent=agent)
 
 
 def episode_share(violating: int, steps: int, episode_steps: int) -> float | None:

@@ -124,7 +124,8 @@ def climb(config: Config, workdir: Path, rungs: Sequence[str], seeds: int) -> No
 def _base(own: Run, run: Run, seeds: int) -> Base:
     config = own.config
     run.config = dataclasses.replace(
-        config,
+        # Every rung is deployed as the run's policies were.
+        deploy.deployed(own.workdir, config),
         seeds=seeds,
         # One fit for all seeds here, whatever the run has.
         dynamics=dataclasses.replace(config.dynamics, per_seed=False),

@@ -105,21 +105,23 @@ def _learn(
         )
         if state.buffer is not None and run.read_json("rollouts.json") is None:
             artifacts.report_rollouts(run, data, state)
-    with run.stage("evaluation", "Evaluation"):
-        for learner in learners:
-            steps, episodes = run.config.train.steps, run.config.evaluation.episodes
-            if not learning.evaluated(run, learner, steps, episodes):
-                agent, context = agents[learner.name], contexts[learner.name]
-                learning.evaluate_agents(run, parts, task, context, agent, learner, steps, episodes)
-    with run.stage("diagnosis", "Feasibility report"):
-        artifacts.report_feasibility(run, parts, data, logs, risk, agents)
     if knowledge is not None and run.config.evaluation.foreseen:
         with run.stage("foreseen", "What the model foresees of the policies"):
             score, proco = _score(grounding), agents[deploy.PROCO]
             artifacts.report_foreseen(run, parts, data, logs, knowledge, score, proco)
+    played = {x.name: deployed_parts(run, parts, x) for x in learners}
+    with run.stage("evaluation", "Evaluation"):
+        for learner in learners:
+            steps, episodes = run.config.train.steps, run.config.evaluation.episodes
+            if not learning.evaluated(run, learner, steps, episodes):
+                own, agent = played[learner.name], agents[learner.name]
+                context = contexts[learner.name]
+                learning.evaluate_agents(run, own, task, context, agent, learner, steps, episodes)
+    with run.stage("diagnosis", "Feasibility report"):
+        artifacts.report_feasibility(run, parts, data, logs, risk, agents)
     if render:
         with run.stage("render", "Episodes as animations"):
-            artifacts.render(run, task, contexts, parts, agents)
+            artifacts.render(run, task, contexts, played, agents)
 
 
 def know(
@@ -155,6 +157,13 @@ def know(
 def make_parts(run: Run, logs: Logs) -> Parts:
     """The networks of a run on these logs."""
     return train.make_parts(run.config, logs.spec, logs.episodes[0].action.shape[1])
+
+
+def deployed_parts(run: Run, parts: Parts, learner: Learner) -> Parts:
+    """The networks of a run, PROCO's with the bounds on Q_h that it is deployed with."""
+    if not learner.proco:
+        return parts
+    return parts._replace(config=deploy.deployed(run.workdir, parts.config))
 
 
 def device_data(logs: Logs) -> Data:

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from proco_jax.config import Config
+from proco_jax.config import Config, EvalConfig
 
 # Names and the settings that they change.
 CHANGES: dict[str, dict[str, Any]] = {
@@ -32,11 +32,18 @@ CHANGES: dict[str, dict[str, Any]] = {
     "imagined actions weigh fully": {"agent.imagined_weight": 1.0},
     "no way out searched": {"agent.escapes": 0},
     "a bolder choice": {"agent.feasible_up_to": 6.0, "agent.escape_above": 6.0},
+    "a tenth at risk": {"agent.risk": 0.1},
+    "a fifth at risk": {"agent.risk": 0.2},
     "the policy alone": {"agent.samples": 1, "agent.escapes": 0},
 }
 # What only a deployed policy asks for.
 _DEPLOYED = {
-    f"agent.{x}" for x in ("samples", "feasible_up_to", "escapes", "escape_above", "escape_horizon")
+    "agent.samples",
+    "agent.feasible_up_to",
+    "agent.escapes",
+    "agent.escape_above",
+    "agent.escape_horizon",
+    "agent.risk",
 }
 
 
@@ -52,5 +59,8 @@ def changed(config: Config, settings: Mapping[str, Any], seeds: int) -> Config:
         room, _, field = name.partition(".")
         part = dataclasses.replace(getattr(result, room), **{field: value})
         result = dataclasses.replace(result, **{room: part})
-    quiet = dataclasses.replace(result.evaluation, interim_episodes=0)
+    # Only a risk asks for it, and it takes as long as playing does.
+    foreseen = result.evaluation.foreseen or EvalConfig().foreseen
+    foreseen = foreseen if result.agent.risk else 0
+    quiet = dataclasses.replace(result.evaluation, interim_episodes=0, foreseen=foreseen)
     return dataclasses.replace(result, evaluation=quiet)

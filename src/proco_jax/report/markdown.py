@@ -47,8 +47,9 @@ PARTS = (
         "Foreseen",
         "foreseen.json",
         "How often PROCO's policies violate, by the fitted model alone: followed from held-out "
-        "logged states for 100 steps, as long as the elites agree. `violating episodes` is the "
-        "share that this comes to over a whole episode, with the bounds of this run first.",
+        "logged states for 125 steps, of which the first 25 do not count, as long as the elites "
+        "agree. `violating episodes` is the share that this comes to over a whole episode, with "
+        "the bounds of the config first; `deployed` tells those that were taken.",
         (),
     ),
     ("Time", "timing.json", "Wall time by stage, in seconds.", ("timing",)),
