@@ -32,7 +32,7 @@ def run(tmp_path):
     config.agent.hidden, config.encoder.features, config.encoder.bin_hidden = (8,), 8, (4, 4)
     config.dynamics.hidden, config.dynamics.bin_hidden = (8,), (4, 4)
     # Always, so that it shows which model is looked into.
-    config.agent.escapes, config.agent.escape_above = 4, -1e9
+    config.agent.escapes, config.agent.escape_above, config.agent.risk = 4, -1e9, 0.0
     parts = train.make_parts(config, SPEC, 2)
     obs = np.random.default_rng(0).random((50, SPEC.size)).astype(np.float32)
     scale = fit_scale(SPEC, obs)

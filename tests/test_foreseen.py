@@ -102,7 +102,8 @@ def test_the_table_begins_with_the_bounds_of_the_run_and_asks_none_twice(learned
         parts, SCALE, model, agents, lambda o: o[..., 0] > 1e9, obs, 2, episode_steps=50
     )
     bounds = [(row["feasible_up_to"], row["escape_above"]) for row in rows]
-    assert [row["deployed"] for row in rows] == [True, False, False]
+    # Nothing violates, so the boldest are within any risk.
+    assert [row["feasible_up_to"] for row in rows if row["deployed"]] == [6.0]
     assert bounds[0] == (4.0, 4.0) and set(bounds) == set(foreseen.BOUNDS)
     assert len(bounds) == len(set(bounds))
     assert all(row["violating"] == 0 and row["trajectories"] == 2 * SEEDS for row in rows)

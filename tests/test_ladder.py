@@ -86,9 +86,9 @@ def test_only_what_is_deployed_otherwise_needs_no_training():
     assert spared == [
         "as it is",
         "no way out searched",
-        "a bolder choice",
-        "a tenth at risk",
+        "nothing at risk",
         "a fifth at risk",
+        "a bolder choice",
         "the policy alone",
     ]
 

@@ -98,7 +98,7 @@ def rules(flat: Mapping[str, Any]) -> list[Rule]:
 
 def _risk_rules(flat: Mapping[str, Any]) -> list[Rule]:
     risk, starts = flat["agent.risk"], flat["evaluation.foreseen"]
-    expected = f"at least 1, for --config.agent.risk={risk} asks what the model foresees"
+    expected = f"at least 1 where --config.agent.risk is above 0 (it is {risk})"
     return [
         ("evaluation.foreseen", starts, starts >= 0, "0 or more"),
         ("agent.risk", risk, 0 <= risk < 1, "0 or more and below 1"),

@@ -31,9 +31,13 @@ CHANGES: dict[str, dict[str, Any]] = {
     "advantage of 25 steps": {"agent.lookahead": 25},
     "imagined actions weigh fully": {"agent.imagined_weight": 1.0},
     "no way out searched": {"agent.escapes": 0},
-    "a bolder choice": {"agent.feasible_up_to": 6.0, "agent.escape_above": 6.0},
-    "a tenth at risk": {"agent.risk": 0.1},
+    "nothing at risk": {"agent.risk": 0.0},
     "a fifth at risk": {"agent.risk": 0.2},
+    "a bolder choice": {
+        "agent.risk": 0.0,
+        "agent.feasible_up_to": 6.0,
+        "agent.escape_above": 6.0,
+    },
     "the policy alone": {"agent.samples": 1, "agent.escapes": 0},
 }
 # What only a deployed policy asks for.
