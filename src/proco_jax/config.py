@@ -315,7 +315,7 @@ class AgentConfig:
     escapes: int = 32
     escape_above: float = 2.0
     escape_horizon: int = 15
-    risk: float = 0.1
+    risk: float = 0.15
 
 
 @dataclasses.dataclass
