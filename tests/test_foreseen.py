@@ -66,7 +66,7 @@ def test_the_first_steps_do_not_count(learned):
 
 
 def row(bound: float, share: float | None) -> dict:
-    return {"feasible_up_to": bound, "escape_above": bound, "violating_episodes": share}
+    return {"feasible_up_to": bound, "escape_above": bound, "with_one_more": share}
 
 
 def test_the_boldest_bounds_within_the_risk_are_chosen():
@@ -99,11 +99,12 @@ def test_the_table_begins_with_the_bounds_of_the_run_and_asks_none_twice(learned
     parts = parts._replace(config=dataclasses.replace(parts.config, agent=agent))
     obs = np.random.default_rng(0).uniform(size=(7, SPEC.size)).astype(np.float32)
     rows = foreseen.table(
-        parts, SCALE, model, agents, lambda o: o[..., 0] > 1e9, obs, 2, episode_steps=50
+        parts, SCALE, model, agents, lambda o: o[..., 0] > 1e9, obs, 2, episode_steps=5
     )
     bounds = [(row["feasible_up_to"], row["escape_above"]) for row in rows]
     # Nothing violates, so the boldest are within any risk.
     assert [row["feasible_up_to"] for row in rows if row["deployed"]] == [6.0]
+    assert all(row["with_one_more"] > row["violating_episodes"] == 0.0 for row in rows)
     assert bounds[0] == (4.0, 4.0) and set(bounds) == set(foreseen.BOUNDS)
     assert len(bounds) == len(set(bounds))
     assert all(row["violating"] == 0 and row["trajectories"] == 2 * SEEDS for row in rows)

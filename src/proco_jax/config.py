@@ -341,7 +341,8 @@ class EvalConfig:
 
     Attributes:
       episodes: episodes a seed at the end.
-      interim_episodes: episodes a seed during training; 0 for none.
+      interim_episodes: episodes a seed during training, with the config's bounds on Q_h; 0
+        for none.
       interim_every: training steps between interim evaluations.
       seed: first episode seed of the policy with seed 0; the next policy's are a
         thousand further. Evaluation never sees a collection seed.

@@ -49,7 +49,8 @@ PARTS = (
         "How often PROCO's policies violate, by the fitted model alone: followed from held-out "
         "logged states for 125 steps, of which the first 25 do not count, as long as the elites "
         "agree. `violating episodes` is the share that this comes to over a whole episode, with "
-        "the bounds of the config first; `deployed` tells those that were taken.",
+        "the bounds of the config first; `deployed` tells those that were taken, the boldest "
+        "within `agent.risk` even if one more had violated.",
         (),
     ),
     ("Time", "timing.json", "Wall time by stage, in seconds.", ("timing",)),
