@@ -38,10 +38,15 @@ def model() -> dynamics.Model:
     return drawn(like)._replace(elites=jnp.arange(2, dtype=jnp.int32))
 
 
-def acted(parts: train.Parts, agents: proco.AgentState, model: dynamics.Model | None) -> np.ndarray:
+def acted(
+    parts: train.Parts,
+    agents: proco.AgentState,
+    model: dynamics.Model | None,
+    counts: np.ndarray | bool = True,
+) -> np.ndarray:
     obs = jax.random.uniform(jax.random.key(1), (SEEDS, STATES, SPEC.size))
     scale = Scale(jnp.zeros(SPEC.size), jnp.ones(SPEC.size))
-    run = jax.jit(lambda m, a, k: acting.act(parts, scale, m, a, obs, k))
+    run = jax.jit(lambda m, a, k: acting.act(parts, scale, m, a, obs, k, counts))
     return np.asarray(run(model, agents, jax.random.clone(KEYS)))
 
 
@@ -56,6 +61,11 @@ def test_only_what_is_unsafe_is_escaped_from(agents, model):
     np.testing.assert_array_equal(acted(always, agents, None), proposed)
     escaped = acted(always, agents, model)
     assert np.all(np.any(escaped != proposed, axis=-1)) and np.all(np.abs(escaped) <= 1.0)
+    # Nor where an action does not count.
+    some = np.arange(SEEDS * STATES).reshape(SEEDS, STATES) % 2 == 0
+    np.testing.assert_array_equal(
+        acted(always, agents, model, some), np.where(some[..., None], escaped, proposed)
+    )
 
 
 def test_a_model_of_each_seed_is_that_seeds_own(agents, model):

@@ -29,6 +29,7 @@ def act(
     agents: proco.AgentState,
     obs: Array,
     keys: Array,
+    counts: Array | bool = True,
 ) -> jax.Array:
     """The actions `[S, n, A]` of S policies, each in n states.
 
@@ -38,6 +39,7 @@ def act(
       agents: leaves with a leading axis S.
       obs: `[S, n, O]` raw.
       keys: `[S, n]` typed keys.
+      counts: `[S, n]` whose action matters; for the others no way out is looked for.
     """
     config = parts.config
     propose = functools.partial(proco.propose, config.agent, parts.agent)
@@ -60,13 +62,13 @@ def act(
         return escape(config.agent, persistence, step, vh, start, action.shape[-1])
 
     def one(inputs: tuple[Array, ...]) -> jax.Array:
-        policy, proposed, lowest, start = inputs
-        lost = lowest > config.agent.escape_above
+        policy, proposed, lost, start = inputs
         return jax.lax.cond(lost, lambda: search(policy, start), lambda: proposed)
 
     # One after the other, so that only those are searched for that need it.
     policies = jnp.broadcast_to(jnp.arange(keys.shape[0])[:, None], keys.shape)
-    inputs = (policies, action, danger, obs)
+    lost = (danger > config.agent.escape_above) & counts
+    inputs = (policies, action, lost, obs)
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), inputs)
     return jax.lax.map(one, flat).reshape(action.shape)
 

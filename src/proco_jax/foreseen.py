@@ -75,7 +75,7 @@ def foresee(
     def step(carry: tuple[Array, Array], step_key: Array) -> tuple:
         obs, alive = carry
         keys = jax.random.split(step_key, (seeds, count))
-        action = acting.act(parts, scale, model, agents, obs, keys)
+        action = acting.act(parts, scale, model, agents, obs, keys, alive)
         next_obs, disagreement = predict(model, obs, action)
         known = jnp.all(jnp.isfinite(next_obs), axis=-1) & (disagreement <= limit)
         alive = alive & known
