@@ -9,8 +9,8 @@ violation-free; baseline return 18.5, cost 38.0, 18%. Source: results.json of th
 above; docs/method.md says of which commits.
 """
 
-from proco_jax.config import Config
-from proco_jax.variants import set_variant
+from proco_jax.config.presets import set_variant
+from proco_jax.config.schema import Config
 
 
 def get_config(variant: str = "default") -> Config:

@@ -9,8 +9,8 @@ violation-free; baseline return 8.1, cost 106.9, 0%. Source: results.json of the
 above; docs/method.md says of which commits.
 """
 
-from proco_jax.config import Config
-from proco_jax.variants import for_buttons, set_variant
+from proco_jax.config.presets import for_buttons, set_variant
+from proco_jax.config.schema import Config
 
 
 def get_config(variant: str = "default") -> Config:

@@ -9,8 +9,8 @@ violation-free; baseline return 14.9, cost 47.7, 7%. Source: results.json of the
 above; docs/method.md says of which commits.
 """
 
-from proco_jax.config import Config
-from proco_jax.variants import set_variant
+from proco_jax.config.presets import set_variant
+from proco_jax.config.schema import Config
 
 
 def get_config(variant: str = "default") -> Config:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from proco_jax.envs.batched import BatchedEnv
+from proco_jax.envs.batched.env import BatchedEnv
 from proco_jax.envs.controllers import steer
 from proco_jax.envs.simulator import make_official
 from proco_jax.envs.tasks import Task

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from proco_jax import changes, cost, dynamics, train
-from proco_jax.config import (
+from proco_jax.config.schema import (
     AgentConfig,
     Config,
     CostConfig,
@@ -17,8 +16,11 @@ from proco_jax.config import (
     TrainConfig,
 )
 from proco_jax.data.logs import to_dataset
+from proco_jax.models import cost, dynamics
+from proco_jax.models import dynamics_targets as changes
+from proco_jax.models.normalizer import Scale, fit_scale
 from proco_jax.observation import Field, ObservationSpec
-from proco_jax.scaling import Scale, fit_scale
+from proco_jax.training import loop as train
 from proco_jax.types import Dataset, Episode
 
 BINS, ACTIONS = 8, 2

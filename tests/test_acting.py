@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from core_toys import ACTIONS, SPEC, drawn, toy_parts
 
-from proco_jax import acting, deploy, dynamics, train
 from proco_jax.algorithms import proco
-from proco_jax.config import AgentConfig
-from proco_jax.scaling import Scale
+from proco_jax.config.schema import AgentConfig
+from proco_jax.deployment import policy as deploy
+from proco_jax.deployment import shield as acting
+from proco_jax.models import dynamics
+from proco_jax.models.normalizer import Scale
+from proco_jax.training import loop as train
 
 SEEDS, STATES = 2, 3
 KEYS = jax.random.split(jax.random.key(0), (SEEDS, STATES))

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from core_toys import ACTIONS, SPEC, drawn, same_leaves, toy_parts
 
-from proco_jax import feasibility
-from proco_jax.algorithms import proco
+from proco_jax.algorithms import feasibility, proco
 from proco_jax.types import Ahead, Transition
 
 PARTS = toy_parts()

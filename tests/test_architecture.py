@@ -1,4 +1,4 @@
-"""Standing laws of the house: imports point down, and the core needs no outside world."""
+"""Laws of the tree: folders form a DAG, and the training core needs no outside packages."""
 
 import ast
 import subprocess
@@ -11,60 +11,18 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "proco_jax"
 
-# From the ground up. A room is a file or a folder; it imports from lower floors only.
-FLOORS = (
-    ("types", "observation", "statistics", "blocks", "config_types", "config_rules", "devices"),
-    ("config", "losses", "networks", "scaling"),
-    ("changes",),
-    (
-        "rollouts",
-        "logged",
-        "dynamics",
-        "cost",
-        "feasibility",
-        "checkpoint",
-        "envs",
-        "command_line",
-        "variants",
-        "variations",
-    ),
-    ("algorithms", "data", "knowledge", "benchmark_mujoco", "buffer"),
-    ("train", "evaluate", "report"),
-    ("acting", "foresight"),
-    ("foreseen",),
-    ("diagnosis", "deploy", "run", "oracle"),
-    ("fits", "counterfactuals"),
-    ("learning",),
-    ("artifacts",),
-    ("pipeline",),
-    ("main", "collect", "import_dsrl", "benchmark", "ladder", "ablations"),
-)
-# Commands that live in a room whose other files know nothing of them.
-COMMANDS = ("knowledge.__main__", "knowledge.check", "report.__main__")
-
+# Folders and modules of the package that training, deployment and `load_policy` are made of:
+# they run where neither a simulator nor data formats, language models or plots are installed.
 CORE = (
     "types",
-    "devices",
-    "changes",
     "observation",
-    "config_types",
-    "config_rules",
     "config",
-    "scaling",
-    "losses",
-    "networks",
-    "statistics",
-    "blocks",
-    "rollouts",
-    "logged",
-    "buffer",
-    "dynamics",
-    "cost",
-    "feasibility",
+    "common",
+    "models",
+    "augmentation",
     "algorithms",
-    "train",
-    "acting",
-    "checkpoint",
+    "training",
+    "deployment",
 )
 OUTSIDE = (
     "gymnasium",
@@ -79,23 +37,17 @@ OUTSIDE = (
     "PIL",
     "pygame",
 )
-# Packages that only one room may name: the door to that outside world.
-DOORS = {
+# Packages that only one folder may import: each hides one outside dependency.
+OWNERS = {
     "minari": {"data"},
     "h5py": {"data"},
     "litellm": {"knowledge"},
     "pydantic": {"knowledge"},
-    "matplotlib": {"report", "data"},
+    "matplotlib": {"report"},
     "imageio": {"report"},
     "safety_gymnasium": {"envs"},
-    "mujoco": {"envs", "benchmark_mujoco"},
-    "orbax": {"checkpoint"},
-}
-MOST_LINES = 300
-# Longer files, each with what it may have; none may grow, and no other may join.
-LONG = {
-    "config.py": 500,
-    "train.py": 330,
+    "mujoco": {"envs"},
+    "orbax": {"common"},
 }
 
 
@@ -133,74 +85,71 @@ def own_imports(path: Path, late: bool = True) -> set[str]:
     return {name for name in found if not any(other.startswith(f"{name}.") for other in found)}
 
 
-def room(module: str) -> str:
-    return module.split(".")[0]
+def folder(module: str) -> str:
+    """The folder of a module, or the module itself at the top level of the package.
+
+    `__main__` modules are commands: entry points that nothing imports.
+    """
+    return module if module.endswith("__main__") else module.split(".")[0]
 
 
-def floor(module: str) -> int:
-    if module in COMMANDS:
-        return len(FLOORS) - 1
-    return next(i for i, rooms in enumerate(FLOORS) if room(module) in rooms)
+def folder_imports() -> dict[str, set[str]]:
+    """For each folder, the other folders that its files import, also inside of functions."""
+    below: dict[str, set[str]] = {}
+    for module, path in modules().items():
+        others = {folder(other) for other in own_imports(path)}
+        below.setdefault(folder(module), set()).update(others - {folder(module)})
+    return below
 
 
-def test_the_table_of_floors_holds_every_room_once() -> None:
-    listed = [name for rooms in FLOORS for name in rooms]
-    assert sorted(listed) == sorted({room(module) for module in modules()})
-    assert set(COMMANDS) <= set(modules())
+def without_sources(graph: dict[str, set[str]]) -> dict[str, set[str]]:
+    """What is left of a graph when everything without imports is removed, again and again."""
+    while free := {name for name, others in graph.items() if not others}:
+        graph = {name: others - free for name, others in graph.items() if name not in free}
+    return graph
 
 
-def test_imports_point_down() -> None:
-    upward = [
-        f"{module} (floor {floor(module)}) imports {other} (floor {floor(other)})"
-        for module, path in modules().items()
-        for other in own_imports(path)
-        if floor(other) >= floor(module) and (room(other) != room(module) or module in COMMANDS)
-        if other not in COMMANDS or module not in COMMANDS
-    ]
-    assert upward == []
+def test_folders_form_a_directed_acyclic_graph() -> None:
+    assert without_sources(folder_imports()) == {}
+
+
+def test_files_of_a_folder_form_a_directed_acyclic_graph() -> None:
+    # A factory may import what it makes inside of its function.
+    graph = {
+        m: {o for o in own_imports(path, late=False) if folder(o) == folder(m)}
+        for m, path in modules().items()
+    }
+    assert without_sources(graph) == {}
+
+
+def test_a_cycle_would_be_found() -> None:
+    assert without_sources({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) != {}
 
 
 def test_no_file_imports_a_command() -> None:
-    commands = {*FLOORS[-1], *COMMANDS}
-    found = [m for m, path in modules().items() if own_imports(path) & (commands - {m})]
-    assert [m for m in found if m not in commands] == []
-
-
-def test_files_inside_a_room_import_each_other_in_one_direction() -> None:
-    # A factory may import what it makes, late.
-    below = {
-        m: {o for o in own_imports(path, late=False) if room(o) == room(m)}
-        for m, path in modules().items()
+    commands = {m for m in modules() if m.endswith("__main__")}
+    commands |= {
+        m for m, path in modules().items() if 'if __name__ == "__main__"' in path.read_text()
     }
-    while free := {m for m, others in below.items() if not others}:
-        below = {m: others - free for m, others in below.items() if m not in free}
-    assert below == {}
+    found = {m: own_imports(path) & (commands - {m}) for m, path in modules().items()}
+    assert {m: c for m, c in found.items() if c and m not in commands} == {}
 
 
 def test_the_core_imports_the_core_alone() -> None:
     for module, path in modules().items():
-        if room(module) in CORE:
-            assert {room(other) for other in own_imports(path)} <= set(CORE), module
+        if folder(module) in CORE:
+            assert {folder(other) for other in own_imports(path)} <= set(CORE), module
             assert not {name.split(".")[0] for name in imports(path)} & set(OUTSIDE), module
 
 
-def test_each_outside_world_has_its_door() -> None:
+def test_each_outside_package_is_imported_by_one_folder() -> None:
     strangers = [
         f"{module} imports {name}"
         for module, path in modules().items()
         for name in imports(path)
-        if room(module) not in DOORS.get(name.split(".")[0], {room(module)})
+        if folder(module) not in OWNERS.get(name.split(".")[0], {folder(module)})
     ]
     assert strangers == []
-
-
-def test_files_stay_short() -> None:
-    lengths = {
-        path.relative_to(SOURCE).as_posix(): len(path.read_text().splitlines())
-        for path in modules().values()
-    }
-    assert {n: k for n, k in lengths.items() if k > LONG.get(n, MOST_LINES)} == {}
-    assert {n for n in LONG if lengths.get(n, 0) <= MOST_LINES} == set(), "no longer long"
 
 
 def test_no_text_names_a_machine_or_a_registry() -> None:
@@ -247,7 +196,7 @@ def in_a_bare_process(program: str) -> str:
 
 @pytest.mark.slow
 def test_the_core_is_imported_without_simulator_datasets_models_and_pictures() -> None:
-    lines = [f"import proco_jax.{m}" for m in modules() if room(m) in CORE]
+    lines = [f"import proco_jax.{m}" for m in modules() if folder(m) in CORE]
     assert in_a_bare_process("\n".join([*lines, "print('imported')"])) == "imported"
     with pytest.raises(AssertionError, match="mujoco is not installed here"):
         in_a_bare_process("import mujoco")
@@ -260,7 +209,7 @@ import os
 os.environ["JAX_PLATFORMS"] = "cpu"
 import jax, numpy as np
 from core_toys import tiny_config, toy_context, toy_parts
-from proco_jax import train
+from proco_jax.training import loop as train
 
 config = tiny_config()
 config.train.steps = config.train.chunk = config.train.checkpoint_every = 2

@@ -11,10 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proco_jax.config import CollectConfig
-from proco_jax.envs import batched_navigation, batched_physics, batched_rules, batched_state
-from proco_jax.envs.batched import BatchedEnv
-from proco_jax.envs.batched_lidar import lidar
+from proco_jax.config.schema import CollectConfig
+from proco_jax.envs.batched import navigation as batched_navigation
+from proco_jax.envs.batched import physics as batched_physics
+from proco_jax.envs.batched import rules as batched_rules
+from proco_jax.envs.batched import state as batched_state
+from proco_jax.envs.batched.env import BatchedEnv
+from proco_jax.envs.batched.lidar import lidar
 from proco_jax.envs.controllers import ControllerMixture
 from proco_jax.envs.episodes import run_episodes
 from proco_jax.envs.simulator import make_official

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from proco_jax.envs import batched_ahead
-from proco_jax.envs.batched import BatchedEnv
+from proco_jax.envs.batched import layout_cache as batched_ahead
+from proco_jax.envs.batched.env import BatchedEnv
 from proco_jax.envs.controllers import ControllerMixture, default_collect
 from proco_jax.envs.episodes import run_episodes
 from proco_jax.envs.tasks import get_task

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from proco_jax.envs.batched import BatchedEnv
-from proco_jax.envs.batched_worlds import blueprint
+from proco_jax.envs.batched.env import BatchedEnv
+from proco_jax.envs.batched.worlds import blueprint
 from proco_jax.envs.tasks import get_task
 from proco_jax.envs.vector import make_vector_env
 

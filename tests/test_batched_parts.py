@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proco_jax.envs.batched_layout import sample_layout
-from proco_jax.envs.batched_lidar import lidar, rotation_matrices
-from proco_jax.envs.batched_physics import gremlin_path
-from proco_jax.envs.batched_worlds import World, blueprint, place, strip
+from proco_jax.envs.batched.layout import sample_layout
+from proco_jax.envs.batched.lidar import lidar, rotation_matrices
+from proco_jax.envs.batched.physics import gremlin_path
+from proco_jax.envs.batched.worlds import World, blueprint, place, strip
 from proco_jax.envs.simulator import import_safety_gymnasium, make_official
 from proco_jax.envs.tasks import get_task
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from proco_jax.envs.batched import BatchedEnv
+from proco_jax.envs.batched.env import BatchedEnv
 from proco_jax.envs.controllers import ControllerMixture, default_collect
 from proco_jax.envs.tasks import get_task
 

@@ -8,9 +8,10 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from proco_jax import benchmark, benchmark_mujoco
-from proco_jax.envs.bare import BareWorlds
-from proco_jax.envs.batched import BatchedEnv
+from benchmarks import envs as benchmark
+from benchmarks import mujoco as benchmark_mujoco
+from benchmarks.bare_mujoco import BareWorlds
+from proco_jax.envs.batched.env import BatchedEnv
 from proco_jax.envs.tasks import get_task
 
 POINT = get_task("PointCircle1")

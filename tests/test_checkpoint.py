@@ -9,7 +9,7 @@ import pytest
 from core_toys import same_leaves
 from flax import struct
 
-from proco_jax.checkpoint import Checkpoints
+from proco_jax.common.checkpoint import Checkpoints
 
 
 @struct.dataclass

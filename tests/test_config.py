@@ -14,7 +14,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from proco_jax import command_line
-from proco_jax.config import Config, differences, flatten, to_json, validate
+from proco_jax.config.schema import Config, differences, flatten, to_json, validate
 
 ROOT = Path(__file__).resolve().parent.parent
 # ml_collections loads files in a way that Python 3.12 gave up; only its own message is meant.

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from proco_jax.config import CollectConfig
+from proco_jax.config.schema import CollectConfig
 from proco_jax.envs.controllers import (
     ControllerMixture,
     default_collect,

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from core_toys import SPEC, drawn, same_leaves, tiny_config, toy_parts
 
-from proco_jax import cost, train
-from proco_jax.scaling import Scale
+from proco_jax.models import cost
+from proco_jax.models.normalizer import Scale
+from proco_jax.training import loop as train
 
 PARTS = toy_parts()
 CONFIG, NET = PARTS.config.cost, PARTS.cost

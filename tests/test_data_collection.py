@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from data_toys import STEPS, ToyEnv, same_episodes, toy_act, toy_simulation
 
-from proco_jax.config import CollectConfig, Config, DataConfig, EvalConfig
+from proco_jax.config.schema import CollectConfig, Config, DataConfig, EvalConfig
 from proco_jax.data import partial
 from proco_jax.data.checks import DataError
 from proco_jax.data.collection import collect, episode_seeds, make_recipe, recipe_id, slug

@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from proco_jax.data.files import locked, sha256, write_atomic, write_text
+from proco_jax.common.files import locked, sha256, write_atomic, write_text
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):

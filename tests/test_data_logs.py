@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from data_toys import ORIGIN, STEPS, TASK, make_episode, same_episodes
 
-from proco_jax.config import Config, DataConfig
+from proco_jax.config.schema import Config, DataConfig
 from proco_jax.data.checks import DataError
 from proco_jax.data.logs import load_logs, to_dataset
 from proco_jax.data.minari_writer import write_dataset

@@ -2,8 +2,8 @@ import io
 
 from rich.console import Console
 
-from proco_jax.data import progress as module
-from proco_jax.data.progress import progress
+from proco_jax.common import progress as module
+from proco_jax.common.progress import progress
 
 
 def test_lines_tell_share_and_time_left_by_the_speed_of_this_run(monkeypatch):

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proco_jax.config import DataConfig
+from proco_jax.config.schema import DataConfig
 from proco_jax.data.checks import DataError
 from proco_jax.data.regimes import split_episodes
 

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from core_toys import drawn
 
-from proco_jax import acting, deploy, train
-from proco_jax import config as configs
 from proco_jax.algorithms import proco
-from proco_jax.config import Config
+from proco_jax.config import schema as configs
+from proco_jax.config.schema import Config
+from proco_jax.deployment import policy as deploy
+from proco_jax.deployment import shield as acting
+from proco_jax.models.normalizer import fit_scale
 from proco_jax.observation import Field, ObservationSpec
-from proco_jax.scaling import fit_scale
+from proco_jax.training import loop as train
 
 SPEC = ObservationSpec(
     (

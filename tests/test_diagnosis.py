@@ -6,9 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from proco_jax import cost, diagnosis, feasibility, rollouts
-from proco_jax.blocks import in_blocks
-from proco_jax.scaling import Scale
+from proco_jax.algorithms import feasibility
+from proco_jax.augmentation import rollouts
+from proco_jax.common.batching import in_blocks
+from proco_jax.diagnostics import critics as diagnosis
+from proco_jax.models import cost
+from proco_jax.models.normalizer import Scale
 from proco_jax.types import Episode, LabeledStates
 
 SCALE = Scale(jnp.zeros(2), jnp.ones(2))

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from core_toys import ACTIONS, SPEC, drawn, toy_dataset, toy_model, toy_parts, toy_scale
 
-from proco_jax import changes, dynamics, train
-from proco_jax.changes import Targets
-from proco_jax.dynamics import Model
+from proco_jax.models import dynamics
+from proco_jax.models import dynamics_targets as changes
+from proco_jax.models.dynamics import Model
+from proco_jax.models.dynamics_targets import Targets
+from proco_jax.models.normalizer import Scale
 from proco_jax.observation import Field, ObservationSpec
-from proco_jax.scaling import Scale
+from proco_jax.training import loop as train
 
 PARTS = toy_parts()
 CONFIG, NET = PARTS.config.dynamics, PARTS.dynamics

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from proco_jax import evaluate
-from proco_jax.config import Config
+from proco_jax.config.schema import Config
 from proco_jax.data.collection import FIRST_SEED
 from proco_jax.envs.tasks import get_task
 from proco_jax.envs.vector import StepResult
+from proco_jax.evaluation import episodes as evaluate
 
 LENGTH = 12
 

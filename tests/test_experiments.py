@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from proco_jax.config import Config, differences, to_json, validate
+from proco_jax.config.schema import Config, differences, to_json, validate
 from proco_jax.envs.tasks import get_task
 from proco_jax.knowledge.grounding import ground
 

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from proco_jax import feasibility, losses
-from proco_jax.config import AgentConfig, FeasibilityConfig
-from proco_jax.networks import Encoder
+from proco_jax.algorithms import feasibility
+from proco_jax.config.schema import AgentConfig, FeasibilityConfig
+from proco_jax.models import losses
+from proco_jax.models.networks import Encoder
 from proco_jax.observation import Field, ObservationSpec
 
 LINE = ObservationSpec((Field("x", 4, "flat", "", "Which of four states."),))

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from core_toys import ACTIONS, SPEC, drawn, toy_parts
 
-from proco_jax import deploy, foreseen, train
 from proco_jax.algorithms import proco
-from proco_jax.scaling import Scale
+from proco_jax.deployment import policy as deploy
+from proco_jax.deployment import violation_forecast as foreseen
+from proco_jax.models.normalizer import Scale
+from proco_jax.training import loop as train
 
 SEEDS, STARTS, HORIZON = 2, 3, 5
 SCALE = Scale(jnp.zeros(SPEC.size), jnp.ones(SPEC.size))

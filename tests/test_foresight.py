@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from proco_jax import foresight
-from proco_jax.changes import Targets
-from proco_jax.dynamics import Model
+from proco_jax.diagnostics import dynamics_error as foresight
+from proco_jax.models.dynamics import Model
+from proco_jax.models.dynamics_targets import Targets
+from proco_jax.models.normalizer import Scale
 from proco_jax.observation import Field, ObservationSpec
-from proco_jax.scaling import Scale
 from proco_jax.types import Dataset, Episode
 
 LINE = ObservationSpec(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from proco_jax.config import Config
+from proco_jax.config.schema import Config
 from proco_jax.knowledge.__main__ import prompts_text
 
 EXPERIMENT = "experiments/point_goal.py:quick"

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from proco_jax.envs.tasks import TASKS, get_task
-from proco_jax.knowledge.check import check_task
 from proco_jax.knowledge.files import (
     SHIPPED,
     KnowledgeError,
@@ -13,8 +12,9 @@ from proco_jax.knowledge.files import (
     read_table,
     write_table,
 )
-from proco_jax.knowledge.labels import rule_labeller, shipped_rule
-from proco_jax.knowledge.rules import parse_rule
+from proco_jax.knowledge.labelers import rule_labeller, shipped_rule
+from proco_jax.knowledge.rule_accuracy import check_task
+from proco_jax.knowledge.rules.rule import parse_rule
 from proco_jax.observation import Field, ObservationSpec
 
 SPEC = ObservationSpec(

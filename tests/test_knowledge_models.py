@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from proco_jax.config import Config
+from proco_jax.config.schema import Config
 from proco_jax.knowledge import grounding
-from proco_jax.knowledge.ask import BudgetError
-from proco_jax.knowledge.door import ModelError
 from proco_jax.knowledge.files import write_table
+from proco_jax.knowledge.llm_client import ModelError
+from proco_jax.knowledge.questions import BudgetError
 from proco_jax.knowledge.replay import Answer, Answerer, completion, failure, serve
 from proco_jax.observation import Field, ObservationSpec
 

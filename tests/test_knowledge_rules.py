@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proco_jax.knowledge.rules import parse_rule
-from proco_jax.knowledge.syntax import MAX_DEPTH, MAX_LENGTH, RuleError
+from proco_jax.knowledge.rules.rule import parse_rule
+from proco_jax.knowledge.rules.syntax import MAX_DEPTH, MAX_LENGTH, RuleError
 from proco_jax.observation import Field, ObservationSpec
 
 SPEC = ObservationSpec(

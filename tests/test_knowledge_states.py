@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proco_jax.envs.tasks import TASKS, get_task
-from proco_jax.knowledge.choose import choose_disagreeing, choose_states
-from proco_jax.knowledge.describe import describe, direction_in_words, front_angle
+from proco_jax.knowledge.state_descriptions import describe, direction_in_words, front_angle
+from proco_jax.knowledge.state_selection import choose_disagreeing, choose_states
 from proco_jax.observation import Field, ObservationSpec
 
 RING = ObservationSpec(

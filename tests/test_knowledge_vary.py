@@ -3,9 +3,9 @@ import pytest
 
 from proco_jax.envs.tasks import get_task
 from proco_jax.knowledge.files import load_knowledge
-from proco_jax.knowledge.labels import shipped_rule
-from proco_jax.knowledge.rules import parse_rule
-from proco_jax.knowledge.vary import varied_fields, vary_states
+from proco_jax.knowledge.labelers import shipped_rule
+from proco_jax.knowledge.rules.rule import parse_rule
+from proco_jax.knowledge.state_variation import varied_fields, vary_states
 from proco_jax.observation import Field, ObservationSpec
 
 SPEC = ObservationSpec(

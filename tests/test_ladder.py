@@ -3,12 +3,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from proco_jax import counterfactuals, pipeline
-from proco_jax.config import Config, validate
+from proco_jax.config.schema import Config, validate
+from proco_jax.config.variations import CHANGES, changed, trains
 from proco_jax.data.checks import DataError
+from proco_jax.diagnostics import counterfactuals
+from proco_jax.pipeline import stages as pipeline
 from proco_jax.report.ladder_table import ladder_tables
 from proco_jax.types import Episode
-from proco_jax.variations import CHANGES, changed, trains
 
 
 def test_agreement_by_hand():

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from proco_jax import losses
+from proco_jax.models import losses
 
 RNG = np.random.default_rng(0)
 

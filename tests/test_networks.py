@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from core_toys import ACTIONS, BINS, SPEC, drawn_params
 
-from proco_jax import networks
+from proco_jax.models import networks
 from proco_jax.observation import Field, ObservationSpec
 
 RINGS_ONLY = ObservationSpec(

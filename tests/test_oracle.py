@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from proco_jax import oracle
-from proco_jax.envs.batched import BatchedEnv
+from proco_jax.diagnostics import simulator_truth as oracle
+from proco_jax.envs.batched.env import BatchedEnv
 from proco_jax.envs.controllers import ControllerMixture, default_collect
 from proco_jax.envs.episodes import run_episodes
 from proco_jax.envs.tasks import get_task

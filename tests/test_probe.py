@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from proco_jax import feasibility
-from proco_jax.algorithms import proco
-from proco_jax.config import AgentConfig, FeasibilityConfig
-from proco_jax.networks import Encoder
+from proco_jax.algorithms import feasibility, proco
+from proco_jax.config.schema import AgentConfig, FeasibilityConfig
+from proco_jax.models.networks import Encoder
 from proco_jax.observation import Field, ObservationSpec
 from proco_jax.types import Ahead, Array, Transition
 

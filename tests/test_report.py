@@ -6,12 +6,12 @@ import shutil
 import pytest
 from test_report_results import row
 
-from proco_jax.config import Config, to_json
-from proco_jax.report import results
+from proco_jax.common.metrics import MetricsWriter
+from proco_jax.config.schema import Config, to_json
+from proco_jax.evaluation import results
 from proco_jax.report.__main__ import main
 from proco_jax.report.markdown import write_report
-from proco_jax.report.metrics import MetricsWriter
-from proco_jax.report.tidy import tidy
+from proco_jax.report.nested_tables import tidy
 
 QUANTILES = {"mean": 1.0, "min": 0.0, "median": 1.0, "max": 2.0}
 EXTENT = {"episodes": 3, "steps": 3000}

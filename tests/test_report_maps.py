@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from proco_jax.envs.tasks import get_task
-from proco_jax.report.maps import ring_reading, states_around_hazard
+from proco_jax.report.hazard_map_states import ring_reading, states_around_hazard
 
 
 def test_a_ring_reading_by_hand():

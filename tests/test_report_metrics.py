@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 
-from proco_jax.report.metrics import FILE, MetricsWriter, load_metrics
+from proco_jax.common.metrics import FILE, MetricsWriter, load_metrics
 
 
 def read(folder):

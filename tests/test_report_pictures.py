@@ -5,7 +5,7 @@ from test_report_results import row
 
 from proco_jax.envs.tasks import get_task
 from proco_jax.report import pictures
-from proco_jax.report.figure import COLORS
+from proco_jax.report.plot_style import COLORS
 from proco_jax.report.render import draw_recording, render_episode
 from proco_jax.report.scene import Recording, Scene, record_episode
 

@@ -6,7 +6,8 @@ import pytest
 from rich.console import Console
 
 from proco_jax.envs.tasks import get_task
-from proco_jax.report import results, tables
+from proco_jax.evaluation import results
+from proco_jax.report import tables
 from proco_jax.types import Episode
 
 TASK = get_task("PointGoal1")

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from core_toys import toy_dataset
 
-from proco_jax import rollouts
-from proco_jax.buffer import Buffer, Sample, add, empty_buffer, sample
-from proco_jax.config import RolloutConfig
-from proco_jax.rollouts import BEHAVIOR, ESCAPE, POLICY, RISK, Imagined, World
+from proco_jax.augmentation import rollouts
+from proco_jax.augmentation.buffer import Buffer, Sample, add, empty_buffer, sample
+from proco_jax.augmentation.rollouts import BEHAVIOR, ESCAPE, POLICY, RISK, Imagined, World
+from proco_jax.config.schema import RolloutConfig
 
 CONFIG = RolloutConfig(horizon=5, starts=6, candidates=4)
 

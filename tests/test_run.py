@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from proco_jax import run as runs
-from proco_jax.config import Config, to_json
-from proco_jax.run import ConfigMismatchError, open_run
+from proco_jax.config.schema import Config, to_json
+from proco_jax.pipeline import workdir as runs
+from proco_jax.pipeline.workdir import ConfigMismatchError, open_run
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from core_toys import BINS, SPEC
 
+from proco_jax.models.normalizer import CLIP, Scale, fit_scale
 from proco_jax.observation import Field, ObservationSpec
-from proco_jax.scaling import CLIP, Scale, fit_scale
 
 
 def draw(rows: int = 200) -> np.ndarray:

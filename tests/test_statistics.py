@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from proco_jax import statistics
+from proco_jax.common import statistics
 
 
 def test_interquartile_mean_of_eight_numbers_by_hand():

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from core_toys import same_leaves, toy_context, toy_episode, toy_parts, toy_scale
 
-from proco_jax import devices, logged, train
-from proco_jax.checkpoint import Checkpoints
+from proco_jax.common import sharding as devices
+from proco_jax.common.checkpoint import Checkpoints
 from proco_jax.data.logs import to_dataset
+from proco_jax.training import loop as train
+from proco_jax.training import sampling as logged
 
 PARTS = toy_parts()
 CONFIG = PARTS.config

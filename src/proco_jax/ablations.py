@@ -16,12 +16,14 @@ from typing import Any
 
 from absl import flags
 
-from proco_jax import command_line, devices, pipeline
-from proco_jax.config import Config
-from proco_jax.report.results import FILE, load_rows
+from proco_jax import command_line
+from proco_jax.common import sharding as devices
+from proco_jax.config.schema import Config
+from proco_jax.config.variations import CHANGES, changed, trains
+from proco_jax.evaluation.results import FILE, load_rows
+from proco_jax.pipeline import stages as pipeline
+from proco_jax.pipeline.workdir import Run, check_finished, open_run
 from proco_jax.report.tables import markdown_table, number, played, summarize
-from proco_jax.run import Run, check_finished, open_run
-from proco_jax.variations import CHANGES, changed, trains
 
 # What a stage leaves, and the rooms of settings that decide it.
 _STAGES = (

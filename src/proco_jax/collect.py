@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
-from proco_jax.config import CollectConfig, Config, DataConfig, EnvConfig
-from proco_jax.config_rules import BACKENDS
+from proco_jax.config.rules import BACKENDS
+from proco_jax.config.schema import CollectConfig, Config, DataConfig, EnvConfig
 
 _DATA, _ENV, _MIXTURE = DataConfig(), EnvConfig(), CollectConfig()
 

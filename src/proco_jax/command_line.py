@@ -10,7 +10,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from proco_jax.config import Config, flatten
+from proco_jax.config.schema import Config, flatten
 
 INTERRUPTED = 130
 

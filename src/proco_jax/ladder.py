@@ -26,34 +26,32 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from proco_jax import (
-    command_line,
-    counterfactuals,
-    deploy,
-    devices,
-    diagnosis,
-    foresight,
-    learning,
-    pipeline,
-)
+from proco_jax import command_line
 from proco_jax.algorithms import proco
-from proco_jax.buffer import Buffer
-from proco_jax.config import Config
-from proco_jax.counterfactuals import Pairs, Truth
-from proco_jax.data.files import write_atomic
+from proco_jax.augmentation.buffer import Buffer
+from proco_jax.augmentation.rollouts import Imagined
+from proco_jax.common import sharding as devices
+from proco_jax.common.files import write_atomic
+from proco_jax.common.metrics import MetricsWriter
+from proco_jax.config.schema import Config
 from proco_jax.data.logs import Logs, load_logs, to_dataset
-from proco_jax.envs.batched import BatchedEnv
+from proco_jax.deployment import policy as deploy
+from proco_jax.diagnostics import counterfactuals
+from proco_jax.diagnostics import critics as diagnosis
+from proco_jax.diagnostics import dynamics_error as foresight
+from proco_jax.diagnostics.counterfactuals import Pairs, Truth
+from proco_jax.envs.batched.env import BatchedEnv
 from proco_jax.envs.tasks import Task, get_task
-from proco_jax.fits import Data, first
+from proco_jax.evaluation.results import FILE, load_rows
 from proco_jax.knowledge.grounding import ground
-from proco_jax.learning import Learner
+from proco_jax.pipeline import learning
+from proco_jax.pipeline import stages as pipeline
+from proco_jax.pipeline.fits import Data, first
+from proco_jax.pipeline.learning import Learner
+from proco_jax.pipeline.workdir import Run, check_finished, open_run
 from proco_jax.report.ladder_table import ladder_tables
-from proco_jax.report.metrics import MetricsWriter
-from proco_jax.report.results import FILE, load_rows
 from proco_jax.report.tables import played, summarize
-from proco_jax.rollouts import Imagined
-from proco_jax.run import Run, check_finished, open_run
-from proco_jax.train import Context, Knowledge, Parts
+from proco_jax.training.loop import Context, Knowledge, Parts
 
 RUNGS = ("full", "real", "labels", "model", "proco")
 WORLDS = 128

@@ -5,7 +5,7 @@ from pathlib import Path
 from absl import flags
 
 from proco_jax import command_line
-from proco_jax.config import Config
+from proco_jax.config.schema import Config
 
 RENDER = flags.DEFINE_bool("render", False, "Draw an episode of each learner as an animation.")
 TENSORBOARD = flags.DEFINE_bool("tensorboard", False, "Write TensorBoard event files too.")
@@ -16,10 +16,10 @@ def main(config: Config, workdir: Path) -> None:
     # These take seconds to import; wrong flags are told before.
     import jax
 
-    from proco_jax.devices import share_cores
+    from proco_jax.common.sharding import share_cores
     from proco_jax.envs.tasks import get_task
-    from proco_jax.pipeline import run_all
-    from proco_jax.run import open_run
+    from proco_jax.pipeline.stages import run_all
+    from proco_jax.pipeline.workdir import open_run
 
     get_task(config.task)
     share_cores(config.seeds)

@@ -19,9 +19,10 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from proco_jax import feasibility, losses
-from proco_jax.config import AgentConfig, FeasibilityConfig
-from proco_jax.networks import Critic, Encoder, GaussianPolicy, apply
+from proco_jax.algorithms import feasibility
+from proco_jax.config.schema import AgentConfig, FeasibilityConfig
+from proco_jax.models import losses
+from proco_jax.models.networks import Critic, Encoder, GaussianPolicy, apply
 from proco_jax.types import Array, Transition
 
 # The share of advantages, a Gaussian's within one deviation, that are of usual size.

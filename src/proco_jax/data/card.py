@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from proco_jax.config import Config
+from proco_jax.config.schema import Config
 from proco_jax.data.description import find_task
 from proco_jax.data.minari_store import Stored
 from proco_jax.data.regimes import Split

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from proco_jax.config import Config, DataConfig
+from proco_jax.common.files import locked
+from proco_jax.common.progress import Advance, progress
+from proco_jax.config.schema import Config, DataConfig
 from proco_jax.data.checks import DataError
-from proco_jax.data.files import locked
 from proco_jax.data.minari_store import DETAILS, check_dataset_id, dataset_root, read_metadata
 from proco_jax.data.minari_writer import Origin, write_dataset
 from proco_jax.data.partial import load_episode, missing_episodes, open_partial, save_episode
-from proco_jax.data.progress import Advance, progress
 from proco_jax.envs.episodes import run_episodes
 from proco_jax.envs.tasks import Task, get_task
 from proco_jax.envs.vector import VectorEnv, available_cores, make_vector_env

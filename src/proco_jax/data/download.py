@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from proco_jax.common.files import write_text
+from proco_jax.common.progress import progress
 from proco_jax.data.checks import DataError
-from proco_jax.data.files import write_text
-from proco_jax.data.progress import progress
 
 BLOCK = 1 << 20
 TIMEOUT_S = 60.0

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from proco_jax.common.files import locked, sha256
 from proco_jax.data.checks import DataError, check_sizes, to_episode
 from proco_jax.data.collection import slug
 from proco_jax.data.download import download
-from proco_jax.data.files import locked, sha256
 from proco_jax.data.minari_store import DETAILS, check_dataset_id, read_metadata
 from proco_jax.data.minari_writer import Origin, write_dataset
 from proco_jax.envs.tasks import Task, get_task

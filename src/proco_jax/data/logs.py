@@ -7,18 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from proco_jax.config import Config
+from proco_jax.common.files import write_text
+from proco_jax.config.schema import Config
 from proco_jax.data.card import card_lines, card_text, make_card, return_and_cost
 from proco_jax.data.checks import DataError, check_sizes, clip_actions
 from proco_jax.data.collection import collect
 from proco_jax.data.description import describe, find_task
 from proco_jax.data.dsrl import import_dsrl
-from proco_jax.data.files import write_text
 from proco_jax.data.minari_store import Stored, dataset_root, read_dataset
-from proco_jax.data.picture import draw_dataset
 from proco_jax.data.regimes import Split, split_episodes
 from proco_jax.envs.tasks import get_task
 from proco_jax.observation import ObservationSpec
+from proco_jax.report.dataset_picture import draw_dataset
 from proco_jax.types import Dataset, Episode
 
 

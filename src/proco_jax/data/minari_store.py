@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from proco_jax.common.files import write_text
 from proco_jax.data.checks import DataError, to_episode
-from proco_jax.data.files import write_text
 from proco_jax.observation import ObservationSpec
 from proco_jax.types import Episode
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from proco_jax.common.files import write_text
 from proco_jax.data.checks import DataError
-from proco_jax.data.files import write_text
 from proco_jax.data.minari_store import DETAILS, quiet_minari
 from proco_jax.observation import ObservationSpec
 from proco_jax.types import Episode

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from proco_jax.data.files import write_atomic, write_text
+from proco_jax.common.files import write_atomic, write_text
 from proco_jax.types import Episode
 
 

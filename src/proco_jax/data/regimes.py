@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from proco_jax.config import DataConfig
+from proco_jax.config.schema import DataConfig
 from proco_jax.data.checks import DataError
 
 

@@ -13,7 +13,7 @@ import dataclasses
 
 import numpy as np
 
-from proco_jax.config import CollectConfig
+from proco_jax.config.schema import CollectConfig
 from proco_jax.envs.targets import ahead, heading_vector
 from proco_jax.envs.tasks import Task
 

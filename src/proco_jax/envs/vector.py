@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from proco_jax.config_rules import BACKENDS
+from proco_jax.config.rules import BACKENDS
 from proco_jax.envs.tasks import Task
 
 
@@ -99,7 +99,7 @@ def make_vector_env(
     workers = min(workers or available_cores(), num_envs)
     # Each backend is imported only when asked for: both bring the simulator.
     if backend == "batched":
-        from proco_jax.envs.batched import BatchedEnv
+        from proco_jax.envs.batched.env import BatchedEnv
 
         return BatchedEnv(task, num_envs, workers)
     from proco_jax.envs.official import OfficialEnv

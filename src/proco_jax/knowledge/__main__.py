@@ -12,12 +12,12 @@ import numpy as np
 from absl import flags
 
 from proco_jax import command_line
-from proco_jax import config as configs
-from proco_jax.config import Config
+from proco_jax.config import schema as configs
+from proco_jax.config.schema import Config
 from proco_jax.envs.tasks import get_task
-from proco_jax.knowledge.describe import describe
 from proco_jax.knowledge.grounding import knowledge_of, questions_shown
 from proco_jax.knowledge.prompts import show
+from proco_jax.knowledge.state_descriptions import describe
 
 _SHOW_PROMPTS = flags.DEFINE_bool(
     "show_prompts", False, "Print what a model would be asked, and ask nothing."
@@ -56,8 +56,8 @@ def prompts_text(config: Config) -> str:
 
 def _run(config: Config, workdir: Path) -> None:
     # A command stands above all rooms; the rest of this room never looks up.
-    from proco_jax import pipeline
-    from proco_jax.run import open_run
+    from proco_jax.pipeline import stages as pipeline
+    from proco_jax.pipeline.workdir import open_run
 
     with open_run(config, workdir, log=command_line.say) as run:
         pipeline.run_knowledge(run)

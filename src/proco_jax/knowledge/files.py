@@ -13,8 +13,8 @@ import dataclasses
 import re
 from pathlib import Path
 
-from proco_jax.knowledge.rules import Rule, parse_rule
-from proco_jax.knowledge.syntax import RuleError
+from proco_jax.knowledge.rules.rule import Rule, parse_rule
+from proco_jax.knowledge.rules.syntax import RuleError
 from proco_jax.observation import Field, ObservationSpec
 
 SHIPPED = Path(__file__).resolve().parents[3] / "experiments" / "knowledge"

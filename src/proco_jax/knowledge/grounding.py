@@ -6,19 +6,19 @@ from pathlib import Path
 
 import numpy as np
 
-from proco_jax.config import Config
-from proco_jax.knowledge import door
-from proco_jax.knowledge.ask import Asker, BudgetError, Forecast, Question
+from proco_jax.config.schema import Config
+from proco_jax.knowledge import llm_client as door
 from proco_jax.knowledge.cache import ReplyCache
-from proco_jax.knowledge.choose import choose_disagreeing, choose_states
-from proco_jax.knowledge.describe import describe
-from proco_jax.knowledge.door import ModelError
 from proco_jax.knowledge.files import MAX_TEXT, Knowledge, KnowledgeError, load_knowledge
-from proco_jax.knowledge.labels import Labeller, Usage, rule_labeller, shipped_rule
+from proco_jax.knowledge.labelers import Labeller, Usage, rule_labeller, shipped_rule
+from proco_jax.knowledge.llm_client import ModelError
 from proco_jax.knowledge.prompts import Messages, rule_messages, states_messages
-from proco_jax.knowledge.replies import RuleReply, StatesReply, check_count
-from proco_jax.knowledge.rules import Rule, parse_rule
-from proco_jax.knowledge.vary import varied_fields, vary_states
+from proco_jax.knowledge.questions import Asker, BudgetError, Forecast, Question
+from proco_jax.knowledge.rules.rule import Rule, parse_rule
+from proco_jax.knowledge.schemas import RuleReply, StatesReply, check_count
+from proco_jax.knowledge.state_descriptions import describe
+from proco_jax.knowledge.state_selection import choose_disagreeing, choose_states
+from proco_jax.knowledge.state_variation import varied_fields, vary_states
 from proco_jax.observation import ObservationSpec
 from proco_jax.types import LabeledStates
 

@@ -8,8 +8,8 @@ import re
 from collections.abc import Sequence
 
 from proco_jax.knowledge.files import Knowledge
-from proco_jax.knowledge.functions import FUNCTIONS
-from proco_jax.knowledge.units import known_units, own_symbols
+from proco_jax.knowledge.rules.functions import FUNCTIONS
+from proco_jax.knowledge.rules.units import known_units, own_symbols
 from proco_jax.observation import Field, ObservationSpec
 
 PROMPT_VERSION = "1"

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from proco_jax.report.figure import COLORS, INK, PALE, label, legend, panels, save
+from proco_jax.report.plot_style import COLORS, INK, PALE, label, legend, panels, save
 
 _CELLS = 40
 _FEWEST = 3

@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from proco_jax.data.files import write_text
-from proco_jax.report import metrics, pictures, results
+from proco_jax.common import metrics
+from proco_jax.common.files import write_text
+from proco_jax.evaluation import results
+from proco_jax.report import pictures
+from proco_jax.report.nested_tables import tidy
 from proco_jax.report.tables import CAPTION, markdown_table, number, summarize, summary_markdown
-from proco_jax.report.tidy import tidy
 
 FILE = "report.md"
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from proco_jax.report.figure import (
+from proco_jax.evaluation.results import Row, final_rows, policy_name
+from proco_jax.report.plot_style import (
     COLORS,
     INK,
     MARKERS,
@@ -18,7 +19,6 @@ from proco_jax.report.figure import (
     save,
     step_axis,
 )
-from proco_jax.report.results import Row, final_rows, policy_name
 from proco_jax.report.tables import summarize
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from proco_jax.data.files import write_atomic
+from proco_jax.common.files import write_atomic
 from proco_jax.envs.tasks import Task
-from proco_jax.report.figure import COLORS, INK, PALE, panels
+from proco_jax.report.plot_style import COLORS, INK, PALE, panels
 from proco_jax.report.scene import Recording, Scene, record_episode
 
 BAD, GOOD = COLORS[1], COLORS[2]

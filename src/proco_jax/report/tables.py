@@ -9,9 +9,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from proco_jax.common.statistics import Interval, stratified_bootstrap
 from proco_jax.envs.tasks import get_task, normalized_return
-from proco_jax.report.results import FILE, Row, final_rows, load_rows, policy_name
-from proco_jax.statistics import Interval, stratified_bootstrap
+from proco_jax.evaluation.results import FILE, Row, final_rows, load_rows, policy_name
 
 CAPTION = (
     "Interquartile mean over all episodes of all seeds [95% stratified bootstrap interval: seeds, "

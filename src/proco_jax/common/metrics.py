@@ -1,0 +1,129 @@
+"""`metrics.jsonl`: one flat JSON object a line, appended while a run goes on."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from proco_jax.common.files import write_text
+
+FILE = "metrics.jsonl"
+
+
+class MetricsWriter:
+    """Appends metrics to a file, and to TensorBoard on demand.
+
+    Lines that a kill has left torn are removed when the file is opened.
+
+    Args:
+      workdir: folder of the run; `metrics.jsonl` lies there.
+      tensorboard: write event files too, under `tensorboard/<stage>`, so that
+        stages with the same metrics are drawn over each other.
+
+    Raises:
+      RuntimeError: if TensorBoard is wanted and tensorboardX isn't installed.
+    """
+
+    def __init__(self, workdir: Path, *, tensorboard: bool = False) -> None:
+        self.path = Path(workdir) / FILE
+        self._summary_writer = _import_tensorboard() if tensorboard else None
+        self._boards: dict[str, Any] = {}
+        if self.path.exists():
+            _rewrite(self.path, load_metrics(self.path))
+
+    def resume(self, stage: str, step: int) -> None:
+        """Forgets what a stage wrote beyond the step from which it goes on."""
+        if self.path.exists():
+            lines = load_metrics(self.path)
+            kept = [line for line in lines if line["stage"] != stage or line["step"] <= step]
+            if len(kept) < len(lines):
+                _rewrite(self.path, kept)
+        if self._summary_writer is not None:
+            self._close_board(stage)
+            self._boards[stage] = self._new_board(stage, purge_step=step + 1)
+
+    def write(self, stage: str, step: int, metrics: Mapping[str, Any]) -> None:
+        """Appends one line.
+
+        Args:
+          stage: e.g. `dynamics` or `train/proco`.
+          step: of that stage.
+          metrics: names to numbers, or to arrays (`[S]`, one number a seed),
+            of which the mean is written; `null` where it isn't finite.
+
+        Raises:
+          ValueError: if a metric is called `stage` or `step`.
+        """
+        if clash := {"stage", "step"} & set(metrics):
+            raise ValueError(f"metrics can't be called {sorted(clash)}")
+        means = {name: float(np.mean(np.asarray(value))) for name, value in metrics.items()}
+        line = {"stage": stage, "step": int(step)} | {
+            name: value if math.isfinite(value) else None for name, value in means.items()
+        }
+        with self.path.open("a") as file:
+            file.write(json.dumps(line, allow_nan=False) + "\n")
+        if self._summary_writer is not None:
+            if stage not in self._boards:
+                self._boards[stage] = self._new_board(stage)
+            for name, value in means.items():
+                self._boards[stage].add_scalar(name, value, int(step))
+
+    def close(self) -> None:
+        """Closes the event files; the metrics file is never left open."""
+        for stage in list(self._boards):
+            self._close_board(stage)
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _new_board(self, stage: str, purge_step: int | None = None) -> Any:
+        assert self._summary_writer is not None
+        folder = self.path.parent / "tensorboard" / stage.replace("/", "-")
+        return self._summary_writer(str(folder), purge_step=purge_step, flush_secs=10)
+
+    def _close_board(self, stage: str) -> None:
+        if (board := self._boards.pop(stage, None)) is not None:
+            board.close()
+
+
+def load_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file, in order; a torn last line is left out.
+
+    Raises:
+      ValueError: if another line isn't a JSON object with a stage and a step.
+    """
+    texts = path.read_text().splitlines(keepends=True)
+    # Only what was cut off by a kill has no line end.
+    whole = [text for text in texts if text.endswith("\n")]
+    lines = []
+    for number, text in enumerate(whole, start=1):
+        try:
+            line = json.loads(text)
+            lines.append({"stage": line["stage"], "step": line["step"], **line})
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}, line {number}: expected a JSON object with stage and step; "
+                "remove the line"
+            ) from error
+    return lines
+
+
+def _rewrite(path: Path, lines: list[dict[str, Any]]) -> None:
+    write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _import_tensorboard() -> Any:
+    try:
+        import tensorboardX
+    except ModuleNotFoundError as error:
+        raise RuntimeError(
+            "TensorBoard output needs tensorboardX, which isn't installed: "
+            "`uv sync --extra tensorboard` brings it; metrics.jsonl is written without it too"
+        ) from error
+    return tensorboardX.SummaryWriter

@@ -1,0 +1,172 @@
+"""What each learned part is worth, measured on episodes that it never saw.
+
+Here, and nowhere in training, the true costs of dropped trajectories are read.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from proco_jax.algorithms import feasibility
+from proco_jax.augmentation import rollouts
+from proco_jax.common.batching import in_blocks, spread
+from proco_jax.common.statistics import auroc, recall_and_precision
+from proco_jax.diagnostics.dynamics_error import Risk
+from proco_jax.models import cost
+from proco_jax.models.networks import Critic
+from proco_jax.training.loop import Parts
+from proco_jax.types import Array, Episode, LabeledStates
+
+WINDOWS = (1, 10, 25, 50)
+MOST_ROWS = 20000
+
+
+def cost_agreement(
+    net: Critic, model: cost.CostModel, episodes: Sequence[Episode]
+) -> dict[str, float | None]:
+    """Recall and precision of the cost network against the simulator's cost.
+
+    Returns:
+      `true_recall` and `true_precision`, None where nothing was unsafe.
+    """
+    if not episodes:
+        return {"true_recall": None, "true_precision": None}
+    obs = np.concatenate([e.obs[1:] for e in episodes])
+    true = np.concatenate([e.cost for e in episodes]) > 0
+    called = unsafe_states(net, model, obs)
+    recall, precision = recall_and_precision(called, true)
+    return {
+        "true_recall": recall,
+        "true_precision": precision,
+        "true_unsafe_states": int(true.sum()),
+    }
+
+
+def label_agreement(called: np.ndarray, labels: LabeledStates) -> dict[str, float | None]:
+    """Recall and precision of calls `[M]` against held-out labels."""
+    recall, precision = recall_and_precision(called, labels.unsafe >= 0.5)
+    return {"recall": recall, "precision": precision}
+
+
+def unsafe_states(net: Critic, model: cost.CostModel, obs: np.ndarray) -> np.ndarray:
+    """What the cost network says of states `[M, O]`, `[M]` bool."""
+    return in_blocks(jax.jit(lambda o: cost.unsafe(net, model, o)), obs)
+
+
+def cost_scores(net: Critic, model: cost.CostModel, obs: np.ndarray) -> np.ndarray:
+    """The cost network's scores of states `[M, O]`, `[M]`."""
+    return in_blocks(jax.jit(lambda o: cost.score(net, model, o)), obs)
+
+
+def rollouts_report(imagined: rollouts.Imagined, logged_obs: np.ndarray, scale: Any) -> dict:
+    """How many trajectories violate, by source, and how far from the logs they lie.
+
+    Args:
+      imagined: M trajectories.
+      logged_obs: `[R, O]` a sample of logged observations.
+
+    Distances are to the nearest logged state of the sample, root mean square
+    in scaled units, for the last kept state of each trajectory; beside them
+    the same for logged states left out of the sample.
+    """
+    report = {k.removeprefix("rollouts/"): float(v) for k, v in rollouts.summary(imagined).items()}
+    length = np.asarray(imagined.length)
+    last = np.asarray(imagined.obs)[np.arange(len(length)), length]
+    kept, left_out = logged_obs[::2], logged_obs[1::2]
+    return report | {
+        "trajectories": len(length),
+        "distance_imagined": _quantiles(_nearest(scale, last[length > 0], kept)),
+        "distance_logged": _quantiles(_nearest(scale, left_out, kept)),
+    }
+
+
+def values(parts: Parts, scale: Any, agents: Any, obs: np.ndarray) -> np.ndarray:
+    """V_h of raw states `[M, O]` for every seed, `[S, M]`."""
+    nets = parts.agent.feasibility
+
+    @jax.jit
+    def one(o: Array) -> jax.Array:
+        return jax.vmap(lambda p: feasibility.vh(nets, p, scale(o)))(agents.feasibility.params)
+
+    return np.moveaxis(in_blocks(lambda o: jnp.moveaxis(one(o), 0, 1), obs), 0, 1)
+
+
+def feasibility_report(
+    parts: Parts,
+    scale: Any,
+    agents: Any,
+    risk: Risk | None,
+    safe: Sequence[Episode],
+    violating: Sequence,
+) -> dict[str, Any]:
+    """What V_h knows on unseen episodes.
+
+    Args:
+      safe: held-out episodes without violation: what V_h calls infeasible
+        there is false (the behaviour did stay safe).
+      violating: unseen episodes with violations.
+      risk: the trivial score beside which V_h is put, None if there is none.
+
+    Returns:
+      Means over seeds: `false_infeasible_share`; AUROC of V_h and of the
+      trivial score for "violates within k steps", over states that are safe
+      now; and the share of states 10 steps before a violation called
+      infeasible. None where there are no such episodes.
+    """
+    report: dict[str, Any] = {"false_infeasible_share": None, "auroc": {}, "found_10_steps": None}
+    if safe:
+        obs = _rows(np.concatenate([e.obs[:-1] for e in safe]))
+        shares = (values(parts, scale, agents, obs) > 0).mean(axis=1)
+        report["false_infeasible_share"] = float(shares.mean())
+        report["false_infeasible_by_seed"] = [float(x) for x in shares]
+    if not violating:
+        return report
+    obs = np.concatenate([e.obs[:-1] for e in violating])
+    ahead = np.concatenate([steps_to_violation(e.cost) for e in violating])
+    now = np.concatenate([np.append(0.0, e.cost[:-1]) for e in violating]) > 0
+    keep = np.flatnonzero(~now)
+    keep = keep[spread(len(keep), MOST_ROWS)]
+    obs, ahead = obs[keep], ahead[keep]
+    vh = values(parts, scale, agents, obs)
+    for window in WINDOWS:
+        soon = ahead <= window
+        if soon.any() and not soon.all():
+            report["auroc"][str(window)] = {
+                "v_h": float(np.mean([auroc(v, soon) for v in vh])),
+                "trivial": None if risk is None else float(auroc(risk(obs), soon)),
+                "share": float(soon.mean()),
+            }
+    ten = ahead == 10
+    if ten.any():
+        report["found_10_steps"] = float((vh[:, ten] > 0).mean())
+    return report
+
+
+def steps_to_violation(costs: np.ndarray) -> np.ndarray:
+    """For each step, after how many steps the next cost comes; 1 is at once, inf never."""
+    ahead, steps = np.inf, np.full(len(costs), np.inf)
+    for t in range(len(costs) - 1, -1, -1):
+        ahead = 1.0 if costs[t] > 0 else ahead + 1.0
+        steps[t] = ahead
+    return steps
+
+
+def _nearest(scale: Any, points: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Distances from points to the nearest of others, root mean square over dimensions."""
+    a, b = np.asarray(scale(points)), np.asarray(scale(others))
+    dims = max(int(np.sum(np.asarray(scale.varies))), 1)
+    square = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2.0 * a @ b.T
+    return np.sqrt(np.maximum(square.min(axis=1), 0.0) / dims)
+
+
+def _quantiles(x: np.ndarray) -> dict[str, float]:
+    if not len(x):
+        return {}
+    return {f"{q:.2f}": float(np.quantile(x, q)) for q in (0.1, 0.5, 0.9)}
+
+
+def _rows(obs: np.ndarray) -> np.ndarray:
+    return obs[spread(len(obs), MOST_ROWS)]

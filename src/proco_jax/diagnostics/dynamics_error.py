@@ -1,0 +1,196 @@
+"""How far the dynamics model foresees, measured on episodes that it never saw."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from proco_jax.common.batching import in_blocks, spread
+from proco_jax.models import dynamics
+from proco_jax.models.networks import DynamicsNetwork
+from proco_jax.observation import Field, ObservationSpec
+from proco_jax.types import Array, Dataset, Episode
+
+STEPS_AHEAD = (1, 5, 10, 20)
+MOST_ROWS = 20000
+
+Risk = Callable[[np.ndarray], np.ndarray]
+
+
+def model_fit(
+    net: DynamicsNetwork, model: dynamics.Model, train: Dataset, holdout: Dataset
+) -> dict[str, dict[str, float]]:
+    """One-step R2 on held-out episodes by sensor group, beside two simple predictors.
+
+    R2 is `1 - sum of squared errors / sum of squared changes`, so persistence
+    is 0; ridge regression is fitted on the training logs from the same inputs.
+    """
+    rows = spread(holdout.size, MOST_ROWS)
+    obs, action, change = _changes(holdout, rows)
+    predicted, reward = in_blocks(
+        jax.jit(lambda o, a: dynamics.predict_elites(net, model, o, a)), obs, action
+    )
+    # Averaged over the elites that predict.
+    model_change = np.concatenate([predicted.mean(0) - obs, reward.mean(0)[:, None]], axis=1)
+    ridge_change = _ridge(model, train, obs, action)
+    # The reward is scored as one number, on its own.
+    varies = np.append(np.asarray(model.targets.varies)[: obs.shape[1]] > 0, True)
+    size = np.append(np.asarray(model.targets.size)[: obs.shape[1]], 1.0)
+    report = {}
+    for group, index in _groups(net.spec).items():
+        index = index[varies[index]]
+        if not len(index):
+            continue
+        total = np.sum((change[:, index] / size[index]) ** 2)
+        scores = {
+            name: 1.0 - float(np.sum(((p - change)[:, index] / size[index]) ** 2) / total)
+            for name, p in (("model", model_change), ("ridge", ridge_change))
+        }
+        report[group] = scores | {"persistence": 0.0}
+    return report
+
+
+def open_loop(
+    net: DynamicsNetwork,
+    model: dynamics.Model,
+    risk: Risk,
+    episodes: Sequence[Episode],
+    near: float,
+    starts: int = 512,
+    until_violation: bool = False,
+) -> list[dict[str, float]]:
+    """Open-loop prediction of the risk with logged actions, against persistence.
+
+    Args:
+      risk: obs `[M, O]` to a signed margin `[M]` in the rule's unit, e.g. minus
+        the distance to the nearest hazard.
+      episodes: that no part was trained on.
+      near: starts have a margin above minus this.
+      starts: how many, spread over the episodes.
+      until_violation: leave out what follows a violation. A touch pushes and
+        stops a robot in a way that no safe log shows.
+
+    Returns:
+      A row for each number of steps: mean absolute errors in the rule's unit,
+      and the correlation of the predicted with the true change. No row where no
+      episode is long enough or comes near.
+    """
+    horizon = max(STEPS_AHEAD)
+    if not any(len(e.reward) > horizon for e in episodes):
+        return []
+    obs, action, costly = _windows(episodes, horizon)
+    close = risk(obs[:, 0]) > -near
+    close = np.flatnonzero(close & ~costly[:, 0] if until_violation else close)
+    if not len(close):
+        return []
+    chosen = close[spread(len(close), starts)]
+    obs, action, costly = obs[chosen], action[chosen], costly[chosen]
+
+    @jax.jit
+    def walk(start: Array, actions: Array) -> jax.Array:
+        def step(o: Array, a: Array) -> tuple[Array, Array]:
+            o = dynamics.predict_mean(net, model, o, a)[0]
+            return o, o
+
+        return jax.lax.scan(step, start, jnp.moveaxis(actions, 1, 0))[1]
+
+    predicted = np.asarray(walk(obs[:, 0], action))
+    now = risk(obs[:, 0])
+    rows = []
+    for ahead in STEPS_AHEAD:
+        true, guess = risk(obs[:, ahead]) - now, risk(predicted[ahead - 1]) - now
+        if until_violation:
+            clean = ~costly[:, :ahead].any(axis=1)
+            true, guess = true[clean], guess[clean]
+        if not len(true):
+            continue
+        rows.append(
+            {
+                "steps": ahead,
+                "starts": len(true),
+                "mae_persistence": float(np.abs(true).mean()),
+                "mae_model": float(np.abs(true - guess).mean()),
+                "correlation": _correlation(true, guess),
+            }
+        )
+    return rows
+
+
+def open_loop_by_ring(
+    net: DynamicsNetwork,
+    model: dynamics.Model,
+    episodes: Sequence[Episode],
+    near: float = 0.6,
+    starts: int = 512,
+) -> list[dict[str, Any]]:
+    """`open_loop` of the nearest object of each ring in metres, until something is violated.
+
+    One weak ring may hide behind a rule over several: what turns or is switched
+    off at random can't be foreseen by any model of these observations.
+
+    Args:
+      near: metres to the nearest object of the ring at a start.
+    """
+    rows = []
+    for f in net.spec.rings:
+
+        def risk(obs: np.ndarray, f: Field = f) -> np.ndarray:
+            return f.reach * (np.asarray(obs)[..., net.spec.slices[f.name]].max(axis=-1) - 1.0)
+
+        found = open_loop(net, model, risk, episodes, near, starts, until_violation=True)
+        rows += [{"ring": f.name} | row for row in found]
+    return rows
+
+
+def _changes(data: Dataset, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    at = np.asarray(data.obs_index)[rows]
+    obs = np.asarray(data.obs)
+    change = np.concatenate([obs[at + 1] - obs[at], np.asarray(data.reward)[rows][:, None]], axis=1)
+    return obs[at], np.asarray(data.action)[rows], change
+
+
+def _ridge(model: dynamics.Model, train: Dataset, obs: np.ndarray, action: np.ndarray) -> Any:
+    """Ridge regression (penalty 1 on standardised inputs) of the changes."""
+
+    def inputs(o: np.ndarray, a: np.ndarray) -> np.ndarray:
+        return np.concatenate([np.asarray(model.scale(o)), a, np.ones((len(a), 1))], axis=1)
+
+    logged_obs, logged_action, change = _changes(train, spread(train.size, 4 * MOST_ROWS))
+    x = inputs(logged_obs, logged_action).astype(np.float64)
+    weights = np.linalg.solve(x.T @ x + np.eye(x.shape[1]), x.T @ change)
+    return inputs(obs, action) @ weights
+
+
+def _groups(spec: ObservationSpec) -> dict[str, np.ndarray]:
+    """Indices of each sensor group, the reward last."""
+    groups: dict[str, list[np.ndarray]] = {}
+    for f in spec.fields:
+        where = spec.slices[f.name]
+        groups.setdefault(f.group or f.name, []).append(np.arange(where.start, where.stop))
+    found = {name: np.concatenate(parts) for name, parts in groups.items()}
+    return found | {"reward": np.array([spec.size])}
+
+
+def _windows(
+    episodes: Sequence[Episode], horizon: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every fifth stretch of `horizon` steps.
+
+    Returns:
+      obs `[M, H + 1, O]`, action `[M, H, A]`, and which of the states cost, `[M, H + 1]`.
+    """
+    starts = [(e, t) for e in episodes for t in range(0, len(e.reward) - horizon, 5)]
+    starts = [starts[i] for i in spread(len(starts), MOST_ROWS)]
+    obs = np.stack([e.obs[t : t + horizon + 1] for e, t in starts])
+    action = np.stack([e.action[t : t + horizon] for e, t in starts])
+    # A step's cost is that of the state it leads to; what came before an episode cost nothing.
+    costs = [np.append(0.0, e.cost)[t : t + horizon + 1] for e, t in starts]
+    return obs, action, np.stack(costs) > 0
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    if a.std() == 0 or b.std() == 0:
+        return 0.0
+    return float(np.corrcoef(a, b)[0, 1])
