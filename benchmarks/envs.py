@@ -1,16 +1,16 @@
-"""What the worlds cost: the official environment, batched worlds, and bare MuJoCo.
+"""Speed of the official environment, batched worlds, and bare MuJoCo.
 
     python -m benchmarks.envs envs --out=envs.json
     python -m benchmarks.envs envs --tasks=PointGoal1,CarButton1 --threads=1,2
     python -m benchmarks.envs memory --tasks=CarButton2 --worlds=64
     python -m benchmarks.envs mujoco --tasks=PointGoal1,CarButton1 --steps=300
 
-`envs` takes short turns, so that whatever else runs on the machine slows all
-three alike: one step of the official environment in this process, one of N
+`envs` alternates in short turns, so that other load on the machine slows all
+three equally: one step of the official environment in this process, one of N
 batched worlds, one of the same N worlds as bare `mj_step` with the same actions
 on as many threads. Resets are counted at their true rate, one an episode, for
 the official environment and the batched worlds; bare MuJoCo has none. `memory`
-tells how much N worlds take, `mujoco` what MuJoCo's own share could do without.
+measures the memory of N worlds, `mujoco` possible savings within MuJoCo.
 """
 
 import dataclasses

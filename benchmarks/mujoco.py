@@ -1,4 +1,4 @@
-"""MuJoCo's own share: what can go without changing a bit of a trajectory, and what cannot.
+"""Changes of MuJoCo models: their gain in speed, and whether trajectories stay bit-identical.
 
 Every variant runs the same episode next to the official model, in turns of one
 environment step (ten substeps, no forward passes). A variant whose positions

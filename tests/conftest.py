@@ -18,7 +18,12 @@ jax.config.update("jax_debug_key_reuse", True)
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files begin first, so that no core waits for one in the end."""
-    longest = ("test_pipeline.py", "test_train.py", "test_agent.py", "test_data_collection.py")
+    longest = (
+        "test_pipeline.py",
+        "test_training.py",
+        "test_rollouts.py",
+        "test_data_collection.py",
+    )
     rank = {name: i for i, name in enumerate(longest)}
     items.sort(key=lambda item: rank.get(item.path.name, len(longest)))
 

@@ -6,22 +6,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from proco_jax.augmentation.base import Context, WorldModel
+from proco_jax.common.random_streams import Stream, stream_keys
 from proco_jax.config.schema import (
-    AgentConfig,
+    BcConfig,
     Config,
     CostConfig,
     DynamicsConfig,
     EncoderConfig,
+    FeasibilityConfig,
+    ProcoConfig,
     RolloutConfig,
+    ShieldConfig,
     TrainConfig,
 )
 from proco_jax.data.logs import to_dataset
-from proco_jax.models import cost, dynamics
-from proco_jax.models import dynamics_targets as changes
-from proco_jax.models.normalizer import Scale, fit_scale
+from proco_jax.models import cost, dynamics, dynamics_targets
+from proco_jax.models.normalizer import Normalizer, fit_normalizer
 from proco_jax.observation import Field, ObservationSpec
-from proco_jax.training import loop as train
-from proco_jax.types import Dataset, Episode
+from proco_jax.training import loop
+from proco_jax.types import Dataset, Episode, NStep, TaskSpec, Transition
 
 BINS, ACTIONS = 8, 2
 SPEC = ObservationSpec(
@@ -33,6 +37,9 @@ SPEC = ObservationSpec(
         Field("battery", 1, "flat", "V", "Never changes.", group="battery"),
     )
 )
+
+
+TASK = TaskSpec(SPEC, ACTIONS, episode_steps=20, cost_limit=10.0)
 
 
 def tiny_config() -> Config:
@@ -47,7 +54,10 @@ def tiny_config() -> Config:
         rollouts=RolloutConfig(
             horizon=4, starts=4, candidates=2, interval=2, generations=3, warmup=1
         ),
-        agent=AgentConfig(hidden=(16,), samples=4),
+        feasibility=FeasibilityConfig(hidden=(16,)),
+        proco=ProcoConfig(hidden=(16,)),
+        bc=BcConfig(hidden=(16,)),
+        shield=ShieldConfig(samples=4, planner_candidates=4, planner_horizon=3),
         train=TrainConfig(steps=8, batch=32, chunk=4, checkpoint_every=4),
     )
 
@@ -80,9 +90,9 @@ def toy_dataset(episodes: int = 12) -> Dataset:
     return jax.tree.map(jnp.asarray, to_dataset([toy_episode(i) for i in range(episodes)]))
 
 
-def toy_scale(data: Dataset) -> Scale:
-    """The scale fitted on these logs."""
-    return jax.tree.map(jnp.asarray, fit_scale(SPEC, np.asarray(data.obs)))
+def toy_normalizer(data: Dataset) -> Normalizer:
+    """The normalizer fitted on these logs."""
+    return jax.tree.map(jnp.asarray, fit_normalizer(SPEC, np.asarray(data.obs)))
 
 
 def drawn(like: Any, seed: int = 0) -> Any:
@@ -96,41 +106,73 @@ def drawn_params(net: Any, seed: int, *inputs: jax.Array) -> Any:
     return drawn(jax.eval_shape(net.init, jax.random.key(0), *inputs), seed)
 
 
-def toy_model(parts: train.Parts, data: Dataset, scale: Scale) -> dynamics.Model:
-    """An ensemble that was never fitted, and never gives up a rollout."""
-    config = parts.config.dynamics
-    like = jax.eval_shape(lambda k: dynamics.init(config, SPEC, ACTIONS, k), jax.random.key(7))
+def toy_model(config: Config, data: Dataset, normalizer: Normalizer) -> dynamics.Model:
+    """An ensemble that was never fitted, and whose rollouts never end."""
+    settings = config.dynamics
+    like = jax.eval_shape(lambda k: dynamics.init(settings, SPEC, ACTIONS, k), jax.random.key(7))
     params = drawn(like.params)
-    targets = jax.tree.map(jnp.asarray, changes.fit_targets(SPEC, scale, data))
-    return dynamics.Model(params, jnp.arange(config.elites), scale, targets, jnp.float32(1e9))
+    targets = jax.tree.map(jnp.asarray, dynamics_targets.fit_targets(SPEC, normalizer, data))
+    return dynamics.Model(
+        params, jnp.arange(settings.elites), normalizer, targets, jnp.float32(1e9)
+    )
 
 
-def toy_cost_model(parts: train.Parts, data: Dataset, scale: Scale) -> cost.CostModel:
+def toy_cost_model(config: Config, data: Dataset, normalizer: Normalizer) -> cost.CostModel:
     """A cost network that was never fitted and calls about a tenth of the logs unsafe."""
-    like = jax.eval_shape(lambda k: cost.init(parts.config.cost, parts.cost, k), jax.random.key(8))
-    params = drawn(like.params)
-    model = cost.CostModel(params, scale, jnp.float32(1.0), jnp.float32(0.0))
-    scores = jax.jit(lambda m, o: cost.score(parts.cost, m, o))(model, data.obs)
+    net = cost.network(config.cost, config.encoder, SPEC)
+    like = jax.eval_shape(lambda k: cost.init(config.cost, net, k), jax.random.key(8))
+    model = cost.CostModel(drawn(like.params), normalizer, jnp.float32(1.0), jnp.float32(0.0))
+    scores = jax.jit(lambda m, o: cost.score(net, m, o))(model, data.obs)
     return model._replace(threshold=jnp.quantile(scores, 0.9))
 
 
-def toy_context(parts: train.Parts, with_knowledge: bool = True) -> train.Context:
-    """What training reads."""
+def toy_context(config: Config | None = None, with_world: bool = True) -> Context:
+    """What training reads: logs, normalizer, and a world model that was never fitted."""
+    config = config or tiny_config()
     data = toy_dataset()
-    scale = toy_scale(data)
-    if not with_knowledge:
-        return train.Context(data, scale, None)
-    model, cost_model = toy_model(parts, data, scale), toy_cost_model(parts, data, scale)
-    unsafe = jax.jit(lambda m, o: cost.unsafe(parts.cost, m, o))(
-        cost_model, data.obs[data.obs_index + 1]
+    normalizer = toy_normalizer(data)
+    if not with_world:
+        return Context(data, normalizer, None)
+    model = toy_model(config, data, normalizer)
+    cost_model = toy_cost_model(config, data, normalizer)
+    net = cost.network(config.cost, config.encoder, SPEC)
+    unsafe = jax.jit(lambda m, o: cost.unsafe(net, m, o))(cost_model, data.obs[data.obs_index + 1])
+    return Context(data, normalizer, WorldModel(model, cost_model, unsafe, jnp.arange(20)))
+
+
+def toy_program(
+    algorithm: str = "proco", augmentation: str = "proco", config: Config | None = None
+) -> loop.Program:
+    """A program for the small observation."""
+    return loop.make_program(config or tiny_config(), TASK, algorithm, augmentation)
+
+
+def toy_keys(members: int = 2) -> jax.Array:
+    """Keys of the first members' trainings."""
+    return stream_keys(0, members, Stream.TRAINING)
+
+
+def random_batch(logged: int, imagined: int, n: int = 3) -> Transition:
+    """Random rows: logged ones first, every third row with a violation at once."""
+    count = logged + imagined
+    keys = jax.random.split(jax.random.key(1), 4)
+    obs = jax.random.uniform(keys[0], (3, count, SPEC.size))
+    reward = jax.random.normal(keys[1], (count, n))
+    violation = jnp.zeros((count, n), bool).at[:, 0].set(jnp.arange(count) % 3 == 0)
+    cost, ones = violation.astype(jnp.float32), jnp.ones(count)
+    window = NStep(reward, cost, violation, jnp.ones((count, n), bool), obs[2], ones)
+    return Transition(
+        obs=obs[0],
+        action=jax.random.uniform(keys[2], (count, ACTIONS), minval=-1.0),
+        reward=reward[:, 0],
+        cost=cost[:, 0],
+        next_obs=obs[1],
+        discount=ones,
+        initial_obs=obs[0],
+        n_step=window,
+        weight=ones,
+        imagined=jnp.arange(count) >= logged,
     )
-    known = train.Knowledge(model, cost_model, unsafe, jnp.arange(20))
-    return train.Context(data, scale, known)
-
-
-def toy_parts(config: Config | None = None) -> train.Parts:
-    """Networks for the small observation."""
-    return train.make_parts(config or tiny_config(), SPEC, ACTIONS)
 
 
 def same_leaves(left: Any, right: Any, **tolerance: Any) -> None:

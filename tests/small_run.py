@@ -1,9 +1,17 @@
-"""Commands on a run as small as it can be, on real episodes, each in a process of its own."""
+"""The smallest possible run with real episodes, in this process or as a command in its own."""
 
+import ast
+import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from proco_jax.config.schema import Config, replaced
+from proco_jax.pipeline import stages
+from proco_jax.pipeline.workdir import open_run
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT_S = 1200
@@ -25,14 +33,22 @@ SMALL = {
     "cost.steps": "30",
     "cost.batch": "64",
     "cost.recall": "0.9",
+    "exploration.horizon": "4",
+    "exploration.starts": "4",
+    "exploration.candidates": "2",
     "rollouts.horizon": "4",
     "rollouts.starts": "4",
     "rollouts.candidates": "2",
     "rollouts.interval": "10",
     "rollouts.generations": "2",
     "rollouts.warmup": "1",
-    "agent.hidden": "(16,)",
-    "agent.samples": "2",
+    "proco.hidden": "(16,)",
+    "feasibility.hidden": "(16,)",
+    "bc.hidden": "(16,)",
+    "shield.samples": "2",
+    "shield.planner_candidates": "4",
+    "shield.planner_horizon": "4",
+    "shield.forecast_starts": "2",
     "train.batch": "16",
     "train.steps": "40",
     "train.chunk": "10",
@@ -41,37 +57,71 @@ SMALL = {
     "evaluation.interim_episodes": "1",
     "evaluation.interim_every": "20",
     "evaluation.worlds": "2",
-    "evaluation.foreseen": "2",
 }
+
+
+# Runs a module like `python -m`, but is killed once a checkpoint of a part was saved at a step.
+KILLED = """
+import os, runpy, signal, sys
+from proco_jax.common.checkpoint import Checkpoints
+
+module, part, at = sys.argv.pop(1), sys.argv.pop(1), int(sys.argv.pop(1))
+save = Checkpoints.save
+
+def save_and_die(self, step, state):
+    save(self, step, state)
+    if step == at and f"/{part}/" in str(self._manager.directory):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Checkpoints.save = save_and_die
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+
+
+def small_config(home: Path, **changes: str) -> Config:
+    """The config of `command` with the same arguments."""
+    spec = importlib.util.spec_from_file_location("experiment", ROOT / "experiments/point_goal.py")
+    assert spec is not None and spec.loader is not None
+    experiment = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(experiment)
+    settings = {name: _value(text) for name, text in (SMALL | changes).items()}
+    return replaced(experiment.get_config("quick"), {"data.root": str(home / "data")} | settings)
+
+
+def run_here(config: Config, workdir: Path, log: Callable[[str], None] = lambda line: None) -> Path:
+    """Runs all stages in this process; returns the workdir."""
+    with open_run(config, workdir, log=log) as run:
+        stages.run_all(run)
+    return workdir
 
 
 def command(module: str, home: Path, name: str, **changes: str) -> list[str]:
     """The command line of `module` on a small PointGoal1 run in the folder `home / name`."""
-    settings = {"data.root": str(home / "data")} | SMALL | changes
-    return [
-        sys.executable,
-        "-m",
-        module,
-        "--config=experiments/point_goal.py:quick",
-        f"--workdir={home / name}",
-        *(f"--config.{key}={value}" for key, value in settings.items()),
-    ]
+    return [sys.executable, "-m", module, *_flags(home, name, **changes)]
+
+
+def killed_command(part: str, step: int, home: Path, name: str, **changes: str) -> list[str]:
+    """The command line of a run that is killed after a checkpoint of a part of the store."""
+    killed = [sys.executable, "-c", KILLED, "proco_jax.main", part, str(step)]
+    return [*killed, *_flags(home, name, **changes)]
 
 
 def environment(home: Path) -> dict[str, str]:
-    """The same programs are compiled in every process here; once is enough."""
+    """The environment of a command; all share one compilation cache."""
     cache = {
         "JAX_COMPILATION_CACHE_DIR": str(home / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
-    return os.environ | {"JAX_PLATFORMS": "cpu"} | cache
+    # With as many devices as the tests' own process, so that both compile the same programs.
+    own = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
+    return os.environ | own | cache
 
 
 def finish(
     module: str, home: Path, name: str, *more: str, **changes: str
 ) -> subprocess.CompletedProcess[str]:
-    """Runs the command, with more flags, to its end."""
+    """Runs the command, with additional flags, to its end."""
     return subprocess.run(
         [*command(module, home, name, **changes), *more],
         cwd=ROOT,
@@ -81,3 +131,19 @@ def finish(
         timeout=TIMEOUT_S,
         check=False,
     )
+
+
+def _flags(home: Path, name: str, **changes: str) -> list[str]:
+    settings = {"data.root": str(home / "data")} | SMALL | changes
+    return [
+        "--config=experiments/point_goal.py:quick",
+        f"--workdir={home / name}",
+        *(f"--config.{key}={value}" for key, value in settings.items()),
+    ]
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text

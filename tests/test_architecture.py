@@ -30,6 +30,7 @@ OUTSIDE = (
     "mujoco",
     "minari",
     "h5py",
+    "huggingface_hub",
     "litellm",
     "pydantic",
     "matplotlib",
@@ -41,6 +42,7 @@ OUTSIDE = (
 OWNERS = {
     "minari": {"data"},
     "h5py": {"data"},
+    "huggingface_hub": {"data"},
     "litellm": {"knowledge"},
     "pydantic": {"knowledge"},
     "matplotlib": {"report"},
@@ -208,15 +210,15 @@ def test_the_core_trains_without_simulator_datasets_models_and_pictures() -> Non
 import os
 os.environ["JAX_PLATFORMS"] = "cpu"
 import jax, numpy as np
-from core_toys import tiny_config, toy_context, toy_parts
-from proco_jax.training import loop as train
+from core_toys import tiny_config, toy_context, toy_keys, toy_program
+from proco_jax.training import loop
 
 config = tiny_config()
 config.train.steps = config.train.chunk = config.train.checkpoint_every = 2
-parts = toy_parts(config)
-context = toy_context(parts)
-state = train.make_train_init(parts)(context, train.seed_keys(0, 2))
-state, metrics = train.make_train_chunk(parts)(context, state)
+program = toy_program(config=config)
+context, hyper = toy_context(config), loop.make_hyper(program, 2)
+state = loop.make_train_init(program)(context, hyper, toy_keys())
+state, metrics = loop.make_train_chunk(program)(context, hyper, state)
 assert all(np.isfinite(value).all() for value in metrics.values())
 print(*np.asarray(state.step))
 """

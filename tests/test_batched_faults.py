@@ -72,7 +72,7 @@ def test_an_error_in_a_thread_is_raised_and_ends_the_worlds(env: BatchedEnv) -> 
     blocks[0].move = dies
     with pytest.raises(SystemExit, match="a thread dies"):
         env.step(np.zeros((4, 3)))
-    with pytest.raises(RuntimeError, match="cannot go on: SystemExit: a thread dies"):
+    with pytest.raises(RuntimeError, match="cannot continue: SystemExit: a thread dies"):
         env.step(np.zeros((4, 3)))
 
 

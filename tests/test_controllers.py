@@ -125,7 +125,7 @@ def test_noise_has_the_scale_and_correlation_that_it_says():
 
 
 def test_velocity_tasks_have_no_controller():
-    with pytest.raises(ValueError, match=r"no lidar controller drives SafetyAntVelocity.*dsrl"):
+    with pytest.raises(ValueError, match=r"no lidar controller for SafetyAntVelocity.*dsrl"):
         draw_controller(get_task("AntVelocity"), COLLECT, 0)
 
 

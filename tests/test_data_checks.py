@@ -52,9 +52,9 @@ def test_lengths_that_disagree_are_told_with_their_numbers(key):
 
 
 def test_other_faults_of_an_episode_are_told():
-    with pytest.raises(DataError, match="goes down to -1, expected 0 or more"):
+    with pytest.raises(DataError, match="the smallest cost is -1, expected 0 or more"):
         to_episode(raw(cost=np.array([0.0, -1, 0, 0])), "e")
-    with pytest.raises(DataError, match="terminates at step 1 of 4 and goes on"):
+    with pytest.raises(DataError, match="terminates at step 1 of 4 and continues"):
         to_episode(raw(terminations=np.array([0, 1, 0, 0], bool)), "e")
     with pytest.raises(DataError, match=r"expected an array \[steps, size\], found shape \(5,\)"):
         to_episode(raw(observations=np.zeros(5)), "e")

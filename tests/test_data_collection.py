@@ -133,7 +133,7 @@ def test_an_interrupted_collection_continues_to_the_same_end(tmp_path, steps):
     lines: list[str] = []
     dataset_id = collect(config_for(root), lines.append, simulation=toy_simulation(3))
     assert same_episodes(read_dataset(root, dataset_id).episodes, whole.episodes)
-    assert any(f"continuing: {finished} of 7" in line for line in lines) == (finished > 0)
+    assert any(f"resuming: {finished} of 7" in line for line in lines) == (finished > 0)
     assert not any(p.suffix == ".npz" for p in files(root))
 
 
@@ -156,13 +156,16 @@ def test_what_was_begun_with_other_versions_is_not_mixed_in(tmp_path):
     lines: list[str] = []
     newer = toy_simulation()._replace(versions={"toy": "2"})
     dataset_id = collect(config_for(tmp_path), lines.append, simulation=newer)
-    assert "the unfinished collection there was begun otherwise; starting anew" in lines
+    assert (
+        "the unfinished collection was begun with other settings or versions; starting again"
+        in lines
+    )
     assert read_dataset(tmp_path, dataset_id).details["versions"] == {"toy": "2"}
 
 
 def test_another_collection_under_the_same_id_is_refused(tmp_path):
     collect(config_for(tmp_path), dataset_id="mine/logs-v0", simulation=toy_simulation())
-    with pytest.raises(DataError, match=r"made otherwise .*seed: 0 there, 1 now"):
+    with pytest.raises(DataError, match=r"has another recipe .*seed: found 0, expected 1"):
         collect(
             config_for(tmp_path, seed=1), dataset_id="mine/logs-v0", simulation=toy_simulation()
         )
@@ -237,5 +240,9 @@ def test_wrong_flags_are_told_before_any_work(tmp_path):
     assert "--task" in says()
     assert "did you mean 'SafetyPointGoal1'" in says("--task=PointGaol1")
     assert "--speed: expected 2 numbers, found 3" in says("--task=PointGoal1", "--speed=1,2,3")
+    assert "expected each item to be a number from 0 to 1" in says(
+        "--task=PointGoal1", "--speed=1,2"
+    )
+    assert "low is at most its high" in says("--task=PointGoal1", "--noise=0.2,0.1")
     assert "malformed dataset id" in says("--task=PointGoal1", "--dataset_id=a b")
     assert files(tmp_path) == []

@@ -104,7 +104,7 @@ def test_a_changed_file_is_another_dataset(path, episodes, tmp_path):
     save(path, arrays(episodes[:2]))
     second = import_dsrl(str(path), TASK, tmp_path)
     assert first != second
-    with pytest.raises(DataError, match="exists and was not made of"):
+    with pytest.raises(DataError, match="exists and was not made from"):
         import_dsrl(str(path), TASK, tmp_path, dataset_id=first)
 
 
@@ -115,10 +115,65 @@ def test_a_missing_array_is_named(path, episodes, key):
     refused(path, flat, f"missing {key}; a DSRL file has the arrays")
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda file: h5py.SoftLink("/rewards"), "rewards is a link"),
+        (lambda file: h5py.ExternalLink("other.hdf5", "/rewards"), "rewards is a link"),
+        (lambda file: np.full(31, b"x"), "rewards has the type .*S1, expected real numbers"),
+        (lambda file: np.ones(31, complex), "rewards has the type complex128"),
+    ],
+)
+def test_links_and_other_types_are_refused(path, make, message):
+    with h5py.File(path, "a") as file:
+        del file["rewards"]
+        file["rewards"] = make(file)
+    with pytest.raises(DataError, match=message):
+        list(read_dsrl(path, TASK))
+
+
+def test_arrays_outside_of_the_file_are_refused(path):
+    other = path.with_name("secret")
+    other.write_bytes(bytes(31 * 4))
+    with h5py.File(path, "a") as file:
+        del file["rewards"], file["costs"]
+        file.create_dataset("rewards", (31,), "f4", external=[(str(other), 0, 31 * 4)])
+        layout = h5py.VirtualLayout((31,), "f4")
+        layout[:] = h5py.VirtualSource(str(other), "x", (31,))
+        file.create_virtual_dataset("costs", layout)
+    for key in ("rewards", "costs"):
+        with pytest.raises(DataError, match=f"{key} is a group, or an array stored in other files"):
+            list(read_dsrl(path, TASK))
+        with h5py.File(path, "a") as file:
+            del file[key]
+            file[key] = np.zeros(31, np.float32)
+    assert len(list(read_dsrl(path, TASK))) == 3
+
+
+def test_more_rows_than_the_file_can_hold_are_refused_before_reading(path):
+    with h5py.File(path, "a") as file:
+        for key in list(file):
+            held = file[key]
+            assert isinstance(held, h5py.Dataset)
+            shape = (10**12, *held.shape[1:])
+            del file[key]
+            file.create_dataset(key, shape, "f4", chunks=(1000, *shape[1:]))
+    with pytest.raises(DataError, match=r"observations declares 60,000,000,000,000 values, more"):
+        list(read_dsrl(path, TASK))
+
+
+@pytest.mark.parametrize("value", [np.nan, 2.0])
+def test_flags_other_than_0_and_1_are_refused(path, episodes, value):
+    flat = arrays(episodes)
+    flat["terminals"] = flat["terminals"].astype(np.float32)
+    flat["terminals"][3] = value
+    refused(path, flat, "terminals must be 0 or 1")
+
+
 def test_lengths_that_disagree_are_told(path, episodes):
     flat = arrays(episodes)
     flat["costs"] = flat["costs"][:-3]
-    refused(path, flat, "must have one same length above 0, found .*rewards 31, costs 28")
+    refused(path, flat, "must have the same length above 0, found .*rewards 31, costs 28")
 
 
 @pytest.mark.parametrize("key", ["observations", "rewards", "costs", "actions"])
@@ -141,7 +196,22 @@ def test_an_observation_of_another_task_is_refused(path):
 def test_steps_that_do_not_follow_each_other_are_refused(path, episodes):
     flat = arrays(episodes)
     flat["timeouts"][11] = False
-    refused(path, flat, "after 1 of its 19 steps, first after step 11, the next observation isn't")
+    refused(
+        path, flat, "after 1 of its 19 steps, first after step 11, the next observation differs"
+    )
+
+
+@pytest.mark.parametrize("hidden_end", [False, True])
+def test_a_reset_stored_as_the_final_observation_is_refused(path, episodes, hidden_end):
+    flat = arrays(episodes)
+    flat["next_observations"][:-1] = flat["observations"][1:]
+    if hidden_end:
+        # Two episodes become one, in which every observation follows the one before.
+        flat["timeouts"][11] = flat["terminals"][18] = False
+        flat["timeouts"][18] = True
+        flat = {key: value[7:] for key, value in flat.items()}
+    count = "1 of 2" if hidden_end else "2 of 3"
+    refused(path, flat, f"the final observation of {count} episodes, first of episode 0, equals")
 
 
 def test_an_episode_beyond_the_time_limit_is_refused(path):
@@ -166,7 +236,7 @@ def test_a_source_that_is_nothing_is_told(tmp_path, path):
     with pytest.raises(DataError, match="is of the task SafetyPointGoal1, but the run is of"):
         import_dsrl(str(path), get_task("PointGoal2"), tmp_path)
     other = path.rename(path.with_name("logs.hdf5"))
-    with pytest.raises(DataError, match=r"logs\.hdf5 doesn't name its task; give --task=NAME"):
+    with pytest.raises(DataError, match=r"logs\.hdf5 does not name its task; give --task=NAME"):
         import_dsrl(str(other), None, tmp_path)
 
 
@@ -177,15 +247,17 @@ def test_the_name_of_every_dsrl_file_tells_its_task():
 def test_a_download_is_converted_once_and_removed(server, path, episodes, tmp_path):
     server.content = path.read_bytes()
     server.cuts = [1000]
-    address = server.url.rpartition("/")[0]
     root = tmp_path / "root"
     lines: list[str] = []
-    dataset_id = import_dsrl("PointGoal1", None, root, lines.append, address=address)
+    dataset_id = import_dsrl("PointGoal1", None, root, lines.append, endpoint=server.endpoint)
     assert dataset_id == "proco/safety-point-goal1/dsrl-v0"
-    assert same_episodes(read_dataset(root, dataset_id).episodes, episodes)
-    assert list((root / ".downloads").iterdir()) == []
+    stored = read_dataset(root, dataset_id)
+    assert same_episodes(stored.episodes, episodes)
+    assert stored.details["recipe"]["file"] == TASK.dsrl_file
+    assert list(root.rglob("*.download")) == []
     asked = len(server.asked)
-    assert import_dsrl("PointGoal1", TASK, root, lines.append, address=address) == dataset_id
+    again = import_dsrl("PointGoal1", TASK, root, lines.append, endpoint=server.endpoint)
+    assert again == dataset_id
     assert len(server.asked) == asked
 
 
@@ -193,12 +265,12 @@ def test_a_download_that_is_no_hdf5_file_is_removed_and_the_rerun_fetches_it_aga
     server, path, episodes, tmp_path
 ):
     server.content = b"<html>not a dataset</html>"
-    address, root = server.url.rpartition("/")[0], tmp_path / "root"
+    root = tmp_path / "root"
     with pytest.raises(DataError, match=r"no whole HDF5 file .*fetch it again"):
-        import_dsrl("PointGoal1", None, root, print, address=address)
+        import_dsrl("PointGoal1", None, root, print, endpoint=server.endpoint)
     assert [p for p in root.rglob("*") if p.is_file() and p.suffix != ".lock"] == []
-    server.content, server.version = path.read_bytes(), '"two"'
-    dataset_id = import_dsrl("PointGoal1", None, root, print, address=address)
+    server.content = path.read_bytes()
+    dataset_id = import_dsrl("PointGoal1", None, root, print, endpoint=server.endpoint)
     assert same_episodes(read_dataset(root, dataset_id).episodes, episodes)
 
 

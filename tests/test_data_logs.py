@@ -1,14 +1,19 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
 from data_toys import ORIGIN, STEPS, TASK, make_episode, same_episodes
 
 from proco_jax.config.schema import Config, DataConfig
-from proco_jax.data.checks import DataError
+from proco_jax.data.checks import DataError, truncate_at_limit
 from proco_jax.data.logs import load_logs, to_dataset
 from proco_jax.data.minari_writer import write_dataset
+from proco_jax.envs.tasks import get_task
+from proco_jax.report.dataset_picture import PARTS
+from proco_jax.report.plot_style import TEXT
 
+TASK_AS_RUN = get_task("SafetyPointGoal1")
 ID = "toys/logs-v0"
 COSTS = [0, 0, 5, 0, 0, 0, 30, 0, 0, 0, 0, 0]
 
@@ -96,10 +101,15 @@ def test_the_card_has_a_picture_and_a_rerun_leaves_both_alone(root, tmp_path):
     picture = run / "pictures" / "dataset.png"
     pixels = imread(picture)
     assert min(pixels.shape[:2]) > 500
-    # Something is drawn in each color: dropped, trained on, held out, the limit.
-    for color in ("b4bac4", "1f5fa8", "e08b1b", "b3261e"):
-        wanted = np.array([int(color[i : i + 2], 16) for i in (0, 2, 4)]) / 255
-        assert (np.abs(pixels[..., :3] - wanted).max(axis=-1) < 0.03).sum() > 20, color
+
+    def drawn(color):
+        wanted = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        return np.abs(pixels[..., :3] - wanted).max(axis=-1) < 0.03
+
+    for color, name in PARTS.values():
+        assert drawn(color).sum() > 20, name
+    # The dashed cost limit spans most of one row of pixels, which no text does.
+    assert drawn(TEXT).sum(axis=1).max() > pixels.shape[1] / 3
     stamps = [p.stat().st_mtime_ns for p in (picture, run / "dataset.json")]
     load_logs(config_for(root), run, lambda line: None)
     assert [p.stat().st_mtime_ns for p in (picture, run / "dataset.json")] == stamps
@@ -119,6 +129,83 @@ def test_the_same_config_gives_the_same_split(root, tmp_path):
     )
     assert same_episodes(first.holdout, second.holdout)
     assert same_episodes(first.episodes, second.episodes)
+
+
+def test_a_begun_run_refuses_data_that_were_replaced_under_the_same_id(root, episodes, tmp_path):
+    run = tmp_path / "run"
+    first = load_logs(config_for(root), run, lambda line: None)
+    card = (run / "dataset.json").read_text()
+    assert json.loads(card)["digest"] == first.digest
+    shutil.rmtree(root)
+    store(root, episodes)
+    assert load_logs(config_for(root), run, lambda line: None).digest == first.digest
+    # A single bit of a single reward.
+    changed = episodes[3].reward.copy()
+    changed.view(np.uint32)[5] ^= 1
+    shutil.rmtree(root)
+    store(root, [*episodes[:3], episodes[3]._replace(reward=changed), *episodes[4:]])
+    with pytest.raises(DataError, match=r"began with other logs.*restore the dataset.*--workdir"):
+        load_logs(config_for(root), run, lambda line: None)
+    assert (run / "dataset.json").read_text() == card
+    assert load_logs(config_for(root), tmp_path / "new").digest != first.digest
+
+
+def test_a_damaged_card_is_reported_with_its_path(root, tmp_path):
+    run = tmp_path / "run"
+    load_logs(config_for(root), run, lambda line: None)
+    (run / "dataset.json").write_text("{")
+    with pytest.raises(DataError, match=r"dataset\.json is damaged .* remove the file"):
+        load_logs(config_for(root), run, lambda line: None)
+
+
+def test_final_observations_that_belong_to_the_next_episode_are_refused(tmp_path, episodes):
+    obs = episodes[2].obs.copy()
+    obs[-1] = episodes[3].obs[0]
+    store(tmp_path, [*episodes[:2], episodes[2]._replace(obs=obs), *episodes[3:]])
+    with pytest.raises(DataError, match=r"of 1 of 12 episodes, first of episode 2, equals"):
+        load_logs(config_for(tmp_path), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_episodes_that_end_where_all_others_start_are_accepted(tmp_path, episodes):
+    loops = []
+    for episode in episodes:
+        obs = episode.obs.copy()
+        obs[[0, -1]] = 1.0
+        loops.append(episode._replace(obs=obs))
+    store(tmp_path, loops)
+    assert load_logs(config_for(tmp_path), tmp_path / "run").split.dropped == [2, 6]
+
+
+def test_a_termination_at_the_time_limit_is_a_truncation(tmp_path):
+    lines: list[str] = []
+    limit = TASK_AS_RUN.episode_steps
+    whole = [make_episode(i, steps=limit)._replace(terminated=True) for i in range(2)]
+    short = make_episode(2, steps=limit - 1)._replace(terminated=True)
+    store(tmp_path, [*whole, short])
+    config = config_for(tmp_path, holdout_share=0.0)
+    logs = load_logs(config, tmp_path / "run", lines.append)
+    assert [e.terminated for e in logs.episodes] == [False, False, True]
+    assert any(
+        f"2 of 3 episodes are marked as terminated at the time limit of {limit}" in line
+        for line in lines
+    )
+
+
+def test_an_unknown_limit_is_inferred_only_from_episodes_that_all_terminate():
+    def ends(lengths, truncated=()):
+        episodes = [
+            make_episode(i, steps=n)._replace(terminated=i not in truncated)
+            for i, n in enumerate(lengths)
+        ]
+        found, changed, limit = truncate_at_limit(episodes, None)
+        return [e.terminated for e in found], changed, limit
+
+    assert ends([9, 9, 4, 9]) == ([False, False, True, False], 3, 9)
+    # Too few of the longest length, or a dataset that marks its time limits.
+    assert ends([9, 9, 4]) == ([True] * 3, 0, None)
+    assert ends([9, 9, 9, 5, 4, 4, 3]) == ([True] * 7, 0, None)
+    assert ends([9, 9, 9, 9], truncated=(3,)) == ([True, True, True, False], 0, None)
 
 
 def test_nothing_left_writes_nothing(tmp_path):

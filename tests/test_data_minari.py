@@ -91,7 +91,7 @@ def test_a_dataset_is_never_overwritten(root, episodes):
 
 
 def test_no_such_dataset_lists_those_there_are(root):
-    with pytest.raises(DataError, match=r"no Minari dataset 'toys/x-v0' .*there: toys/logs-v0"):
+    with pytest.raises(DataError, match=r"no Minari dataset 'toys/x-v0' .*found: toys/logs-v0"):
         read_dataset(root, "toys/x-v0")
 
 
@@ -110,7 +110,7 @@ def test_a_missing_episode_is_named(root):
 
 def test_no_cost_says_what_there_is(root):
     edit(root, lambda file: file["episode_0/infos"].move("cost", "speed"))
-    with pytest.raises(DataError, match=r"no cost: expected infos\['cost'\].*infos are: speed"):
+    with pytest.raises(DataError, match=r"expected infos\['cost'\].*found the infos speed"):
         read_dataset(root, ID)
 
 

@@ -6,28 +6,35 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from core_toys import ACTIONS, SPEC, drawn, toy_dataset, toy_model, toy_parts, toy_scale
+from core_toys import (
+    ACTIONS,
+    SPEC,
+    drawn,
+    tiny_config,
+    toy_dataset,
+    toy_model,
+    toy_normalizer,
+)
 
-from proco_jax.models import dynamics
-from proco_jax.models import dynamics_targets as changes
+from proco_jax.models import dynamics, dynamics_targets
 from proco_jax.models.dynamics import Model
 from proco_jax.models.dynamics_targets import Targets
-from proco_jax.models.normalizer import Scale
+from proco_jax.models.normalizer import Normalizer
 from proco_jax.observation import Field, ObservationSpec
-from proco_jax.training import loop as train
+from proco_jax.training import loop
 
-PARTS = toy_parts()
-CONFIG, NET = PARTS.config.dynamics, PARTS.dynamics
+CONFIG = tiny_config().dynamics
+NET = dynamics.network(CONFIG, SPEC)
 FLAT = ObservationSpec((Field("x", 2, "flat", "m", "Two numbers."),))
 
 
 class Moves:
-    """Each member says that all changes are its parameter, with log variance 0."""
+    """Each member predicts its parameter for all changes, with log variance 0."""
 
     spec = FLAT
 
     def apply(self, params: Any, obs: jax.Array, action: jax.Array) -> Any:
-        mean = params * jnp.ones((*obs.shape[:-1], 2 + changes.REWARDS))
+        mean = params * jnp.ones((*obs.shape[:-1], 2 + dynamics_targets.REWARDS))
         return mean, jnp.zeros_like(mean)
 
 
@@ -37,8 +44,8 @@ MOVES: Any = Moves()
 def moves(*members: float, elites: tuple[int, ...] = (0, 1), size=(1.0, 10.0, 2.0, 0.5)) -> Model:
     shift, usual = jnp.array([0.5, 0.0, 1.0, 0.0]), jnp.array([-1.0, 5.0])
     targets = Targets(shift, jnp.array(size), jnp.ones(4), jnp.ones(0), usual)
-    scale = Scale(jnp.zeros(2), jnp.ones(2))
-    return Model(jnp.array(members), jnp.array(elites), scale, targets, jnp.inf)
+    normalizer = Normalizer(jnp.zeros(2), jnp.ones(2))
+    return Model(jnp.array(members), jnp.array(elites), normalizer, targets, jnp.inf)
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +54,13 @@ def data():
 
 
 @pytest.fixture(scope="module")
-def scale(data):
-    return toy_scale(data)
+def normalizer(data):
+    return toy_normalizer(data)
 
 
 @pytest.fixture(scope="module")
-def targets(data, scale):
-    return jax.tree.map(jnp.asarray, changes.fit_targets(SPEC, scale, data))
+def targets(data, normalizer):
+    return jax.tree.map(jnp.asarray, dynamics_targets.fit_targets(SPEC, normalizer, data))
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +81,8 @@ def state():
 
 
 @pytest.fixture(scope="module")
-def step(data, scale, targets):
-    return jax.jit(functools.partial(dynamics.update, CONFIG, NET, targets, scale, data))
+def step(data, normalizer, targets):
+    return jax.jit(functools.partial(dynamics.update, CONFIG, NET, targets, normalizer, data))
 
 
 def test_prediction_by_hand():
@@ -88,19 +95,18 @@ def test_prediction_by_hand():
 
 
 def test_mean_and_disagreement_by_hand():
-    # Standardised predictions 1 and 3 in both dimensions: deviation 1.
-    mean, spread = dynamics.predict_mean(
-        MOVES, moves(1.0, 3.0), jnp.zeros((4, 2)), jnp.zeros((4, 1))
-    )
-    np.testing.assert_allclose(spread, 1.0, rtol=1e-5)
-    # 2 in units of the sizes 1 and 10, plus the shifts 0.5 and 0.
-    np.testing.assert_allclose(mean, np.tile([2.5, 20.0], (4, 1)), rtol=1e-5)
+    # Standardized predictions 1 and 3 in both dimensions: deviation 1.
+    found = dynamics.predict_mean(MOVES, moves(1.0, 3.0), jnp.zeros((4, 2)), jnp.zeros((4, 1)))
+    np.testing.assert_allclose(found.disagreement, 1.0, rtol=1e-5)
+    # 2 in units of the sizes 1, 10 and 2, plus the shifts 0.5, 0 and 1.
+    np.testing.assert_allclose(found.next_obs, np.tile([2.5, 20.0], (4, 1)), rtol=1e-5)
+    np.testing.assert_allclose(found.reward, 5.0, rtol=1e-5)
 
 
 def test_disagreement_of_equal_members_is_zero_and_ignores_those_not_elite():
     model = moves(1.0, 5.0, 1.0, elites=(0, 2))
-    _, found = dynamics.predict_mean(MOVES, model, jnp.zeros((4, 2)), jnp.zeros((4, 1)))
-    np.testing.assert_allclose(found, 0.0, atol=1e-6)
+    found = dynamics.predict_mean(MOVES, model, jnp.zeros((4, 2)), jnp.zeros((4, 1)))
+    np.testing.assert_allclose(found.disagreement, 0.0, atol=1e-6)
 
 
 def test_standardized_targets_by_hand():
@@ -110,16 +116,18 @@ def test_standardized_targets_by_hand():
     )
     flat = dataclasses.replace(flat, reward=jnp.array([7.0]), action=jnp.zeros((1, 1)))
     model = moves(0.0, 0.0)
-    _, _, target = changes.standardized(model.targets, model.scale, flat, jnp.array([0]))
+    _, _, target = dynamics_targets.standardized(
+        model.targets, model.normalizer, flat, jnp.array([0])
+    )
     # Of a reward of 7, 5 are usual.
     np.testing.assert_allclose(target, [[2.0, 2.0, 2.0, 4.0]])
 
 
-def test_a_rare_bonus_leaves_the_size_of_usual_rewards_alone(data, scale):
+def test_a_rare_bonus_does_not_change_the_size_of_usual_rewards(data, normalizer):
     small = np.linspace(-0.01, 0.01, data.size).astype(np.float32)
     bonus = np.where(np.arange(data.size) == 7, 1.0, small).astype(np.float32)
     found = [
-        changes.fit_targets(SPEC, scale, dataclasses.replace(data, reward=r))
+        dynamics_targets.fit_targets(SPEC, normalizer, dataclasses.replace(data, reward=r))
         for r in (small, bonus)
     ]
     np.testing.assert_allclose(found[1].size[-2], found[0].size[-2], rtol=0.05)
@@ -135,10 +143,10 @@ def test_rings_share_one_size_without_shift_and_constants_do_not_vary(targets):
     battery = SPEC.slices["battery"]
     np.testing.assert_array_equal(targets.varies[battery], 0.0)
     np.testing.assert_array_equal(targets.size[battery], 1.0)
-    assert targets.varies[-changes.REWARDS] == 1.0
+    assert targets.varies[-dynamics_targets.REWARDS] == 1.0
 
 
-def test_closeness_is_clipped_and_nothing_else():
+def test_only_rings_are_clipped():
     obs = jnp.array([[-3.0, 3.0]]) @ jnp.ones((2, SPEC.size)) + jnp.linspace(-5, 5, SPEC.size)
     clipped = np.asarray(dynamics.clip_rings(SPEC, obs))
     for f in SPEC.fields:
@@ -147,12 +155,13 @@ def test_closeness_is_clipped_and_nothing_else():
         np.testing.assert_array_equal(clipped[:, where], expected)
 
 
-def test_predictions_keep_constants_and_stay_in_the_rings(data, scale):
-    model = toy_model(PARTS, data, scale)
+def test_predictions_keep_constants_and_stay_in_the_rings(data, normalizer):
+    model = toy_model(tiny_config(), data, normalizer)
     obs, action = data.obs[:8], data.action[:8]
     predict = jax.jit(functools.partial(dynamics.predict_elites, NET))
-    next_obs, reward = predict(model, obs, action)
-    assert next_obs.shape == (2, 8, SPEC.size) and reward.shape == (2, 8)
+    found = predict(model, obs, action)
+    next_obs = found.next_obs
+    assert next_obs.shape == (2, 8, SPEC.size) and found.reward.shape == (2, 8)
     np.testing.assert_array_equal(next_obs[..., SPEC.slices["battery"]], 12.0)
     for f in SPEC.rings:
         ring = np.asarray(next_obs[..., SPEC.slices[f.name]])
@@ -162,7 +171,8 @@ def test_predictions_keep_constants_and_stay_in_the_rings(data, scale):
         for row in (0, 5):
             alone = one(model, jnp.int32(member), obs[row], action[row])
             np.testing.assert_allclose(next_obs[member, row], alone.next_obs, atol=1e-4)
-            np.testing.assert_allclose(reward[member, row], alone.reward + alone.bonus, atol=1e-4)
+            np.testing.assert_allclose(found.reward[member, row], alone.reward, atol=1e-4)
+            np.testing.assert_allclose(found.bonus[member, row], alone.bonus, atol=1e-4)
 
 
 def test_bootstrap_draws_stay_in_range_and_differ_between_members():
@@ -183,7 +193,7 @@ def test_bootstrap_is_a_fixed_resample_that_misses_a_third_of_the_logs():
     np.testing.assert_allclose(seen, 1 - np.exp(-1), atol=0.02)
 
 
-def test_the_learning_rate_falls_to_zero_at_the_last_step(state, step):
+def test_learning_rate_is_zero_at_the_last_step(state, step):
     def moved(done: int) -> bool:
         counted = jax.tree.map(
             lambda x: jnp.full_like(x, done) if x.dtype == jnp.int32 else x, state.optimizer
@@ -212,8 +222,8 @@ def test_holdout_keeps_the_best_parameters_of_each_member(data):
         step=jnp.int32(0),
         key=jax.random.key(0),
     )
-    scale = moves(0.0).scale
-    new, metrics = dynamics.look(MOVES, targets, scale, flat, state)
+    normalizer = moves(0.0).normalizer
+    new, metrics = dynamics.validate(MOVES, targets, normalizer, flat, state)
     # Errors 1 and 4: the first member improved from 5, the second not from 3.
     np.testing.assert_array_equal(new.best_params, [1.0, 8.0])
     np.testing.assert_array_equal(new.best_error, [1.0, 3.0])
@@ -231,15 +241,15 @@ def test_elites_are_the_best_on_the_holdout_and_the_limit_is_a_quantile_of_their
         step=jnp.int32(0),
         key=jax.random.key(0),
     )
-    fitted = dynamics.model(CONFIG, MOVES, given.targets, given.scale, flat, state, (0.5, 3.0))
+    fitted = dynamics.model(CONFIG, MOVES, given.targets, given.normalizer, flat, state, (0.5, 3.0))
     np.testing.assert_array_equal(fitted.elites, [2, 0])
     # Their disagreement is 1 everywhere.
     np.testing.assert_allclose(fitted.limit, 3.0, rtol=1e-5)
 
 
-def test_error_of_the_nearest_object_is_zero_for_the_truth_and_above_for_persistence(targets):
+def test_error_of_the_nearest_object_is_zero_for_the_truth_only(targets):
     obs = jax.random.uniform(jax.random.key(3), (20, SPEC.size))
-    target = jax.random.normal(jax.random.key(4), (20, SPEC.size + changes.REWARDS))
+    target = jax.random.normal(jax.random.key(4), (20, SPEC.size + dynamics_targets.REWARDS))
     assert float(dynamics._nearest_loss(SPEC, targets, obs, target, target)) == 0.0
     wrong = target.at[:, SPEC.slices["goal"]].add(1.0)
     assert float(dynamics._nearest_loss(SPEC, targets, obs, wrong, target)) > 0.0
@@ -248,9 +258,9 @@ def test_error_of_the_nearest_object_is_zero_for_the_truth_and_above_for_persist
 def test_error_of_the_nearest_object_by_hand(targets):
     where, sizes = SPEC.slices["goal"], targets.nearest
     obs = jnp.zeros((1, SPEC.size)).at[0, where.start].set(0.5)
-    target = jnp.zeros((1, SPEC.size + changes.REWARDS))
+    target = jnp.zeros((1, SPEC.size + dynamics_targets.REWARDS))
     ring = [f.name for f in SPEC.rings].index("goal")
-    # Off by two sizes in the largest bin: 4, averaged over two rings. A smaller bin is nobody's.
+    # Off by two sizes in the largest bin: 4, averaged over two rings. A smaller bin does not count.
     off = 2.0 * sizes[ring] / targets.size[where.start]
     for place, expected in ((where.start, 2.0), (where.start + 1, 0.0)):
         guess = target.at[0, place].set(-off)
@@ -258,8 +268,8 @@ def test_error_of_the_nearest_object_by_hand(targets):
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
 
 
-def test_rare_jumps_do_not_swell_the_size_of_a_rings_changes(data, scale):
-    usual = changes.fit_targets(SPEC, scale, data)
+def test_rare_jumps_do_not_increase_the_size_of_a_rings_changes(data, normalizer):
+    usual = dynamics_targets.fit_targets(SPEC, normalizer, data)
     where = SPEC.slices["goal"]
     obs = np.array(data.obs)
     still = np.repeat(obs[:1], len(obs), axis=0)
@@ -267,36 +277,50 @@ def test_rare_jumps_do_not_swell_the_size_of_a_rings_changes(data, scale):
     jumps = steady.copy()
     jumps[5, where] += 5.0
     sizes = [
-        changes.fit_targets(SPEC, scale, dataclasses.replace(data, obs=x.astype(np.float32)))
+        dynamics_targets.fit_targets(
+            SPEC, normalizer, dataclasses.replace(data, obs=x.astype(np.float32))
+        )
         for x in (steady, jumps)
     ]
     np.testing.assert_allclose(sizes[1].nearest, sizes[0].nearest, rtol=0.5)
     assert usual.nearest.shape == (len(SPEC.rings),)
 
 
-def test_a_fresh_ensemble_has_the_types_of_a_fitted_one(data, scale, targets):
+def test_a_fresh_ensemble_has_the_types_of_a_fitted_one(data, normalizer, targets):
     def fresh() -> Any:
         return dynamics.init(CONFIG, SPEC, ACTIONS, jax.random.key(0))
 
     def fitted() -> Any:
-        state, _ = dynamics.update(CONFIG, NET, targets, scale, data, fresh())
-        return dynamics.look(NET, targets, scale, data, state)[0]
+        state, _ = dynamics.update(CONFIG, NET, targets, normalizer, data, fresh())
+        return dynamics.validate(NET, targets, normalizer, data, state)[0]
 
-    # Else the fit is compiled twice.
+    # Otherwise the fit would be compiled twice.
     before, after = (jax.tree.leaves(jax.eval_shape(f)) for f in (fresh, fitted))
     assert [(x.shape, x.dtype, x.weak_type) for x in before] == [
         (x.shape, x.dtype, x.weak_type) for x in after
     ]
 
 
-def test_ensemble_learns_a_small_world(data, scale, targets, state):
+def test_ensemble_fits_a_small_world(data, normalizer, targets, state):
     held = toy_dataset(3)
     config = dataclasses.replace(
         CONFIG, holdout_every=200, learning_rate=5e-3, nearest_weight=0.0, members=3
     )
-    parts = PARTS._replace(config=dataclasses.replace(PARTS.config, dynamics=config))
-    both = jax.tree.map(lambda x: jnp.copy(x)[None], state)
-    first, _ = train.make_dynamics_chunk(parts)(targets, scale, data, held, both)
-    # 1 is the error of always saying the mean change.
+    chunk = loop.make_dynamics_chunk(dataclasses.replace(tiny_config(), dynamics=config), NET, 200)
+    # The chunk consumes its state.
+    first, metrics = chunk(targets, normalizer, data, held, jax.tree.map(jnp.copy, state))
+    # 1 is the error of the mean change as the prediction.
     assert np.all(np.asarray(first.best_error) < 0.6)
-    assert int(first.step[0]) == 200
+    assert int(first.step) == 200
+    assert {"dynamics/loss", "dynamics/holdout_mse"} == set(metrics)
+
+
+def test_empty_model_has_the_structure_and_shapes_of_a_fitted_one(data, normalizer, targets, state):
+    def fitted() -> Model:
+        return dynamics.model(CONFIG, NET, targets, normalizer, data, state, (0.9, 2.0))
+
+    def plain(model: Model):
+        return jax.tree.map(lambda x: (x.shape, x.dtype), jax.eval_shape(lambda: model))
+
+    empty = dynamics.empty_model(CONFIG, SPEC, ACTIONS)
+    assert plain(empty) == jax.tree.map(lambda x: (x.shape, x.dtype), jax.eval_shape(fitted))

@@ -1,4 +1,4 @@
-"""Every file in experiments/: loads, can be run, and says how."""
+"""Every file in experiments/: it loads, can be run, and reports the results of the README."""
 
 import ast
 import importlib.util
@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
-from proco_jax.config.schema import Config, differences, to_json, validate
+from proco_jax.config.schema import Config, differences, to_json
+from proco_jax.config.validation import validate
 from proco_jax.envs.tasks import get_task
 from proco_jax.knowledge.grounding import ground
 
-EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
+ROOT = Path(__file__).resolve().parent.parent
+EXPERIMENTS = ROOT / "experiments"
 FILES = sorted(EXPERIMENTS.glob("*.py"))
 VARIANTS = ("quick", "default", "paper")
 
@@ -25,6 +27,35 @@ def load(file: Path) -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def docstring(file: Path) -> str:
+    return ast.get_docstring(ast.parse(file.read_text())) or ""
+
+
+def tables(text: str) -> list[list[dict[str, str]]]:
+    """The Markdown tables of a text: a list of rows each, cells by the names of their columns."""
+    found: list[list[list[str]]] = []
+    inside = False
+    for line in text.splitlines():
+        row = line.strip()
+        is_row = row.startswith("|") and row.endswith("|")
+        if is_row and not inside:
+            found.append([])
+        if is_row:
+            found[-1].append([cell.strip() for cell in row[1:-1].split("|")])
+        inside = is_row
+    return [
+        [dict(zip(head, row, strict=True)) for row in rows]
+        for head, rule, *rows in found
+        if all(set(cell) <= set(":-") for cell in rule)
+    ]
+
+
+def published(task: str) -> list[dict[str, str]]:
+    """The rows of the README's tables of results for one task."""
+    rows = [row for table in tables((ROOT / "README.md").read_text()) for row in table]
+    return [row for row in rows if row.get("task") == task]
 
 
 def test_there_are_experiments() -> None:
@@ -44,13 +75,13 @@ def test_every_variant_can_be_run(file: Path, variant: str, tmp_path: Path) -> N
 
 
 @every_file
-def test_no_variant_is_the_default_one(file: Path) -> None:
+def test_the_default_variant_is_used_without_a_variant(file: Path) -> None:
     module = load(file)
     assert module.get_config() == module.get_config("default")
 
 
 @every_file
-def test_variants_differ_and_share_nothing(file: Path) -> None:
+def test_variants_differ_and_share_no_section(file: Path) -> None:
     module = load(file)
     quick, again = module.get_config("quick"), module.get_config("quick")
     assert differences(quick, to_json(module.get_config("paper")))
@@ -67,12 +98,39 @@ def test_an_unknown_variant_is_refused_with_the_known_ones(file: Path) -> None:
 
 @every_file
 def test_the_docstring_names_its_command(file: Path) -> None:
-    text = ast.get_docstring(ast.parse(file.read_text())) or ""
-    assert f"python -m proco_jax.main --config=experiments/{file.name}" in text
+    assert f"python -m proco_jax.main --config=experiments/{file.name}" in docstring(file)
+
+
+def test_tables_are_read_by_hand() -> None:
+    text = """
+        | a, b | c |
+        | :-- | --: |
+        | 1 [0, 2] | x |
+        | 3 | |
+
+        no | table
+
+        | d |
+        | - |
+    """
+    assert tables(text) == [[{"a, b": "1 [0, 2]", "c": "x"}, {"a, b": "3", "c": ""}], []]
 
 
 @every_file
-def test_a_quick_look_is_small_and_the_paper_long(file: Path) -> None:
+def test_the_results_in_the_docstring_are_those_of_the_readme(file: Path) -> None:
+    (rows,) = tables(docstring(file))
+    own = published(load(file).get_config().task.removeprefix("Safety"))
+    columns = set(rows[0])
+    assert len(rows) >= 2 and len(columns) >= 3
+    found = [{name: row[name] for name in columns} for row in own if columns <= set(row)]
+    assert found, f"no table of results in the README has the columns {sorted(columns)}"
+    for row in rows:
+        # Once, so that the columns identify a row.
+        assert found.count(row) == 1, f"{row} is no row of the README's table"
+
+
+@every_file
+def test_the_quick_variant_is_the_shortest_and_the_paper_variant_the_longest(file: Path) -> None:
     module = load(file)
     steps = [module.get_config(variant).train.steps for variant in VARIANTS]
     assert steps == sorted(steps) and steps[-1] == 1_000_000

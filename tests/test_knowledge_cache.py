@@ -40,7 +40,18 @@ def test_what_another_run_wrote_is_seen(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [b"{broken\n", b"[]\n", b'{"key": 1, "reply": "x"}\n', b"\xff\xfe\n", b'{"key": "x"}\n']
+    "bad",
+    [
+        b"{broken\n",
+        b"[]\n",
+        b'{"key": 1, "reply": "x"}\n',
+        b"\xff\xfe\n",
+        b'{"key": "x"}\n',
+        b"[" * 100_000 + b"\n",
+        b'{"key": ' * 50_000 + b"\n",
+        b'{"key": "b", "reply": "x", "usd": ' + b"9" * 5000 + b"}\n",
+    ],
+    ids=range(8),
 )
 def test_a_corrupted_line_is_skipped_with_a_warning(tmp_path: Path, bad: bytes) -> None:
     path = tmp_path / "r.jsonl"

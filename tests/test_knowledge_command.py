@@ -39,15 +39,15 @@ def test_prompts_are_shown_and_nothing_is_asked(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_bad_config_is_told_in_words(tmp_path: Path) -> None:
-    done = command(f"--config={EXPERIMENT}", "--config.knowledge.labeller=oracle")
+    done = command(f"--config={EXPERIMENT}", "--config.knowledge.labeler=oracle")
     assert done.returncode == 1
-    assert "knowledge.labeller: found 'oracle', expected one of ('rule', 'states')" in done.stderr
+    assert "knowledge.labeler: found 'oracle', expected one of ('rule', 'states')" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_prompts_about_states_are_the_same_every_time() -> None:
     config = Config(task="SafetyCarCircle1")
-    config.knowledge.labeller, config.knowledge.batch = "states", 3
+    config.knowledge.labeler, config.knowledge.batch = "states", 3
     text = prompts_text(config)
     assert text == prompts_text(config)
     assert text.count("\nState ") == 3 and "Two walls stand at x = -1.125 m" in text

@@ -1,5 +1,6 @@
 """Language models, through litellm, against a real server on loopback."""
 
+import gzip
 import json
 import re
 import subprocess
@@ -115,7 +116,7 @@ def test_words_in_the_config_take_the_place_of_the_file(tmp_path: Path) -> None:
 
 def test_a_model_labels_states(tmp_path: Path) -> None:
     with serve(labels_reply) as address:
-        config = config_for(tmp_path, address, labeller="states", votes=2)
+        config = config_for(tmp_path, address, labeler="states", votes=2)
         ground, _ = ask(config, tmp_path)
         labels = ground.label(states(9))
     np.testing.assert_allclose(labels.unsafe, [0.1] * 7 + [0.9] * 2, atol=1e-6)
@@ -171,7 +172,7 @@ def test_wrong_counts_of_labels_are_asked_again(tmp_path: Path) -> None:
         return completion(json.dumps({"labels": body["labels"][:-1]}))
 
     with serve(answer) as address:
-        ground, _ = ask(config_for(tmp_path, address, labeller="states"), tmp_path)
+        ground, _ = ask(config_for(tmp_path, address, labeler="states"), tmp_path)
         labels = ground.label(states(4))
     assert ground.usage().calls == 2 and labels.unsafe[-1] > 0.5
 
@@ -182,7 +183,7 @@ def test_a_state_without_any_vote_is_unsafe(tmp_path: Path) -> None:
         return completion("no idea") if far else labels_reply(request)
 
     with serve(answer) as address:
-        config = config_for(tmp_path, address, labeller="states", batch=1, retries=2)
+        config = config_for(tmp_path, address, labeler="states", batch=1, retries=2)
         ground, said = ask(config, tmp_path)
         labels = ground.label(states(3))
     np.testing.assert_allclose(labels.unsafe, [1.0, 0.1, 0.9], atol=1e-6)
@@ -327,7 +328,7 @@ def in_doubt(called: float) -> Callable:
 def test_a_second_round_asks_about_disagreement(tmp_path: Path) -> None:
     obs = states(64)
     with serve(labels_reply) as address:
-        config = config_for(tmp_path, address, labeller="states", states=16, rounds=2)
+        config = config_for(tmp_path, address, labeler="states", states=16, rounds=2)
         ground, _ = ask(config, tmp_path)
         labels = grounding.label_states(ground, obs, config, 0, in_doubt(2.0))
     assert len(labels.obs) == len(np.unique(labels.obs, axis=0)) == 16
@@ -335,31 +336,31 @@ def test_a_second_round_asks_about_disagreement(tmp_path: Path) -> None:
     assert (labels.unsafe > 0.5).any() and (labels.unsafe < 0.5).any()
 
 
-@pytest.mark.parametrize(("called", "labelled"), [(2.0, 24), (0.0, 16)])
+@pytest.mark.parametrize(("called", "labeled"), [(2.0, 24), (0.0, 16)])
 def test_rounds_go_on_until_the_costs_find_what_is_unsafe(
-    tmp_path: Path, called: float, labelled: int
+    tmp_path: Path, called: float, labeled: int
 ) -> None:
     obs = states(64)
     # Least sure of the closest states, all of which are unsafe.
     doubt: Callable = lambda seen, o: (o[:, 5], o[:, 5] >= called)  # noqa: E731
     with serve(labels_reply) as address:
-        config = config_for(tmp_path, address, labeller="states", states=24, rounds=4)
+        config = config_for(tmp_path, address, labeler="states", states=24, rounds=4)
         ground, _ = ask(config, tmp_path)
         labels = grounding.label_states(ground, obs, config, 0, doubt)
-    assert len(labels.obs) == labelled
+    assert len(labels.obs) == labeled
 
 
 def test_a_recorded_session_is_replayed_by_the_command(tmp_path: Path) -> None:
     with serve(labels_reply) as address:
-        config = config_for(tmp_path, address, labeller="states", votes=2)
+        config = config_for(tmp_path, address, labeler="states", votes=2)
         first = ask(config, tmp_path)[0].label(states(6))
-    command = [sys.executable, "-m", "proco_jax.knowledge.replay", "--port", "0", "--from"]
+    command = [sys.executable, "-m", "proco_jax.knowledge.replay", "--port=0", "--from"]
     record = tmp_path / "run" / grounding.CACHE_NAME
     with subprocess.Popen([*command, str(record)], stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
             address = server.stdout.readline().split()[-1]
-            config = config_for(tmp_path, address, labeller="states", votes=2)
+            config = config_for(tmp_path, address, labeler="states", votes=2)
             ground = grounding.ground(config, SPEC, tmp_path / "again", lambda line: None)
             second = ground.label(states(6))
             request = urllib.request.Request(
@@ -372,3 +373,197 @@ def test_a_recorded_session_is_replayed_by_the_command(tmp_path: Path) -> None:
             server.terminate()
     np.testing.assert_array_equal(first.unsafe, second.unsafe)
     assert ground.usage().calls == 4
+
+
+UNSUPPORTED = {
+    "temperature": failure(
+        400, "Unsupported value: 'temperature' does not support 0.7 with this model."
+    ),
+    "max_tokens": failure(
+        400,
+        "Unsupported parameter: 'max_tokens' is not supported with this model. Use"
+        " 'max_completion_tokens' instead.",
+    ),
+    "response_format": failure(400, "This model does not support response_format"),
+    "json_schema": failure(400, "json_schema is unknown"),
+}
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_an_unsupported_parameter_is_dropped_once_for_all(tmp_path: Path, name: str) -> None:
+    answer, asked = in_turn(UNSUPPORTED[name], completion(RULE))
+    with serve(answer) as address:
+        config = config_for(tmp_path, address, max_tokens=900, votes=3, concurrency=1)
+        ground, _ = ask(config, tmp_path)
+    assert len(ground.rules) == 3 and len(asked) == 4
+    dropped = "response_format" if name == "json_schema" else name
+    assert dropped in asked[0] and all(dropped not in request for request in asked[1:])
+    kept = {"temperature", "max_tokens", "response_format"} - {dropped}
+    assert all(kept <= set(request) for request in asked)
+    if name == "max_tokens":
+        assert [request["max_completion_tokens"] for request in asked[1:]] == [900] * 3
+
+
+def test_an_unprocessable_request_is_repeated_without_a_schema(tmp_path: Path) -> None:
+    def answer(request: dict[str, Any]) -> Answer:
+        known = "response_format" not in request
+        return completion(RULE) if known else failure(422, "json_schema is unknown")
+
+    with serve(answer) as address:
+        assert len(ask(config_for(tmp_path, address), tmp_path)[0].rules) == 1
+    refusing, _ = in_turn(failure(422, "no"))
+    with serve(refusing) as address, pytest.raises(ModelError, match="unprocessable"):
+        ask(config_for(tmp_path, address, temperature=0.1), tmp_path)
+
+
+def test_all_parameters_may_be_unsupported(tmp_path: Path) -> None:
+    def answer(request: dict[str, Any]) -> Answer:
+        names = ("max_tokens", "max_completion_tokens", "response_format", "temperature")
+        for name in names:
+            if name in request:
+                return failure(400, f"unknown parameter: {name}")
+        return completion(RULE)
+
+    with serve(answer) as address:
+        assert len(ask(config_for(tmp_path, address, max_tokens=900), tmp_path)[0].rules) == 1
+
+
+def test_a_request_that_is_refused_for_good_ends_the_run(tmp_path: Path) -> None:
+    answer, asked = in_turn(failure(400, "the temperature and the prompt are refused"))
+    with serve(answer) as address, pytest.raises(ModelError, match="cannot be asked"):
+        ask(config_for(tmp_path, address), tmp_path)
+    assert len(asked) == 3
+
+
+@pytest.mark.parametrize(("limit", "sent"), [(0, None), (5000, 5000)])
+def test_the_limit_of_tokens_is_the_configs(tmp_path: Path, limit: int, sent: int | None) -> None:
+    answer, asked = in_turn(completion(RULE))
+    with serve(answer) as address:
+        ask(config_for(tmp_path, address, max_tokens=limit), tmp_path)
+    assert asked[0].get("max_tokens") == sent
+
+
+NO_ANSWER = {
+    "empty": completion("", finish="length"),
+    "null": completion(None, finish="length"),
+    "with reasoning": completion(None, finish="length", reasoning_content="Let me see."),
+    "unfinished thinking": completion("<think>Let me see {", finish="length"),
+    "thinking alone": completion("<think>Let me see.</think>\n", finish="length"),
+}
+
+
+@pytest.mark.parametrize("name", NO_ANSWER)
+def test_a_model_that_only_reasons_is_not_asked_again(tmp_path: Path, name: str) -> None:
+    answer, asked = in_turn(NO_ANSWER[name])
+    with serve(answer) as address, pytest.raises(ModelError) as error:
+        ask(config_for(tmp_path, address, max_tokens=300), tmp_path)
+    assert len(asked) == 1
+    assert "knowledge.max_tokens=300) before it began to answer" in str(error.value)
+    assert "set a higher --config.knowledge.max_tokens" in str(error.value)
+
+
+PARTS = {
+    "one part": [{"type": "text", "text": RULE}],
+    "split": [{"type": "text", "text": RULE[:20]}, {"type": "text", "text": RULE[20:]}],
+    "with thinking": [{"type": "thinking", "thinking": "{"}, {"type": "text", "text": RULE}],
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_content_may_come_in_parts(tmp_path: Path, name: str) -> None:
+    answer, asked = in_turn(completion(None, content=PARTS[name]))
+    with serve(answer) as address:
+        assert len(ask(config_for(tmp_path, address), tmp_path)[0].rules) == 1
+    assert len(asked) == 1
+
+
+ODD_COUNTS = (-5, 1e308, None, "many", 10**400)
+
+
+@pytest.mark.parametrize("count", ODD_COUNTS, ids=range(len(ODD_COUNTS)))
+def test_an_odd_count_of_tokens_does_no_harm(tmp_path: Path, count: Any) -> None:
+    body = json.loads(completion(RULE).body)
+    body["usage"] = {"prompt_tokens": count, "completion_tokens": count, "total_tokens": count}
+    answer, _ = in_turn(Answer(json.dumps(body).encode()), completion(RULE))
+    with serve(answer) as address:
+        ground, _ = ask(config_for(tmp_path, address), tmp_path)
+    usage = ground.usage()
+    assert len(ground.rules) == 1 and 0 <= usage.tokens_in + usage.tokens_out <= 150
+
+
+TOO_LARGE = {
+    "large": Answer(b'{"choices": "' + b"x" * 30_000_000 + b'"}'),
+    "gzip bomb": Answer(gzip.compress(b"0" * 100_000_000), headers={"Content-Encoding": "gzip"}),
+    "large error": Answer(b"x" * 30_000_000, status=500),
+}
+
+
+@pytest.mark.parametrize("name", TOO_LARGE)
+def test_a_body_that_is_too_large_is_refused_while_it_is_read(tmp_path: Path, name: str) -> None:
+    answer, asked = in_turn(TOO_LARGE[name])
+    with serve(answer) as address, pytest.raises(ModelError, match="more than 8000000 bytes"):
+        ask(config_for(tmp_path, address, retries=1), tmp_path)
+    assert len(asked) == 1 and not list((tmp_path / "run").glob("*"))
+
+
+def test_a_compressed_reply_is_read(tmp_path: Path) -> None:
+    body = gzip.compress(completion(RULE).body)
+    answer, _ = in_turn(Answer(body, headers={"Content-Encoding": "gzip"}))
+    with serve(answer) as address:
+        assert len(ask(config_for(tmp_path, address), tmp_path)[0].rules) == 1
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd", "gzip"])
+def test_a_reply_that_cannot_be_decompressed_is_refused(tmp_path: Path, encoding: str) -> None:
+    answer, _ = in_turn(Answer(b"not compressed", headers={"Content-Encoding": encoding}))
+    with serve(answer) as address, pytest.raises(ModelError, match="compressed"):
+        ask(config_for(tmp_path, address, retries=1), tmp_path)
+
+
+def test_a_long_text_is_neither_kept_nor_used(tmp_path: Path) -> None:
+    answer, _ = in_turn(completion(RULE + " " * 3_000_000))
+    with serve(answer) as address, pytest.raises(ModelError, match="more than 200000 characters"):
+        ask(config_for(tmp_path, address, retries=1), tmp_path)
+    assert (tmp_path / "run" / grounding.CACHE_NAME).stat().st_size < 300_000
+
+
+@pytest.mark.parametrize("model", ["openai/test", "deepseek/test"])
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_to_another_server_is_not_followed(
+    tmp_path: Path, status: int, model: str
+) -> None:
+    elsewhere, stolen = in_turn(completion(RULE))
+    with serve(elsewhere) as other:
+        target = {"Location": f"{other}/chat/completions"}
+        answer, asked = in_turn(Answer(b"", status=status, headers=target))
+        with serve(answer) as address, pytest.raises(ModelError, match="redirects to") as error:
+            ask(config_for(tmp_path, address, model=model), tmp_path)
+    assert not stolen and len(asked) == 1
+    assert "cannot be asked" in str(error.value) and "--config.knowledge.api_base" in str(
+        error.value
+    )
+
+
+def test_a_redirect_within_the_server_is_followed(tmp_path: Path) -> None:
+    target = {"Location": "/v2/chat/completions"}
+    answer, asked = in_turn(Answer(b"", status=307, headers=target), completion(RULE))
+    with serve(answer) as address:
+        assert len(ask(config_for(tmp_path, address), tmp_path)[0].rules) == 1
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize("model", ["openai/test", "deepseek/test"])
+def test_a_failed_connection_names_the_server_and_the_proxy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    with serve(in_turn(completion(RULE))[0]) as address:
+        pass
+    config = config_for(tmp_path, address, retries=1, model=model)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ModelError, match=f"the connection to {address} .no proxy is set.* failed"):
+        ask(config, tmp_path)
+    monkeypatch.setenv("http_proxy", "http://me:secretword@127.0.0.1:9")
+    with pytest.raises(ModelError, match=r"through the proxy http://127.0.0.1:9") as error:
+        ask(config, tmp_path)
+    assert "secretword" not in str(error.value)

@@ -1,4 +1,5 @@
 import contextlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proco_jax.knowledge.rules.functions import FUNCTIONS
 from proco_jax.knowledge.rules.rule import parse_rule
 from proco_jax.knowledge.rules.syntax import MAX_DEPTH, MAX_LENGTH, RuleError
 from proco_jax.observation import Field, ObservationSpec
@@ -144,6 +146,12 @@ def test_what_one_ring_sees_and_another_does_not() -> None:
         ("not temperature", "takes something true or false"),
         ("1 K > temperature > 0 K", "only a <= b <= c"),
         ("temperature > 1e99 K", "beyond the largest number"),
+        ("temperature > \u0663 K", "has no meaning"),
+        ("temperature > 1\u0663 K", "expected the end of the rule|has no meaning"),
+        ("temperature > 0.\u0967 K", "has no meaning"),
+        ("velocimeter[\u0661] > 1 m/s", "has no meaning"),
+        ("velocimeter[\u00b2] > 1 m/s", "has no meaning"),
+        ("temperature > \uff11 K", "has no meaning"),
     ],
 )
 def test_a_bad_rule_is_refused_with_its_reason(text: str, reason: str) -> None:
@@ -190,6 +198,70 @@ def test_margin_is_the_same_for_one_state_a_batch_and_under_jit() -> None:
     np.testing.assert_allclose(batch, [rule.margin(row) for row in obs], atol=1e-6)
     np.testing.assert_allclose(batch, jax.jit(rule.margin)(obs), atol=1e-6)
     np.testing.assert_allclose(rule.margin(obs.reshape(7, 1, -1))[:, 0], batch, atol=1e-6)
+
+
+VECTOR_RULES = {
+    "direction": "abs(direction({}) - 0.2 rad) <= 1 rad",
+    "approach": "approach(hazards_lidar, {}) > 0.1 m/s",
+}
+
+
+@pytest.mark.parametrize("name", VECTOR_RULES)
+def test_a_planar_vector_is_a_field_or_its_components_xy(name: str) -> None:
+    rng = np.random.default_rng(0)
+    obs = np.stack([state((1.0, a), (x, y, 9.0)) for a, x, y in rng.normal(size=(8, 3))])
+    whole = parse_rule(VECTOR_RULES[name].format("velocimeter"), SPEC).margin(obs)
+    planar = parse_rule(VECTOR_RULES[name].format("velocimeter.xy"), SPEC).margin(obs)
+    np.testing.assert_array_equal(whole, planar)
+    assert np.ptp(whole) > 0
+
+
+@pytest.mark.parametrize("name", VECTOR_RULES)
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "velocimeter.x",
+        "velocimeter.yx",
+        "velocimeter.yz",
+        "velocimeter.xyz",
+        "velocimeter[0]",
+        "hazards_lidar",
+        "hazards_lidar.xy",
+        "temperature",
+        "2 * velocimeter",
+        "velocimeter > 1 m/s",
+        "1 m/s",
+    ],
+)
+def test_anything_else_is_no_planar_vector(name: str, argument: str) -> None:
+    with pytest.raises(RuleError, match=r"takes a vector field here, such as .*velocity\.xy"):
+        parse_rule(VECTOR_RULES[name].format(argument), SPEC)
+
+
+def test_a_flat_field_is_no_vector() -> None:
+    spec = ObservationSpec((*SPEC.fields, Field("pose", 2, "flat", "m", "position")))
+    for argument in ("pose", "pose.xy"):
+        with pytest.raises(RuleError, match="takes a vector field"):
+            parse_rule(f"direction({argument}) > 0 rad", spec)
+
+
+def test_every_function_that_takes_a_vector_is_tested_here() -> None:
+    takers = {name for name, f in FUNCTIONS.items() if re.search(r"vector|velocity", f.signature)}
+    assert takers == set(VECTOR_RULES)
+
+
+@pytest.mark.parametrize("goal", [0.95, 1.05, 1.15, 2.0])
+def test_the_tolerance_of_without_is_a_length_of_10_cm_by_default(goal: float) -> None:
+    obs = state((1.0, 0.4), goal=(goal, 0.4))
+    default = margin("nearest(without(hazards_lidar, goal_lidar)) <= 1.5 m", obs)
+    given = margin("nearest(without(hazards_lidar, goal_lidar, 10 cm)) <= 1.5 m", obs)
+    assert default == given == pytest.approx(0.5 if goal > 1.1 else -1.5, abs=1e-5)
+
+
+@pytest.mark.parametrize("tolerance", ["0.1", "0.1 s", "10 deg", "0", "hazards_lidar", "1 m < 2 m"])
+def test_a_tolerance_that_is_no_length_is_refused(tolerance: str) -> None:
+    with pytest.raises(RuleError, match="takes a length as its third argument, such as"):
+        parse_rule(f"nearest(without(hazards_lidar, goal_lidar, {tolerance})) <= 1 m", SPEC)
 
 
 def test_a_ratio_of_nothing_is_still_a_number() -> None:

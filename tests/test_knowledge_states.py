@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proco_jax.envs.tasks import TASKS, get_task
-from proco_jax.knowledge.state_descriptions import describe, direction_in_words, front_angle
+from proco_jax.knowledge.state_descriptions import describe, direction_text, front_angle
 from proco_jax.knowledge.state_selection import choose_disagreeing, choose_states
 from proco_jax.observation import Field, ObservationSpec
 
@@ -86,9 +86,9 @@ def test_extremes_have_words() -> None:
 def test_ahead_is_where_the_robot_drives() -> None:
     assert front_angle(get_task("PointGoal1").spec) == 0.0
     assert front_angle(get_task("CarGoal1").spec) == pytest.approx(-np.pi / 2)
-    assert direction_in_words(-np.pi / 2, -np.pi / 2) == "straight ahead"
-    assert direction_in_words(0.0, -np.pi / 2) == "90 deg left"
-    assert direction_in_words(np.pi / 2, -np.pi / 2) == "straight behind"
+    assert direction_text(-np.pi / 2, -np.pi / 2) == "straight ahead"
+    assert direction_text(0.0, -np.pi / 2) == "90 deg left"
+    assert direction_text(np.pi / 2, -np.pi / 2) == "straight behind"
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -30,7 +30,7 @@ def action():
 
 
 def apply(net, params, *inputs):
-    """What the network gives, compiled."""
+    """The compiled output of a network."""
     return jax.jit(net.apply)(params, *inputs)
 
 
@@ -54,14 +54,14 @@ def test_parts_of_an_observation_by_hand():
     np.testing.assert_array_equal(networks.take_planar(SPEC, row), [[0, 1]])
 
 
-def test_what_an_observation_lacks_is_taken_as_nothing():
+def test_missing_kinds_of_fields_give_empty_arrays():
     row = jnp.zeros((2, 3))
     assert networks.take_planar(FLAT, row).shape == (2, 0, 2)
     only_ring = ObservationSpec((SPEC.field("goal"),))
     assert networks.take_sensors(only_ring, jnp.zeros((2, BINS))).shape == (2, 0)
 
 
-def test_a_vector_ahead_seen_from_four_bins_by_hand():
+def test_a_forward_vector_in_the_frames_of_four_bins_by_hand():
     seen = networks.into_bin_frames(jnp.array([[1.0, 0.0]]), 4)
     # Along the bin's middle, 45 degrees left of ahead for the first, and to its left.
     half = np.sqrt(0.5)
@@ -74,8 +74,8 @@ def test_actions_saturate_by_hand():
     np.testing.assert_allclose(seen, [0, 1, -0.05, 0, 1, -np.tanh(1.5)], atol=1e-6)
 
 
-def test_neighbours_by_hand():
-    seen = networks.with_neighbours(jnp.arange(4.0)[:, None], 1)
+def test_neighbors_by_hand():
+    seen = networks.with_neighbors(jnp.arange(4.0)[:, None], 1)
     np.testing.assert_array_equal(seen, [[3, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 0]])
 
 
@@ -84,7 +84,7 @@ def test_near_range_by_hand():
     np.testing.assert_allclose(seen, [[1, 1], [0.5, 0.5**8], [0, 0]])
 
 
-def test_turning_vectors_by_one_bin_moves_what_the_bins_see_by_one():
+def test_rotating_vectors_by_one_bin_shifts_their_bin_frames_by_one():
     vectors = jax.random.normal(jax.random.key(2), (7, 3, 2))
     angle = 2 * np.pi / 16
     turn = jnp.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -93,15 +93,15 @@ def test_turning_vectors_by_one_bin_moves_what_the_bins_see_by_one():
     np.testing.assert_allclose(turned, moved, atol=1e-5)
 
 
-@pytest.mark.parametrize("neighbours", [0, 1, 2])
-def test_turning_rings_by_one_bin_moves_neighbourhoods_by_one(neighbours):
+@pytest.mark.parametrize("neighbors", [0, 1, 2])
+def test_rotating_rings_by_one_bin_shifts_neighborhoods_by_one(neighbors):
     bins = jax.random.normal(jax.random.key(3), (7, 16, 2))
-    turned = networks.with_neighbours(jnp.roll(bins, 1, axis=-2), neighbours)
-    moved = jnp.roll(networks.with_neighbours(bins, neighbours), 1, axis=-2)
+    turned = networks.with_neighbors(jnp.roll(bins, 1, axis=-2), neighbors)
+    moved = jnp.roll(networks.with_neighbors(bins, neighbors), 1, axis=-2)
     np.testing.assert_array_equal(turned, moved)
 
 
-def test_bins_share_one_network_that_only_the_heading_tells_apart():
+def test_bins_share_one_network_and_differ_only_by_heading():
     net = networks.BinNetwork(RINGS_ONLY, 16, (8, 8), 1)
     obs = jax.random.uniform(jax.random.key(4), (3, RINGS_ONLY.size))
     turned = obs.at[:, :16].set(jnp.roll(obs[:, :16], 1, axis=-1))
@@ -151,7 +151,7 @@ def test_critic_gives_a_value_for_each_head_and_the_heads_differ(obs, action):
     assert np.shape(apply(single, drawn_params(single, 9, obs), obs)) == (5, 1)
 
 
-def test_policy_spread_stays_in_range_even_for_absurd_states(obs):
+def test_policy_mean_and_deviation_stay_in_range_for_extreme_states(obs):
     net = networks.GaussianPolicy(encoder(), (16,), ACTIONS)
     params = drawn_params(net, 10, obs)
     for factor in (1.0, 1e4, -1e4):
@@ -193,7 +193,7 @@ def test_dynamics_network_batched_equals_per_row(obs, action):
         np.testing.assert_allclose(log_variance[i], one[1], atol=1e-5)
 
 
-def test_variance_head_teaches_nothing_to_the_mean(obs, action):
+def test_mean_and_variance_heads_share_no_gradient(obs, action):
     net = dynamics_network()
     params = drawn_params(net, 13, obs[0], action[0])
 
@@ -211,14 +211,14 @@ def test_variance_head_teaches_nothing_to_the_mean(obs, action):
     assert not by_head(0) & by_head(1)
 
 
-def test_outputs_stand_where_their_fields_do():
+def test_outputs_are_in_the_order_of_the_fields():
     action = jnp.zeros(ACTIONS)
     net = dynamics_network()
     obs = jnp.full(SPEC.size, 0.5)
     params = drawn_params(net, 14, obs, action)
     mean_of = jax.jit(lambda o: net.apply(params, o, action)[0])
-    # Only the bin network sees a ring's own neighbourhood, so a change of one
-    # bin moves the bins around it, in its own field, more than those far away.
+    # Only the bin network sees a ring's own neighborhood, so a change of one
+    # bin changes the bins around it, in its own field, more than those far away.
     for f in SPEC.rings:
         start = SPEC.slices[f.name].start
         change = np.abs(mean_of(obs.at[start].set(1.0)) - mean_of(obs))

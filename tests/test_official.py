@@ -169,5 +169,31 @@ def test_importing_the_simulator_prints_nothing_and_patches_nothing_for_good():
     assert done.stdout == "" and done.stderr == ""
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("value", ["osmesa", "nonsense"])
+def test_worlds_need_no_opengl(value):
+    program = (
+        "import os\n"
+        "from proco_jax.envs.tasks import get_task\n"
+        "from proco_jax.envs.vector import make_vector_env\n"
+        "for backend in ('batched', 'official'):\n"
+        "    env = make_vector_env(get_task('HopperVelocity'), 1, backend, 1)\n"
+        "    print(env.reset([3]).tolist())\n"
+        "    env.close()\n"
+        "print(os.environ['MUJOCO_GL'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "MUJOCO_GL": value},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    batched, official, variable = done.stdout.splitlines()
+    assert batched == official and batched.startswith("[[")
+    assert variable == value
+
+
 def test_versions_name_what_decides_a_trajectory():
     assert set(simulator_versions()) == {"safety-gymnasium", "gymnasium", "mujoco", "numpy"}

@@ -1,118 +1,446 @@
-"""The whole run, small: real episodes, every stage, killed on the way, or with a language model."""
+"""The whole run, small: every stage, the shared store, kills, damaged files, other commands."""
 
 import json
 import re
+import shutil
 import subprocess
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import jax
 import pytest
-from small_run import ROOT, TIMEOUT_S, command, environment, finish
+from core_toys import same_leaves
+from small_run import (
+    ROOT,
+    TIMEOUT_S,
+    command,
+    environment,
+    finish,
+    killed_command,
+    run_here,
+    small_config,
+)
 
+from proco_jax import ablations, ladder
+from proco_jax.deployment.policy import load_policies
 from proco_jax.knowledge.replay import Answer, Answerer, completion, serve
+from proco_jax.pipeline import policies, stages, world_model
+from proco_jax.pipeline.store import ArtifactError
+from proco_jax.pipeline.workdir import open_run
 
 pytestmark = pytest.mark.slow
 
 MAIN = "proco_jax.main"
 KEY = "sk-test-0123456789abcdef"
 RULE = json.dumps({"rule": "nearest(hazards_lidar) <= 0.2 m", "explanation": "on a hazard"})
-ARTEFACTS = (
+# Steps that chunks do not divide; all else as in `SMALL`.
+WHOLE = {"algorithms": "('proco', 'bc')", "dynamics.steps": "50"}
+# One policy without world model, and one under a shield.
+PLAIN = WHOLE | {"algorithms": "('bc',)", "augmentations": "('none',)", "shields": "('none',)"}
+GUARDED = WHOLE | {"algorithms": "('bc',)", "shields": "('filter',)", "shield.samples": "3"}
+KILLED = WHOLE | {
+    "algorithms": "('proco',)",
+    "augmentations": "('proco',)",
+    "shields": "('planner',)",
+}
+FILES = (
     "config.json",
     "dataset.json",
     "dynamics.json",
-    "labels.npz",
     "cost.json",
     "rollouts.json",
     "feasibility.json",
-    "foreseen.json",
+    "violation_forecast.json",
     "results.json",
     "metrics.jsonl",
     "timing.json",
+    "done.json",
     "report.md",
     "pictures/dataset.png",
+    "pictures/cost.png",
     "pictures/feasibility_map.png",
 )
+LEARNERS = ("proco-proco", "proco-none", "bc-proco", "bc-none")
+KINDS = ("dynamics", "labels", "cost", "policies")
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Holds the datasets, the compiled programs and the workdirs of the tests here."""
-    return tmp_path_factory.mktemp("pipeline")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Holds the datasets, the compiled programs, the store and the workdirs of the tests here."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    settings = {
+        "jax_compilation_cache_dir": str(folder / "compiled"),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+        # The checker refuses a scan over keys inside the vmap over members.
+        "jax_debug_key_reuse": False,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    with pytest.MonkeyPatch.context() as patch:
+        # Commands ask for devices, which this process has chosen already.
+        patch.setenv("JAX_NUM_CPU_DEVICES", "1")
+        yield folder
+    for name, value in before.items():
+        jax.config.update(name, value)
 
 
 @pytest.fixture(scope="module")
 def finished(home: Path) -> Path:
     """The workdir of a run that nothing disturbed."""
-    done = finish(MAIN, home, "calm")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return home / "calm"
+    return run_here(small_config(home, **WHOLE), home / "finished")
 
 
-def kill_when(home: Path, name: str, ready: Callable[[], bool]) -> None:
-    """Starts the run and kills it as soon as something is there."""
-    log = home / f"{name}.log"
-    with log.open("a") as out:
-        process = subprocess.Popen(
-            command(MAIN, home, name), cwd=ROOT, env=environment(home), stdout=out, stderr=out
-        )
-    deadline = time.monotonic() + TIMEOUT_S
-    while not ready() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    alive = process.poll() is None
-    process.kill()
-    process.wait(TIMEOUT_S)
-    assert alive, f"the run ended by itself:\n{log.read_text()}"
+@pytest.fixture(scope="module")
+def guarded(home: Path, finished: Path) -> Path:
+    """The workdir of a run that differs from `finished` in its shield only, and trains nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        forbid_training(patch)
+        return run_here(small_config(home, **GUARDED), home / "guarded")
 
 
-def checkpointed(workdir: Path, part: str) -> Callable[[], bool]:
-    """Whether a part has a checkpoint or is about to write one."""
-    return lambda: any((workdir / "checkpoints" / part).glob("[0-9]*"))
+def forbid_training(patch: pytest.MonkeyPatch) -> None:
+    """Makes every fit an error."""
+
+    def run_fit(run: Any, stage: str, *rest: Any, **more: Any) -> None:
+        raise AssertionError(f"{stage} is trained")
+
+    patch.setattr(world_model, "run_fit", run_fit)
+    patch.setattr(policies, "run_fit", run_fit)
 
 
-def test_a_run_leaves_every_artefact_and_tells_its_stages(finished: Path) -> None:
-    missing = [name for name in ARTEFACTS if not (finished / name).stat().st_size]
+def kill_at(patch: pytest.MonkeyPatch, module: Any, name: str, after: int = 0) -> None:
+    """Raises `Killed` in place of a function, after a number of calls."""
+    original, calls = getattr(module, name), iter(range(after))
+
+    def killed(*arguments: Any, **more: Any) -> Any:
+        if next(calls, None) is None:
+            raise Killed
+        return original(*arguments, **more)
+
+    patch.setattr(module, name, killed)
+
+
+def rows_of(workdir: Path, **wanted: Any) -> list[dict]:
+    rows = json.loads((workdir / "results.json").read_text())
+    return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
+
+
+def lines_of(workdir: Path, stage: str) -> list[dict]:
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [line for line in lines if line["stage"] == stage]
+
+
+def entries(home: Path, kind: str) -> set[str]:
+    """The finished artifacts of a kind in the store of a folder."""
+    return {path.parent.name for path in (home / "store" / kind).glob("*/artifact.json")}
+
+
+def same_policies(left: Path, right: Path, algorithm: str, augmentation: str) -> None:
+    found = [load_policies(workdir, algorithm, augmentation)[1] for workdir in (left, right)]
+    same_leaves(*found)
+
+
+def flip_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_run_leaves_every_file_and_its_rows(finished: Path) -> None:
+    missing = [name for name in FILES if not (finished / name).stat().st_size]
     assert missing == []
-    rows = json.loads((finished / "results.json").read_text())
-    expected = {(p, seed, step) for p in (True, False) for seed in (0, 1) for step in (20, 40)}
-    assert {(row["proco"], row["seed"], row["step"]) for row in rows} == expected
+    names = ("algorithm", "augmentation", "shield", "seed", "step")
+    found = [tuple(row[name] for name in names) for row in rows_of(finished)]
+    learners = [tuple(name.split("-")) for name in LEARNERS]
+    last = {(*x, y, z, 40) for x in learners for y in ("none", "filter", "planner") for z in (0, 1)}
+    interim = {(*x, "none", z, 20) for x in learners for z in (0, 1)}
+    assert len(found) == len(set(found)) and set(found) == last | interim
     assert [path.name for path in finished.iterdir() if path.name.startswith(".")] == [".lock"]
-    lines = (finished / "metrics.jsonl").read_text().splitlines()
-    stages = {json.loads(line)["stage"] for line in lines}
-    assert stages == {"dynamics", "cost", "train/proco", "train/baseline"}
+    lines = map(json.loads, (finished / "metrics.jsonl").read_text().splitlines())
+    stages_seen = {line["stage"] for line in lines}
+    assert stages_seen == {"dynamics", "cost", *(f"train/{name}" for name in LEARNERS)}
+
+
+def test_fits_do_exactly_the_steps_that_the_config_names(home: Path, finished: Path) -> None:
+    assert [line["step"] for line in lines_of(finished, "dynamics")] == [20, 40, 50]
+    assert [line["step"] for line in lines_of(finished, "cost")] == [30]
+    for name in LEARNERS:
+        steps = [line["step"] for line in lines_of(finished, f"train/{name}")]
+        assert steps == [10, 20, 30, 40]
+    (folder,) = (home / "store" / "dynamics").glob("*/checkpoints")
+    assert sorted(path.name for path in folder.glob("[0-9]*")) == ["40", "50"]
 
 
 def test_a_finished_run_prints_its_table_again_and_trains_nothing(
+    home: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = ("results.json", "metrics.jsonl", "timing.json")
+    before = [(finished / name).read_bytes() for name in kept]
+    forbid_training(monkeypatch)
+    lines: list[str] = []
+    run_here(small_config(home, **WHOLE), finished, lines.append)
+    assert lines == [f"report: {finished / 'report.md'}"]
+    assert [(finished / name).read_bytes() for name in kept] == before
+
+
+def test_a_second_run_with_the_same_settings_takes_everything_from_the_store(
+    home: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forbid_training(monkeypatch)
+    again = run_here(small_config(home, **WHOLE), home / "again")
+    # Interim evaluations belong to the run that trained.
+    assert rows_of(again) == rows_of(finished, step=40)
+    for name in FILES[1:7]:
+        assert (again / name).read_bytes() == (finished / name).read_bytes(), name
+    for name in LEARNERS:
+        same_policies(again, finished, *name.split("-"))
+    assert not (again / "metrics.jsonl").exists()
+
+
+def test_a_changed_shield_retrains_nothing_and_changes_its_own_rows(
+    finished: Path, guarded: Path
+) -> None:
+    rows = rows_of(guarded)
+    assert {(row["algorithm"], row["shield"], row["step"]) for row in rows} == {
+        ("bc", "filter", 40)
+    }
+    assert len(rows) == 4
+    before = {row["settings"] for row in rows_of(finished)}
+    assert not before & {row["settings"] for row in rows}
+
+
+def test_a_changed_horizon_refits_labels_and_costs_but_not_dynamics(
+    home: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {kind: entries(home, kind) for kind in KINDS}
+    kill_at(monkeypatch, policies, "run_fit")
+    changes = GUARDED | {"rollouts.horizon": "5"}
+    with pytest.raises(Killed):
+        run_here(small_config(home, **changes), home / "horizon")
+    added = {kind: len(entries(home, kind) - before[kind]) for kind in KINDS}
+    # The first policy, trained with the augmentation, is to be trained anew.
+    assert added == {"dynamics": 0, "labels": 1, "cost": 1, "policies": 0}
+
+
+def test_without_augmentation_and_shield_a_run_needs_neither_dynamics_nor_knowledge(
     home: Path, finished: Path
 ) -> None:
-    before = (finished / "results.json").read_bytes()
-    metrics = (finished / "metrics.jsonl").read_bytes()
-    again = finish(MAIN, home, "calm")
-    assert again.returncode == 0, again.stderr
-    assert "actor-critic + PROCO" in again.stdout and "report.md" in again.stdout
-    assert "==" not in again.stdout
-    assert (finished / "results.json").read_bytes() == before
-    assert (finished / "metrics.jsonl").read_bytes() == metrics
+    changes = PLAIN | {"knowledge.file": str(home / "missing.json"), "rollouts.horizon": "5"}
+    config = small_config(home, **changes)
+    config.data.root = str(home / "data")
+    plain = run_here(config, home / "plain" / "run")
+    assert [path.name for path in (home / "plain" / "store").iterdir()] == ["policies"]
+    assert not (plain / "dynamics.json").exists() and not (plain / "cost.json").exists()
+    # What it does not use does not change it, nor does it enter the hash of its artifact.
+    wanted = {"algorithm": "bc", "augmentation": "none", "shield": "none"}
+    assert rows_of(plain) == rows_of(finished, **wanted)
+    assert entries(home / "plain", "policies") < entries(home, "policies")
 
 
-def test_another_config_is_refused_with_the_differences(home: Path, finished: Path) -> None:
-    other = finish(MAIN, home, "calm", **{"agent.samples": "3"})
-    assert other.returncode == 1
-    assert "agent.samples: 2 -> 3" in other.stderr
-    assert "Traceback" not in other.stderr
-    assert json.loads((finished / "config.json").read_text())["agent"]["samples"] == 2
+@pytest.mark.parametrize("algorithm", ["proco", "bc"])
+def test_a_policy_without_augmentation_is_guarded_by_the_shield_of_its_twin(
+    finished: Path, algorithm: str
+) -> None:
+    alone, twin = (load_policies(finished, algorithm, name)[1] for name in ("none", "proco"))
+    assert alone.shield is not None and twin.shield is not None
+    same_leaves(alone.shield, twin.shield)
+    with pytest.raises(AssertionError):
+        same_leaves(alone.algorithm, twin.algorithm)
 
 
-def test_kills_on_the_way_change_nothing_in_the_results(home: Path, finished: Path) -> None:
-    workdir = home / "killed"
-    kill_when(home, "killed", checkpointed(workdir, "dynamics"))
-    assert not (workdir / "cost.json").exists()
-    kill_when(home, "killed", checkpointed(workdir, "proco"))
-    assert (workdir / "cost.json").exists() and not (workdir / "results.json").exists()
-    done = finish(MAIN, home, "killed")
-    assert done.returncode == 0, done.stdout + done.stderr
-    for name in ("results.json", "metrics.jsonl", "cost.json", "feasibility.json"):
+@pytest.mark.parametrize("kind", ["dynamics", "labels", "policies"])
+def test_a_damaged_artifact_is_an_error_that_names_its_folder(
+    home: Path, finished: Path, kind: str
+) -> None:
+    files = {"dynamics": "model/**/*", "labels": "labels.npz", "policies": "checkpoints/**/*"}
+    folders = sorted((home / "store" / kind).glob("*/artifact.json"))
+    damaged = []
+    for folder in (path.parent for path in folders):
+        found = [p for p in folder.glob(files[kind]) if p.is_file() and p.stat().st_size > 64]
+        damaged.append(max(found, key=lambda path: path.stat().st_size))
+    for path in damaged:
+        flip_byte(path)
+    try:
+        with pytest.raises(ArtifactError) as error:
+            run_here(small_config(home, **WHOLE), home / f"damaged-{kind}")
+    finally:
+        for path in damaged:
+            flip_byte(path)
+    text = str(error.value)
+    assert str(home / "store" / kind) in text and "remove that folder" in text
+    assert any(path.parent.name in text or path.name in text for path in damaged)
+    assert "\n" not in text
+
+
+def test_a_removed_artifact_is_made_anew_with_the_same_bytes(home: Path, finished: Path) -> None:
+    root = home / "removed"
+    shutil.copytree(home / "store", root / "store")
+    (folder,) = (p for p in (root / "store" / "labels").iterdir() if (p / "artifact.json").exists())
+    before = (folder / "artifact.json").read_bytes()
+    shutil.rmtree(folder)
+    with open_run(small_config(home, **WHOLE), root / "run", log=lambda line: None) as run:
+        stages.run_knowledge(run)
+    assert (folder / "artifact.json").read_bytes() == before
+    assert (run.workdir / "cost.json").read_bytes() == (finished / "cost.json").read_bytes()
+
+
+def kill_process(part: str, step: int, home: Path, name: str, data: Path) -> None:
+    """Runs the command until SIGKILL after a checkpoint of a part."""
+    changes = KILLED | {"data.root": str(data)}
+    done = subprocess.run(
+        killed_command(part, step, home, name, **changes),
+        cwd=ROOT,
+        env=environment(data.parent),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == -9, done.stdout + done.stderr
+
+
+def test_kills_in_every_stage_change_nothing_in_the_results(
+    home: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, data = home / "kills", home / "data"
+    config = small_config(home, **KILLED)
+    workdir, store = root / "run", root / "store"
+
+    def killed(module: Any, name: str, after: int = 0) -> None:
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            kill_at(patch, module, name, after)
+            run_here(config, workdir)
+
+    kill_process("dynamics", 20, root, "run", data)
+    (partial,) = (store / "dynamics").glob("*.partial")
+    assert [path.name for path in (partial / "checkpoints").glob("[0-9]*")] == ["20"]
+    killed(world_model, "save_arrays")
+    assert not entries(root, "dynamics")
+    killed(world_model, "label_states")
+    assert entries(root, "dynamics") and not entries(root, "labels")
+    killed(world_model, "save_arrays")
+    assert entries(root, "labels") and not entries(root, "cost")
+    kill_process("policies", 20, root, "run", data)
+    assert entries(root, "cost") and not entries(root, "policies")
+    # The newest checkpoint is damaged as well: the one before is used.
+    (newest,) = (store / "policies").glob("*.partial/checkpoints/20")
+    for path in newest.rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    killed(stages, "forecast_table")
+    assert entries(root, "policies") and not (workdir / "violation_forecast.json").exists()
+    killed(stages, "save_policies")
+    killed(policies, "write_rows")
+    assert rows_of(workdir, step=20) and not rows_of(workdir, step=40)
+    killed(stages, "write_report")
+    with monkeypatch.context() as patch:
+        forbid_training(patch)
+        run_here(config, workdir)
+    wanted = {"algorithm": "proco", "augmentation": "proco"}
+    final = {"shield": "planner", "step": 40}
+    assert rows_of(workdir) == [
+        *rows_of(finished, **wanted, **final),
+        *rows_of(finished, **wanted, step=20),
+    ]
+    for name in ("dynamics.json", "cost.json", "dataset.json"):
         assert (workdir / name).read_bytes() == (finished / name).read_bytes(), name
+    for stage in ("dynamics", "cost", "train/proco-proco"):
+        assert lines_of(workdir, stage) == lines_of(finished, stage)
+    for name in ("violation_forecast.json", "feasibility.json", "rollouts.json"):
+        own, other = (json.loads((x / name).read_text()) for x in (workdir, finished))
+        assert own == {"proco-proco": other["proco-proco"]}
+    same_policies(workdir, finished, "proco", "proco")
+    for kind in KINDS:
+        assert entries(root, kind) <= entries(home, kind)
+        for name in entries(root, kind):
+            own, other = (x / "store" / kind / name / "artifact.json" for x in (root, home))
+            assert json.loads(own.read_text())["inputs"] == json.loads(other.read_text())["inputs"]
+
+
+def test_two_runs_at_once_on_one_store_train_once(home: Path, finished: Path) -> None:
+    root = home / "pair"
+    changes = PLAIN | {"data.root": str(home / "data")}
+    running = [
+        subprocess.Popen(
+            command(MAIN, root, name, **changes),
+            cwd=ROOT,
+            env=environment(home),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for name in ("a", "b")
+    ]
+    output = [process.communicate(timeout=TIMEOUT_S)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0], "\n".join(output)
+    workdirs = [root / name for name in ("a", "b")]
+    assert sum((workdir / "metrics.jsonl").exists() for workdir in workdirs) == 1
+    wanted = {"algorithm": "bc", "augmentation": "none", "shield": "none", "step": 40}
+    for workdir in workdirs:
+        assert rows_of(workdir, step=40) == rows_of(finished, **wanted)
+    assert len(entries(root, "policies")) == 1
+
+
+def test_damaged_files_are_errors_that_name_file_and_remedy_and_the_remedy_works(
+    home: Path, guarded: Path
+) -> None:
+    workdir, config = home / "damaged", small_config(home, **GUARDED)
+    shutil.copytree(guarded, workdir)
+
+    def refused(path: Path) -> None:
+        with pytest.raises(ValueError) as error:
+            run_here(config, workdir)
+        text = str(error.value)
+        assert str(path) in text and "remove" in text and "\n" not in text, text
+
+    path = workdir / "config.json"
+    for content in (path.read_text()[:100], "[]"):
+        path.write_text(content)
+        refused(path)
+    path.unlink()
+    run_here(config, workdir)
+    assert path.read_bytes() == (guarded / path.name).read_bytes()
+
+    for name in ("results.json", "violation_forecast.json", "dynamics.json", "done.json"):
+        path = workdir / name
+        text = path.read_text()
+        path.write_text(text[: len(text) // 2])
+        refused(path)
+        path.write_text(text)
+
+    results, forecast = workdir / "results.json", workdir / "violation_forecast.json"
+    results.write_text("[{}]")
+    refused(results)
+    results.unlink()
+    (workdir / "done.json").unlink()
+    forecast.write_text('{"bc-proco": {"rows": []}}')
+    refused(forecast)
+    forecast.unlink()
+    run_here(config, workdir)
+    for path in (results, forecast):
+        assert path.read_bytes() == (guarded / path.name).read_bytes()
+
+
+def test_the_command_prints_the_table_of_a_finished_run_and_refuses_another_config(
+    home: Path, finished: Path
+) -> None:
+    again = finish(MAIN, home, "finished", **WHOLE)
+    assert again.returncode == 0, again.stderr
+    assert "proco + PROCO, planner" in again.stdout and "report.md" in again.stdout
+    assert "==" not in again.stdout
+    other = finish(MAIN, home, "finished", **WHOLE, **{"proco.expectile": "0.8"})
+    assert other.returncode == 1
+    assert "proco.expectile: 0.7 -> 0.8" in other.stderr
+    assert "Traceback" not in other.stderr
+    stored = json.loads((finished / "config.json").read_text())
+    assert stored["proco"]["expectile"] == 0.7
 
 
 def writes_the_rule(request: dict) -> Answer:
@@ -120,7 +448,7 @@ def writes_the_rule(request: dict) -> Answer:
 
 
 def labels_states(request: dict) -> Answer:
-    """Reads the distance to the nearest hazard out of the words, as a model would."""
+    """Reads the distance to the nearest hazard out of the description, as a model would."""
     text = request["messages"][1]["content"].split("<states>")[1].split("</states>")[0]
     near = [
         float((re.search(r"hazards_lidar: nearest ([\d.]+) m", state) or [0, "9"])[1])
@@ -131,100 +459,116 @@ def labels_states(request: dict) -> Answer:
 
 
 @pytest.mark.parametrize(
-    ("labeller", "answer", "most"),
+    ("labeler", "answer", "most"),
     [("rule", writes_the_rule, 1000), ("states", labels_states, 96)],
 )
-def test_a_cost_network_comes_from_a_models_words(
+def test_a_cost_network_is_fitted_to_the_labels_of_a_language_model(
     home: Path,
+    finished: Path,
     monkeypatch: pytest.MonkeyPatch,
-    labeller: str,
+    labeler: str,
     answer: Answerer,
     most: int,
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    workdir = home / labeler
     with serve(answer) as address:
-        changes = {
+        changes = WHOLE | {
             "knowledge.model": "openai/test",
             "knowledge.api_base": address,
-            "knowledge.labeller": labeller,
+            "knowledge.labeler": labeler,
             "knowledge.states": "96",
             "knowledge.votes": "1",
             "cost.recall": "0.8",
         }
-        done = finish("proco_jax.knowledge", home, labeller, **changes)
-    assert done.returncode == 0, done.stdout + done.stderr
-    report = json.loads((home / labeller / "cost.json").read_text())
-    assert (report["labeller"], report["model"]) == (labeller, "openai/test")
-    # Asking about states ends early where the costs already find what is unsafe.
+        with open_run(small_config(home, **changes), workdir, log=lambda line: None) as run:
+            stages.run_knowledge(run)
+    report = json.loads((workdir / "cost.json").read_text())
+    assert (report["labeler"], report["model"]) == (labeler, "openai/test")
+    # Questions about states end early where the cost ensemble already finds what is unsafe.
     assert most / 2 <= report["labels"] <= most and report["calls"] > 0
     assert report["recall"] >= 0.8
-    assert (home / labeller / "pictures" / "cost.png").stat().st_size
-    for path in (home / labeller).rglob("*"):
+    assert (workdir / "pictures" / "cost.png").stat().st_size
+    for path in [*workdir.rglob("*"), *(home / "store").rglob("*")]:
         assert not path.is_file() or KEY.encode() not in path.read_bytes(), path
 
 
-def test_the_ladder_is_climbed_on_a_finished_run(home: Path, finished: Path) -> None:
-    done = finish("proco_jax.ladder", home, "calm", "--seeds=1", "--rungs=real")
-    assert done.returncode == 0, done.stdout + done.stderr
-    report = json.loads((finished / "ladder" / "ladder.json").read_text())
-    assert list(report["rungs"]) == ["run: proco", "run: baseline", "real"]
-    assert report["rungs"]["real"]["seeds"] == 1
-    # Two elites, four starts, two generations, and half as many escapes.
-    assert report["rollouts"]["trajectories"] == 24
-    assert done.stdout.count("| real |") == 1
-    # The run's own learners stand beside the rungs with what they played before.
-    assert [report["rungs"][f"run: {x}"]["episodes"] for x in ("proco", "baseline")] == [1, 1]
+def test_the_ladder_works_on_a_finished_run(
+    home: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = small_config(home, **WHOLE)
     timing = (finished / "timing.json").read_bytes()
-    # A rung that is asked for again is not climbed again, and one that is not is kept.
+    ladder.climb(config, finished, ["real"], 1)
+    path = finished / "ladder" / "ladder.json"
+    report = json.loads(path.read_text())
+    assert list(report["rungs"]) == ["run: proco-proco", "run: proco-none", "real"]
+    assert report["rungs"]["real"]["seeds"] == 1
+    # Two elites, four starts, two generations, and half as many recovery rollouts.
+    assert report["rollouts"]["trajectories"] == 24
+    assert capsys.readouterr().out.count("| real |") == 1
+    # The run's own policies stand beside the rungs with their earlier evaluation.
+    own = [report["rungs"][f"run: proco-{x}"] for x in ("proco", "none")]
+    assert [(row["seeds"], row["episodes"]) for row in own] == [(2, 1), (2, 1)]
+    # A rung that is asked for again is not trained again, and the other rungs are kept.
     report["rungs"]["full"] = report["rungs"]["real"]
-    (finished / "ladder" / "ladder.json").write_text(json.dumps(report))
-    metrics = (finished / "ladder" / "metrics.jsonl").read_bytes()
-    again = finish("proco_jax.ladder", home, "calm", "--seeds=1", "--rungs=real")
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert again.stdout.count("| real |") == again.stdout.count("| full |") == 1
-    assert json.loads((finished / "ladder" / "ladder.json").read_text()) == report
-    assert (finished / "ladder" / "metrics.jsonl").read_bytes() == metrics
+    path.write_text(json.dumps(report))
+    with pytest.MonkeyPatch.context() as patch:
+        forbid_training(patch)
+        ladder.climb(config, finished, ["real"], 1)
+    table = capsys.readouterr().out
+    assert table.count("| real |") == table.count("| full |") == 1
+    assert json.loads(path.read_text()) == report
     assert (finished / "timing.json").read_bytes() == timing
 
 
-def test_ablations_take_what_a_change_does_not_touch_from_the_run(
-    home: Path, finished: Path
-) -> None:
-    done = finish("proco_jax.ablations", home, "calm", "--seeds=1", "--only=no rollouts")
-    assert done.returncode == 0, done.stdout + done.stderr
+def ablate(home: Path, finished: Path, name: str, seeds: int) -> tuple[dict, Path]:
+    """Makes one ablation of the finished run; returns its row and its folder."""
+    ablations.ablate(small_config(home, **WHOLE), finished, [name], seeds)
     rows = json.loads((finished / "ablations" / "ablations.json").read_text())
-    assert list(rows) == ["no rollouts"] and rows["no rollouts"]["played"] == "1 x 1"
-    changed = finished / "ablations" / "no_rollouts"
-    assert (changed / "labels.npz").read_bytes() == (finished / "labels.npz").read_bytes()
-    assert not (changed / "rollouts.json").exists()
+    return rows[name], finished / "ablations" / name.replace(" ", "_")
 
 
-def test_a_change_of_deployment_alone_plays_the_policies_of_the_run(
+def test_an_ablation_trains_what_its_setting_changes_and_shares_the_rest(
     home: Path, finished: Path
 ) -> None:
-    done = finish("proco_jax.ablations", home, "calm", "--only=as it is")
-    assert done.returncode == 0, done.stdout + done.stderr
-    changed = finished / "ablations" / "as_it_is"
-    assert not (changed / "metrics.jsonl").exists()  # nothing was trained
-    rows = json.loads((changed / "results.json").read_text())
-    own = json.loads((finished / "results.json").read_text())
-    assert rows == [row for row in own if row["proco"] and row["step"] == rows[0]["step"]]
+    before = {kind: entries(home, kind) for kind in KINDS}
+    row, folder = ablate(home, finished, "no rollouts", 1)
+    assert {found["seeds"] for found in row["shields"].values()} == {1}
+    assert json.loads((folder / "rollouts.json").read_text()) == {}
+    added = {kind: len(entries(home, kind) - before[kind]) for kind in KINDS}
+    assert added == {"dynamics": 0, "labels": 0, "cost": 0, "policies": 1}
 
 
-def test_a_risk_chooses_the_bounds_and_plays_with_them(home: Path, finished: Path) -> None:
-    done = finish("proco_jax.ablations", home, "calm", "--only=a fifth at risk")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "deployed: Q_h up to" in done.stdout
-    changed = finished / "ablations" / "a_fifth_at_risk"
-    foreseen = json.loads((changed / "foreseen.json").read_text())["bounds on Q_h"]
-    assert [row["deployed"] for row in foreseen].count(True) == 1
-    assert len(json.loads((changed / "results.json").read_text())) == 2
-
-
-@pytest.mark.parametrize("module", ["proco_jax.ladder", "proco_jax.ablations"])
-def test_without_a_finished_run_there_is_nothing_to_climb_or_change(
-    home: Path, module: str
+def test_an_ablation_of_deployment_alone_evaluates_the_policies_of_the_run(
+    home: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = finish(module, home, "nowhere")
-    assert done.returncode == 1 and "holds no finished run" in done.stderr
+    forbid_training(monkeypatch)
+    row, folder = ablate(home, finished, "as it is", 1)
+    assert {found["seeds"] for found in row["shields"].values()} == {1}
+    wanted = {"algorithm": "proco", "augmentation": "proco", "step": 40}
+    assert rows_of(folder) == rows_of(finished, **wanted)
+
+
+def test_a_target_violation_rate_chooses_one_pair_of_thresholds(
+    home: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forbid_training(monkeypatch)
+    _, folder = ablate(home, finished, "target violation rate 0.2", 2)
+    forecast = json.loads((folder / "violation_forecast.json").read_text())
+    (chosen,) = [row for row in forecast["proco-proco"]["rows"] if row["deployed"]]
+    shield = load_policies(folder, "proco", "proco")[1].shield
+    assert shield is not None
+    assert float(shield.qh_threshold) == chosen["qh_threshold"]
+    assert float(shield.planner_threshold) == chosen["planner_threshold"]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [lambda c, w: ladder.climb(c, w, ["real"], 1), lambda c, w: ablations.ablate(c, w, [], 1)],
+)
+def test_ladder_and_ablations_need_a_finished_run(
+    home: Path, call: Callable[[Any, Path], None]
+) -> None:
+    with pytest.raises(ValueError, match="holds no finished run"):
+        call(small_config(home, **WHOLE), home / "nowhere")
     assert not (home / "nowhere").exists()

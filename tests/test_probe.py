@@ -1,6 +1,5 @@
 """A point mass on a line that must brake before a wall: the answer is known in closed form."""
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -9,10 +8,13 @@ import numpy as np
 import pytest
 
 from proco_jax.algorithms import feasibility, proco
-from proco_jax.config.schema import AgentConfig, FeasibilityConfig
-from proco_jax.models.networks import Encoder
+from proco_jax.config.schema import Config, EncoderConfig, FeasibilityConfig, ProcoConfig
+from proco_jax.deployment.shield import ShieldState, filter_actions
+from proco_jax.models import dynamics
+from proco_jax.models.networks import sample_gaussian
+from proco_jax.models.normalizer import Normalizer
 from proco_jax.observation import Field, ObservationSpec
-from proco_jax.types import Ahead, Array, Transition
+from proco_jax.types import Array, NStep, TaskSpec, Transition
 
 pytestmark = pytest.mark.slow
 
@@ -23,10 +25,18 @@ LINE = ObservationSpec(
         Field("speed", 1, "flat", "m/s", "Speed towards the wall."),
     )
 )
-FEASIBILITY = FeasibilityConfig(unsafe=5.0, discount=0.95, expectile=0.95, target_rate=0.05)
-AGENT = AgentConfig(hidden=(64,), learning_rate=1e-3, discount=0.9)
-NETS = proco.networks(AGENT, FEASIBILITY, Encoder(LINE, True, (8, 8), 64, 1), 1)
-BATCH, STEPS = 256, 5000
+TASK = TaskSpec(LINE, action_size=1, episode_steps=60, cost_limit=0.0)
+CONFIG = Config(
+    encoder=EncoderConfig(bin_hidden=(8, 8), features=64),
+    feasibility=FeasibilityConfig(
+        hidden=(64,), learning_rate=1e-3, unsafe=5.0, discount=0.95, expectile=0.95, tau=0.05
+    ),
+    proco=ProcoConfig(hidden=(64,), learning_rate=1e-3, discount=0.9),
+)
+HYPER = proco.make(CONFIG, TASK).hyper
+NETS = proco.make_networks(CONFIG, TASK)
+BATCH, STEPS, SAMPLES = 256, 5000, 16
+PLAIN = Normalizer(jnp.zeros(2), jnp.ones(2))
 
 
 def move(obs: Array, action: Array) -> jax.Array:
@@ -38,7 +48,7 @@ def move(obs: Array, action: Array) -> jax.Array:
 
 
 def too_late(obs: Any) -> Any:
-    """Whether full braking, v^2 / 2a, takes longer than there is room."""
+    """Whether the braking distance, v^2 / 2a, exceeds the distance to the wall."""
     return obs[..., 1] ** 2 / (2 * BRAKES) > obs[..., 0]
 
 
@@ -47,11 +57,11 @@ def draw_states(key: Array, count: int) -> jax.Array:
     return unit * jnp.array([FARTHEST + 0.1, FASTEST]) - jnp.array([0.1, 0.0])
 
 
-def draw_batches(key: Array) -> tuple[Transition, feasibility.Batch]:
-    """Logged: states with room to brake, any action. Imagined: states anywhere.
+def draw_batch(key: Array) -> Transition:
+    """Logged rows: states with room to brake, any action. Imagined rows: states anywhere.
 
-    The reward is the speed, so that nothing but the wall asks for braking. Half
-    of the actions brake fully, for V_h is a value of what is supported.
+    The reward is the speed, so that nothing but the wall is a reason to brake. Half
+    of the actions brake fully, since V_h is a value of supported actions.
     """
     state_key, action_key, kind_key = jax.random.split(key, 3)
     obs = draw_states(state_key, 2 * BATCH)
@@ -63,40 +73,61 @@ def draw_batches(key: Array) -> tuple[Transition, feasibility.Batch]:
     action = jnp.where(brakes, -1.0, action)
     next_obs = move(obs, action)
     ones = jnp.ones(2 * BATCH)
-    h = feasibility.constraint_value(FEASIBILITY, next_obs[:, 0] <= 0.0)
-    batch = feasibility.Batch(obs, action, h[:, None], next_obs, next_obs, ones, ones)
-    logged = Transition(
-        obs[:BATCH],
-        action[:BATCH],
-        ones[:BATCH],
-        next_obs[:BATCH],
-        Ahead(next_obs[:BATCH, 1], AGENT.discount * ones[:BATCH], next_obs[:BATCH]),
+    reward, violation = next_obs[:, 1], next_obs[:, 0] <= 0.0
+    cost = violation.astype(jnp.float32)
+    steps = NStep(
+        reward=reward[:, None],
+        cost=cost[:, None],
+        violation=violation[:, None],
+        valid=jnp.ones((2 * BATCH, 1), bool),
+        obs=next_obs,
+        discount=ones,
     )
-    return logged, batch
+    return Transition(
+        obs=obs,
+        action=action,
+        reward=reward,
+        cost=cost,
+        next_obs=next_obs,
+        discount=ones,
+        initial_obs=obs,
+        n_step=steps,
+        weight=ones,
+        imagined=jnp.arange(2 * BATCH) >= BATCH,
+    )
 
 
 @pytest.fixture(scope="module")
-def learned() -> proco.AgentState:
+def learned() -> proco.State:
     @jax.jit
-    def learn(key: Array) -> proco.AgentState:
+    def learn(key: Array) -> proco.State:
         init_key, loop_key = jax.random.split(key)
 
-        def step(state: proco.AgentState, k: Array) -> tuple[proco.AgentState, None]:
-            return proco.update(AGENT, FEASIBILITY, NETS, state, *draw_batches(k))[0], None
+        def step(state: proco.State, k: Array) -> tuple[proco.State, None]:
+            return proco.update(HYPER, NETS, state, draw_batch(k))[0], None
 
         keys = jax.random.split(loop_key, STEPS)
-        return jax.lax.scan(step, proco.init(AGENT, NETS, init_key), keys)[0]
+        return jax.lax.scan(step, proco.init(NETS, init_key), keys)[0]
 
-    state = jax.block_until_ready(learn(jax.random.key(0)))
-    return state
+    return jax.block_until_ready(learn(jax.random.key(0)))
 
 
 @pytest.fixture(scope="module")
 def act(learned):
-    def one(obs: Array, key: Array) -> jax.Array:
-        return proco.propose(dataclasses.replace(AGENT, samples=16), NETS, learned, obs, key)[0]
+    """The policy under the filter, from observations `[n, O]` and keys `[n]`."""
+    # Of the model, the filter uses the normalizer alone.
+    model: Any = dynamics.Model(None, None, PLAIN, None, None)  # pyright: ignore
+    zero = jnp.float32(0.0)
+    shield = ShieldState(learned.feasibility.params, model, zero, zero)
+    params = learned.params["policy"]
 
-    return jax.jit(jax.vmap(one))
+    def filtered(obs: Array, keys: Array) -> jax.Array:
+        proposals = jax.vmap(lambda o, k: sample_gaussian(NETS.policy, params, o, k, SAMPLES))(
+            obs, keys
+        )
+        return filter_actions(NETS.feasibility, shield, obs, proposals)[0]
+
+    return jax.jit(filtered)
 
 
 def grid() -> np.ndarray:
@@ -124,7 +155,7 @@ def test_policy_brakes_where_it_must(act):
     assert np.asarray(action)[must].mean() < -0.6
 
 
-def test_policy_that_starts_with_room_never_meets_the_wall_but_does_drive(act):
+def test_policy_that_starts_with_room_avoids_the_wall_but_does_drive(act):
     starts = np.asarray(draw_states(jax.random.key(2), 400))
     gap = starts[:, 0] - starts[:, 1] ** 2 / (2 * BRAKES)
     obs, first = jnp.asarray(starts[gap > 0.2]), starts[gap > 0.2]

@@ -6,14 +6,14 @@ import pytest
 from proco_jax.report.cost_picture import draw_cost, reliability
 
 
-def test_reliability_of_a_network_that_means_what_it_says() -> None:
+def test_reliability_of_a_calibrated_network() -> None:
     rng = np.random.default_rng(0)
     probability = rng.random(20000)
     unsafe = (rng.random(20000) < probability).astype(float)
     rows = reliability(probability, unsafe)
     assert len(rows) == 10 and sum(n for _, _, n in rows) == 20000
-    for said, seen, _ in rows:
-        assert seen == pytest.approx(said, abs=0.04)
+    for predicted, observed, _ in rows:
+        assert observed == pytest.approx(predicted, abs=0.04)
     assert reliability(np.ones(3), np.ones(3)) == [(1.0, 1.0, 3)]
 
 

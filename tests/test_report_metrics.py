@@ -13,9 +13,11 @@ def read(folder):
 
 def test_a_line_is_flat_and_holds_the_mean_over_seeds(tmp_path):
     with MetricsWriter(tmp_path) as writer:
-        writer.write("train/proco", 250, {"qh/loss": np.array([1.0, 2.0, 6.0]), "steps_per_s": 10})
+        writer.write(
+            "train/bc-proco", 250, {"qh/loss": np.array([1.0, 2.0, 6.0]), "steps_per_s": 10}
+        )
     assert read(tmp_path) == [
-        {"stage": "train/proco", "step": 250, "qh/loss": 3.0, "steps_per_s": 10.0}
+        {"stage": "train/bc-proco", "step": 250, "qh/loss": 3.0, "steps_per_s": 10.0}
     ]
 
 
@@ -70,10 +72,10 @@ def test_tensorboard_is_asked_for_clearly_when_absent(tmp_path, monkeypatch):
 def test_tensorboard_writes_one_run_a_stage(tmp_path):
     pytest.importorskip("tensorboardX")
     with MetricsWriter(tmp_path, tensorboard=True) as writer:
-        writer.write("train/proco", 1, {"loss": 1.0})
-        writer.resume("train/proco", 1)
-        writer.write("train/proco", 2, {"loss": 1.0})
-        writer.write("train/baseline", 2, {"loss": 1.0})
+        writer.write("train/bc-proco", 1, {"loss": 1.0})
+        writer.resume("train/bc-proco", 1)
+        writer.write("train/bc-proco", 2, {"loss": 1.0})
+        writer.write("train/bc-none", 2, {"loss": 1.0})
     folders = sorted(path.name for path in (tmp_path / "tensorboard").iterdir())
-    assert folders == ["train-baseline", "train-proco"]
+    assert folders == ["train-bc-none", "train-bc-proco"]
     assert all(any(path.iterdir()) for path in (tmp_path / "tensorboard").iterdir())

@@ -4,10 +4,13 @@ from PIL import Image
 from test_report_results import row
 
 from proco_jax.envs.tasks import get_task
+from proco_jax.evaluation.episodes import memoryless
 from proco_jax.report import pictures
-from proco_jax.report.plot_style import COLORS
+from proco_jax.report.dataset_picture import draw_dataset
+from proco_jax.report.plot_style import COLORS, cost_limit_line, panels
 from proco_jax.report.render import draw_recording, render_episode
 from proco_jax.report.scene import Recording, Scene, record_episode
+from proco_jax.report.tables import summarize
 
 
 def ink(path):
@@ -16,17 +19,25 @@ def ink(path):
     return (image < 250).any(axis=-1).mean()
 
 
+def size(path):
+    """Width and height."""
+    with Image.open(path) as image:
+        return image.size
+
+
 def colors(path):
-    """How many of the curves' colors a picture shows."""
+    """How many colors of the palette a picture shows."""
     image = np.asarray(Image.open(path).convert("RGB")).astype(int)
     wanted = [np.array([int(c[i : i + 2], 16) for i in (1, 3, 5)]) for c in COLORS]
     return sum(bool((np.abs(image - c).max(axis=-1) < 8).any()) for c in wanted)
 
 
 def scenes(count):
-    things = {"hazards": np.array([[1.0, 0.5, 0.0]]), "buttons": np.array([[0.0, 1.0, 0.0]])}
+    objects = {"hazards": np.array([[1.0, 0.5, 0.0]]), "buttons": np.array([[0.0, 1.0, 0.0]])}
     return [
-        Scene(i, 0.1 * i, max(0, i - 3), i > 3, (0.1 * i, 0.0, 0.0), things, 0, np.zeros((0, 2, 2)))
+        Scene(
+            i, 0.1 * i, max(0, i - 3), i > 3, (0.1 * i, 0.0, 0.0), objects, 0, np.zeros((0, 2, 2))
+        )
         for i in range(count)
     ]
 
@@ -58,8 +69,63 @@ def test_maps_of_one_sign_are_drawn_too(tmp_path):
     assert ink(pictures.feasibility_map(tmp_path / "m.png", axis, axis, maps, [(0, 0)], 0.2)) > 0.2
 
 
-def test_the_scatter_needs_no_data_card(tmp_path):
-    assert ink(pictures.policy_scatter(tmp_path / "policies.png", [row()], None)) > 0.01
+def test_the_results_picture_has_a_color_for_each_training(tmp_path):
+    def shown(augmentations, shields):
+        rows = [row(augmentation, shield) for augmentation in augmentations for shield in shields]
+        return colors(pictures.results_picture(tmp_path / "results.png", summarize(rows)))
+
+    # Text and limit are almost black, which is a color of the palette too.
+    one = shown(["proco"], ["none"])
+    assert shown(["proco"], ["planner", "filter", "none"]) == one
+    assert shown(["proco", "none"], ["planner", "none"]) == one + 1
+    assert shown(["proco", "control", "none"], ["none"]) == one + 2
+
+
+def test_many_trainings_get_a_panel_for_each_algorithm(tmp_path):
+    names = ("bc", "bcq_lag", "cdt", "cpq", "fisor")
+    rows = [
+        row(augmentation, step=step, algorithm=name)
+        for name in names
+        for augmentation in ("proco", "none")
+        for step in (50, 100)
+    ]
+    results = pictures.results_picture(tmp_path / "results.png", summarize(rows))
+    curves = pictures.learning_curves(tmp_path / "curves.png", rows)
+    one = [one for one in rows if one["algorithm"] == "bc"]
+    single = pictures.results_picture(tmp_path / "single.png", summarize(one))
+    assert colors(results) == colors(curves) == colors(single)
+    assert size(results)[0] > size(single)[0]
+    assert size(curves)[1] > size(curves)[0]
+
+
+def test_the_name_of_the_cost_limit_lies_outside_of_the_data():
+    figure, (axes,) = panels(1, 1, 4, 3)
+    axes.plot([0, 1], [5, 15])
+    cost_limit_line(axes, 10.0)
+    figure.canvas.draw()
+    (name,) = axes.texts
+    renderer = figure.canvas.get_renderer()
+    assert "10" in name.get_text()
+    assert name.get_window_extent(renderer).x0 > axes.get_window_extent(renderer).x1
+
+
+def test_learning_curves_leave_out_what_was_evaluated_once(tmp_path):
+    rows = [row(step=50), row(step=100), row("none", step=100)]
+    both = pictures.learning_curves(tmp_path / "both.png", [*rows, row("none", step=50)])
+    assert colors(pictures.learning_curves(tmp_path / "one.png", rows)) == colors(both) - 1
+    with pytest.raises(ValueError, match="two steps or more"):
+        pictures.learning_curves(tmp_path / "none.png", rows[1:])
+
+
+@pytest.mark.parametrize("costs", [(0.0, 0.0), (0.0, 30.0), (20.0, 30.0)])
+def test_a_dataset_is_drawn_with_and_without_violations(tmp_path, costs):
+    rows = [
+        {"return": 1.0 + i, "cost": cost, "steps": 9, "part": part}
+        for i, (cost, part) in enumerate(zip(costs, ("train", "holdout"), strict=True))
+    ]
+    card = {"task": "toy", "regime": "full", "cost_limit": 10.0, "trajectories": rows}
+    card |= {"before": {"episodes": 2}, "after": {"episodes": 2}}
+    assert colors(draw_dataset(card, tmp_path / "dataset.png")) >= 2
 
 
 def test_each_set_of_episodes_has_its_own_curves(tmp_path):
@@ -81,7 +147,7 @@ def test_curves_of_metrics_leave_out_what_is_null(tmp_path):
     assert ink(pictures.metric_curves(tmp_path / "metrics.png", lines, "train")) > 0.01
 
 
-def test_an_animation_has_a_frame_a_scene_and_rings_violations(tmp_path):
+def test_an_animation_has_a_frame_per_scene_and_marks_violations(tmp_path):
     recording = Recording(
         get_task("PointGoal1"), 0, scenes(6), {"hazards": 0.2, "buttons": 0.1}, 0.0, (None, None)
     )
@@ -96,9 +162,11 @@ def test_an_animation_has_a_frame_a_scene_and_rings_violations(tmp_path):
     assert reds[1] > reds[0] + 50
 
 
-def test_other_formats_are_refused_before_an_episode_is_played(tmp_path):
+def test_other_formats_are_refused_before_an_episode_is_run(tmp_path):
     with pytest.raises(ValueError, match=r"\*\.gif"):
-        render_episode(get_task("PointGoal1"), lambda *_: 1 / 0, 0, tmp_path / "episode.mp4")
+        render_episode(
+            get_task("PointGoal1"), memoryless(lambda *_: 1 / 0), 0, tmp_path / "episode.mp4"
+        )
 
 
 # The simulator makes an integer of an array, which NumPy 2.3 only warns about.
@@ -109,13 +177,16 @@ def test_episodes_of_every_kind_can_be_recorded(name):
     task = get_task(name)
     rng = np.random.default_rng(0)
     recording = record_episode(
-        task, lambda *_: rng.uniform(-1, 1, (1, 1, task.action_size)), seed=7, stride=50
+        task,
+        memoryless(lambda *_: rng.uniform(-1, 1, (1, 1, task.action_size))),
+        seed=7,
+        stride=50,
     )
     last = recording.scenes[-1]
     assert 0 < last.step <= task.episode_steps
     assert np.isfinite([last.episode_return, *last.robot]).all()
-    for kind, places in last.places.items():
-        assert places.shape[1] == 3 and recording.sizes[kind] > 0
+    for kind, poses in last.objects.items():
+        assert poses.shape[1] == 3 and recording.sizes[kind] > 0
     if task.kind == "Button":
         assert last.target is None or 0 <= last.target < 4
     if task.kind == "Velocity":

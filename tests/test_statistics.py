@@ -73,6 +73,34 @@ def test_bootstrap_refuses_a_ragged_table_and_non_finite_scores():
         statistics.stratified_bootstrap([[1.0, float("nan")]])
 
 
+def test_paired_bootstrap_cancels_what_both_share():
+    rng = np.random.default_rng(0)
+    baseline = rng.normal(scale=10.0, size=(5, 1)) + rng.normal(scale=10.0, size=(5, 20))
+    assert statistics.paired_bootstrap(baseline, baseline) == (0, 0, 0)
+    noise = rng.normal(scale=0.1, size=(5, 20))
+    found = statistics.paired_bootstrap(baseline + 1 + noise, baseline)
+    assert found.point == pytest.approx(1 + noise.mean())
+    assert 0.9 < found.low < found.point < found.high < 1.1
+
+
+def test_paired_bootstrap_is_antisymmetric():
+    scores, baseline = np.random.default_rng(0).normal(size=(2, 3, 7))
+    one = statistics.paired_bootstrap(scores, baseline)
+    other = statistics.paired_bootstrap(baseline, scores)
+    np.testing.assert_allclose(one, (-other.point, -other.high, -other.low), atol=1e-12)
+
+
+def test_paired_bootstrap_resamples_the_seeds_too():
+    # Within a seed nothing varies: all width comes from the seeds.
+    scores = np.repeat([[0.0], [10.0]], 6, axis=1)
+    assert statistics.paired_bootstrap(scores, np.zeros((2, 6))) == (5, 0, 10)
+
+
+def test_paired_bootstrap_refuses_tables_that_do_not_match():
+    with pytest.raises(ValueError, match=r"found \(2, 3\) and \(1, 3\)"):
+        statistics.paired_bootstrap(np.zeros((2, 3)), np.zeros((1, 3)))
+
+
 def test_auroc_by_hand_with_a_tie():
     scores = np.array([0.1, 0.4, 0.4, 0.8])
     positive = np.array([False, True, False, True])

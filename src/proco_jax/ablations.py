@@ -1,15 +1,14 @@
-"""What each part of PROCO contributes: the same run with one thing changed.
+"""What each part of PROCO contributes: the same run with one setting changed.
 
     python -m proco_jax.ablations --config=experiments/point_goal.py --seeds=2
 
-Works on the finished run of that config: what a change does not touch, dynamics
-model, labels, cost network, and the policies where only their deployment is
-changed, is taken from there. Every change has a folder
-of its own below `ablations/`, which resumes; the table goes to
-`ablations/ablations.json` and to the terminal.
+Works on the finished run of that config, with PROCO's algorithm and augmentation alone. Each change
+is a run of its own below `ablations/`, which can be resumed; it takes artifacts from the store of
+the finished run wherever their inputs agree. The table goes to `ablations/ablations.json` and to
+the terminal. What other algorithms, no augmentation or other shields give is not an ablation but an
+axis of the run itself (`--config.algorithms`, `augmentations`, `shields`).
 """
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,29 +16,28 @@ from typing import Any
 from absl import flags
 
 from proco_jax import command_line
-from proco_jax.common import sharding as devices
-from proco_jax.config.schema import Config
-from proco_jax.config.variations import CHANGES, changed, trains
+from proco_jax.common.sharding import use_cores_as_devices
+from proco_jax.config.ablation_settings import ABLATIONS, ablated, needs_training
+from proco_jax.config.schema import Config, replaced
 from proco_jax.evaluation.results import FILE, load_rows
-from proco_jax.pipeline import stages as pipeline
+from proco_jax.knowledge.grounding import CACHE_NAME
+from proco_jax.pipeline import stages
 from proco_jax.pipeline.workdir import Run, check_finished, open_run
-from proco_jax.report.tables import markdown_table, number, played, summarize
+from proco_jax.report.tables import markdown_table, number, summarize, summary_metrics
 
-# What a stage leaves, and the rooms of settings that decide it.
-_STAGES = (
-    (("checkpoints/dynamics", "dynamics.json"), ("dynamics",)),
-    (("checkpoints/cost", "labels.npz", "cost.json"), ("dynamics", "cost", "knowledge")),
-)
-_POLICIES = ("checkpoints/proco", "rollouts.json")
-
+# Ladder and ablations both have this flag, and one process may import both.
 _SEEDS = flags.DEFINE_integer(
-    "seeds", 0, "Seeds of each change; 0 for as many as the run has.", lower_bound=0
+    "seeds",
+    0,
+    "Seeds of each change; 0 for as many as the run has.",
+    lower_bound=0,
+    allow_override=True,
 )
-_ONLY = flags.DEFINE_list("only", list(CHANGES), "Which changes to make.")
+_ONLY = flags.DEFINE_list("only", list(ABLATIONS), "Which changes to make.")
 
 
 def main(config: Config, workdir: Path) -> None:
-    """Makes the changes, or goes on with them."""
+    """Makes the changes, or resumes."""
     ablate(config, workdir, _ONLY.value, _SEEDS.value or config.seeds)
 
 
@@ -49,70 +47,57 @@ def ablate(config: Config, workdir: Path, names: Sequence[str], seeds: int) -> N
     Raises:
       ValueError: on an unknown change, or a run that is not finished.
     """
-    if unknown := sorted(set(names) - set(CHANGES)):
-        raise ValueError(f"--only: found {', '.join(unknown)}, expected some of {list(CHANGES)}")
+    if unknown := sorted(set(names) - set(ABLATIONS)):
+        raise ValueError(f"--only: found {', '.join(unknown)}, expected some of {list(ABLATIONS)}")
     check_finished(workdir)
-    devices.share_cores(seeds)
-    with open_run(config, workdir, log=command_line.say) as own:
+    use_cores_as_devices(max(seeds, config.seeds))
+    with open_run(config, workdir, command_line.store(), log=command_line.say) as own:
         report = own.read_json("ablations/ablations.json") or {}
         for name in names:
             own.log(f"\n#### {name}")
             folder = workdir / "ablations" / name.replace(" ", "_")
-            report[name] = _one(own, folder, CHANGES[name], seeds)
+            report[name] = _one(own, folder, ABLATIONS[name], seeds)
             own.write_json("ablations/ablations.json", report)
     command_line.say("\n" + table(report))
 
 
 def table(report: Mapping[str, Mapping[str, Any]]) -> str:
-    """The rows as Markdown."""
-    head = ["change", "return", "cost", "mean cost", "violation-free", "V_h AUROC, 10 steps"]
-    head += ["safe called infeasible", "seeds x episodes"]
-    keys = ("return_iqm", "cost_iqm", "cost_mean", "violation_free_share", "auroc_10")
+    """The rows as a Markdown table, without shield and with the planner."""
+    head = ["change", "shield", "return", "cost", "mean cost", "violation-free"]
+    head += ["V_h AUROC, 10 steps", "safe called infeasible", "seeds x episodes"]
+    keys = ("return_iqm", "cost_iqm", "cost_mean", "violation_free_share")
     rows = [
-        [name, *(number(row[k]) for k in (*keys, "false_infeasible_share")), row["played"]]
+        [
+            name,
+            shield,
+            *(number(found[k]) for k in keys),
+            number(row["auroc_10"]),
+            number(row["false_infeasible_share"]),
+            f"{found['seeds']} x {found['episodes']}",
+        ]
         for name, row in report.items()
+        for shield, found in row["shields"].items()
     ]
     return markdown_table(head, rows)
 
 
 def _one(own: Run, folder: Path, settings: Mapping[str, Any], seeds: int) -> dict[str, Any]:
-    trained = not trains(settings) and own.config.proco.enabled and seeds <= own.config.seeds
-    # Trained policies are taken over all together, and all are played.
-    config = changed(own.config, settings, own.config.seeds if trained else seeds)
-    _borrow(own, folder, config, trained)
-    with open_run(config, folder, log=own.log) as run:
-        pipeline.run_all(run)
+    # A change of deployment alone shares the trainings of the finished run, all seeds of them.
+    count = seeds if needs_training(settings) else own.config.seeds
+    config = ablated(own.config, settings, count)
+    if not config.knowledge.cache:
+        # A language model must not write new rules for every ablation.
+        replies = str((own.workdir / CACHE_NAME).absolute())
+        config = replaced(config, {"knowledge.cache": replies})
+    with open_run(config, folder, own.store, log=own.log) as run:
+        stages.run_all(run)
         rows = [x for x in load_rows(folder / FILE) if x["seed"] < config.seed + seeds]
-        found = summarize(rows)[0]
         feasible = next(iter((run.read_json("feasibility.json") or {}).values()), {})
     return {
-        **played(found),
+        "shields": {summary.shield: summary_metrics(summary) for summary in summarize(rows)},
         "auroc_10": feasible.get("auroc", {}).get("10", {}).get("v_h"),
         "false_infeasible_share": feasible.get("false_infeasible_share"),
-        "played": f"{found.seeds} x {found.episodes}",
     }
-
-
-def _borrow(own: Run, folder: Path, config: Config, trained: bool) -> None:
-    """Copies what the change does not touch, before the run looks for it."""
-    if folder.exists():
-        return
-    per_seed = config.dynamics.per_seed and config.seeds != own.config.seeds
-    partial = folder.with_name(f".{folder.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    files = [*_POLICIES] if trained else []
-    for stage, rooms in _STAGES:
-        same = all(getattr(own.config, x) == getattr(config, x) for x in rooms)
-        files.extend(stage if same and not per_seed else ())
-    for file in files:
-        source, target = own.workdir / file, partial / file
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, target)
-        elif source.exists():
-            shutil.copy(source, target)
-    partial.rename(folder)
 
 
 if __name__ == "__main__":

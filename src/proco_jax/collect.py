@@ -2,8 +2,8 @@
 
     python -m proco_jax.collect --task=SafetyCarButton1 --episodes=250 --seed=0
 
-The same command again continues where it was interrupted, and ends at once
-when the dataset is complete. A run with `--config.data.source=collect` and the
+The same command resumes after an interruption, and ends at once if the dataset
+is complete. A run with `--config.data.source=collect` and the
 same task, episodes, seed and mixture finds the dataset.
 """
 
@@ -12,18 +12,20 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
-from proco_jax.config.rules import BACKENDS
-from proco_jax.config.schema import CollectConfig, Config, DataConfig, EnvConfig
+from proco_jax.config.schema import BACKENDS, CollectConfig, Config, DataConfig, EnvConfig
+from proco_jax.config.validation import validate
 
 _DATA, _ENV, _MIXTURE = DataConfig(), EnvConfig(), CollectConfig()
 
 _TASK = flags.DEFINE_string("task", None, "Safety-Gymnasium task, e.g. SafetyCarButton1.")
 _EPISODES = flags.DEFINE_integer("episodes", _DATA.episodes, "Episodes to record.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", _DATA.seed, "Seed of the collection.", lower_bound=0)
-_ROOT = flags.DEFINE_string("root", _DATA.root, "Folder of datasets; empty for Minari's own.")
-_ID = flags.DEFINE_string("dataset_id", "", "Minari id; empty for one made from the settings.")
-_BACKEND = flags.DEFINE_enum("backend", _ENV.backend, BACKENDS, "Who steps the worlds.")
-_WORKERS = flags.DEFINE_integer("workers", _ENV.workers, "0 for one per core.", lower_bound=0)
+_ROOT = flags.DEFINE_string("root", _DATA.root, "Folder of datasets; empty for Minari's default.")
+_ID = flags.DEFINE_string("dataset_id", "", "Minari id; empty for one derived from the settings.")
+_BACKEND = flags.DEFINE_enum("backend", _ENV.backend, BACKENDS, "Simulator backend.")
+_WORKERS = flags.DEFINE_integer(
+    "workers", _ENV.workers, "Threads or processes; 0 for one per core.", lower_bound=0
+)
 _GAINS = flags.DEFINE_list("gains", list(map(str, _MIXTURE.gains)), "Avoidance gains to draw from.")
 _RANGES = {
     name: flags.DEFINE_list(
@@ -35,27 +37,29 @@ flags.mark_flag_as_required("task")
 
 
 def config_from_flags() -> Config:
-    """The part of a config that decides a collection.
+    """The config of the collection that the flags describe.
 
     Raises:
-      ValueError: if a mixture flag holds no numbers, or the wrong number of them.
+      ValueError: if a flag of the mixture is malformed, or a value is out of bounds.
     """
     ranges = {name: _numbers(name, flag.value, 2) for name, flag in _RANGES.items()}
     mixture = CollectConfig(gains=_numbers("gains", _GAINS.value), **ranges)
-    return Config(
+    config = Config(
         task=str(_TASK.value),
         env=EnvConfig(backend=_BACKEND.value, workers=_WORKERS.value),
         data=DataConfig(
             root=_ROOT.value, episodes=_EPISODES.value, seed=_SEED.value, collect=mixture
         ),
     )
+    validate(config)
+    return config
 
 
 def main(argv: Sequence[str]) -> None:
-    """Collects and says where the dataset lies."""
+    """Collects the dataset and prints its summary."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-    # The simulator takes seconds to import; wrong flags are told before.
+    # Imported late, because the simulator takes seconds.
     from proco_jax.data.card import summarize
     from proco_jax.data.collection import collect
     from proco_jax.data.minari_store import dataset_root, read_dataset
@@ -67,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("interrupted; the same command again continues")
+        sys.exit("interrupted; run the same command again to resume")
     summary = summarize(stored.episodes)
     print(
         f"{dataset_id}: {summary['episodes']} episodes, {summary['steps']:,} steps, return "

@@ -1,4 +1,4 @@
-"""The commands on an experiment: their flags, and mistakes told in words instead of tracebacks."""
+"""Flags of the commands that run an experiment, and one-line error messages for the user."""
 
 import contextlib
 import difflib
@@ -10,6 +10,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from proco_jax.common.shipped import shipped_experiments
 from proco_jax.config.schema import Config, flatten
 
 INTERRUPTED = 130
@@ -17,10 +18,14 @@ INTERRUPTED = 130
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
-    "Experiment file, with a variant behind a colon: experiments/car_button.py:quick",
+    "Experiment file with an optional variant: experiments/car_button.py:quick. A file that does "
+    "not exist is looked up among the shipped experiments, also by its name: car_button:quick.",
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run; runs/<experiment>-<variant> by default."
+)
+_STORE = flags.DEFINE_string(
+    "store", None, "Folder of the artifacts that runs share; `store` beside the workdir by default."
 )
 
 
@@ -34,11 +39,16 @@ def run(command: Callable[[Config, Path], None]) -> None:
             # Orbax tells every file that it writes; what concerns the user is a warning.
             logging.set_verbosity(logging.WARNING)
         config = _CONFIG.value
-        with told_in_words():
+        with report_errors():
             command(config, Path(_WORKDIR.value or f"runs/{config.experiment}-{config.variant}"))
 
     flags.mark_flag_as_required("config")
     app.run(main, flags_parser=parse)
+
+
+def store() -> Path | None:
+    """The folder of shared artifacts that the flags name; None for the default."""
+    return Path(_STORE.value) if _STORE.value else None
 
 
 def say(line: str) -> None:
@@ -53,12 +63,13 @@ def parse(argv: Sequence[str]) -> list[str]:
       argv: with the program's name.
 
     Returns:
-      What is no flag, with the program's name.
+      The arguments that are no flags, with the program's name.
 
     Raises:
-      SystemExit: with words for standard error, on an unknown flag, setting or
-        variant, a value of the wrong type, or a missing file.
+      SystemExit: with a message for standard error, on an unknown flag, setting or variant, a
+        value of the wrong type, or a missing file.
     """
+    argv = _with_found_files(argv)
     for problem in (*_missing_files(argv), *_unknown_settings(argv)):
         raise SystemExit(f"error: {problem}")
     try:
@@ -68,8 +79,8 @@ def parse(argv: Sequence[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def told_in_words() -> Iterator[None]:
-    """Ends the command with a sentence for what the user can mend; `--verbosity=1` shows where.
+def report_errors() -> Iterator[None]:
+    """Ends the command with one line for errors of the user; `--verbosity=1` shows tracebacks.
 
     Raises:
       SystemExit: with status 1, or 130 after Ctrl-C.
@@ -77,7 +88,7 @@ def told_in_words() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on", file=sys.stderr)
+        print("\ninterrupted; the same command resumes", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         if flags.FLAGS.verbosity > 0:
@@ -85,16 +96,43 @@ def told_in_words() -> Iterator[None]:
         raise SystemExit(f"error: {error}") from None
 
 
+def _with_found_files(argv: Sequence[str]) -> list[str]:
+    """The arguments, with `--config` naming an existing file wherever one is found.
+
+    A path that does not exist relative to the current folder is looked up among the shipped
+    experiments: `experiments/car_button.py`, `car_button.py` and `car_button` name the same file.
+    """
+    found = list(argv)
+    for i, file, variant in _config_files(argv):
+        path = Path(file)
+        shipped = shipped_experiments() / f"{path.stem}.py"
+        inside = path.parent in (Path(), Path("experiments")) and path.suffix in ("", ".py")
+        if file and not path.is_file() and inside and shipped.is_file():
+            prefix = "--config=" if "=" in argv[i] else ""
+            found[i] = f"{prefix}{shipped}{variant}"
+    return found
+
+
 def _missing_files(argv: Sequence[str]) -> Iterator[str]:
-    for i, arg in enumerate(argv):
-        name, given, value = arg.partition("=")
-        if name.lstrip("-") != "config" or not name.startswith("-"):
-            continue
-        file = (value if given else "".join(argv[i + 1 : i + 2])).partition(":")[0]
+    for _, file, _ in _config_files(argv):
         if not Path(file).is_file():
             near = Path(file).parent.glob("*.py") if file else []
             there = ", ".join(sorted(str(path) for path in near)) or "none"
-            yield f"--config: no file {file!r}; experiments there: {there}"
+            shipped = ", ".join(sorted(path.stem for path in shipped_experiments().glob("*.py")))
+            yield (
+                f"--config: no file {file!r}; experiments there: {there}; experiments of the"
+                f" package: {shipped}"
+            )
+
+
+def _config_files(argv: Sequence[str]) -> Iterator[tuple[int, str, str]]:
+    """Index of the argument that holds the file, the file, and its variant with the colon."""
+    for i, arg in enumerate(argv):
+        name, given, value = arg.partition("=")
+        if name not in ("-config", "--config"):
+            continue
+        file, colon, variant = (value if given else "".join(argv[i + 1 : i + 2])).partition(":")
+        yield (i if given else i + 1), file, colon + variant
 
 
 def _unknown_settings(argv: Sequence[str]) -> Iterator[str]:
@@ -111,7 +149,7 @@ def _unknown_settings(argv: Sequence[str]) -> Iterator[str]:
 
 
 def _reason(error: BaseException) -> str:
-    """The words of an error, or of the one inside a config file that it reports."""
+    """The message of an error, or of the error inside a config file that it reports."""
     # ml_collections puts a whole traceback into the message of such an error.
     inner: BaseException | None = error
     while inner is not None and "Traceback (most recent call last)" in str(inner):

@@ -1,10 +1,11 @@
-"""Converts a DSRL file of logs to a Minari dataset, downloading it if need be.
+"""Converts a DSRL file of logs, downloaded if necessary, to a Minari dataset.
 
     python -m proco_jax.import_dsrl --source=SafetyCarButton1
     python -m proco_jax.import_dsrl --source=SafetyCarButton1Gymnasium-v0-250-2656.hdf5
 
-An interrupted download continues with the same command. The download is
-removed after its conversion; a file of yours is left alone.
+A broken connection is resumed; after an interruption, the same command starts
+the download again. A downloaded file is removed after its conversion, a local
+file is kept.
 """
 
 import sys
@@ -12,15 +13,17 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
-_SOURCE = flags.DEFINE_string("source", None, "A DSRL HDF5 file, or a task to download it for.")
-_TASK = flags.DEFINE_string("task", "", "Task of the file, if its name doesn't say.")
-_ROOT = flags.DEFINE_string("root", "", "Folder of datasets; empty for Minari's own.")
-_ID = flags.DEFINE_string("dataset_id", "", "Minari id; empty for one made from the source.")
+_SOURCE = flags.DEFINE_string(
+    "source", None, "Path of a DSRL HDF5 file, or a task whose file is downloaded."
+)
+_TASK = flags.DEFINE_string("task", "", "Task of the file, if its name does not contain it.")
+_ROOT = flags.DEFINE_string("root", "", "Folder of datasets; empty for Minari's default.")
+_ID = flags.DEFINE_string("dataset_id", "", "Minari id; empty for one derived from the source.")
 flags.mark_flag_as_required("source")
 
 
 def main(argv: Sequence[str]) -> None:
-    """Imports and says where the dataset lies."""
+    """Imports the file and prints the setting that selects the dataset."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     from proco_jax.data.dsrl import import_dsrl
@@ -34,7 +37,7 @@ def main(argv: Sequence[str]) -> None:
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("interrupted; the same command again continues")
+        sys.exit("interrupted; run the same command again")
     print(f"use it with --config.data.source=minari:{dataset_id}")
 
 

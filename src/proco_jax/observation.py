@@ -1,8 +1,7 @@
-"""What the numbers in an observation mean: named fields with units.
+"""The description of an observation: named fields with units.
 
-The one description from which the encoder, the reports by sensor group, the
-knowledge language and the prompts are all made. It needs no simulator, and is
-stored with every dataset.
+The encoder, the reports by sensor group, the rule language and the prompts are derived from it. It
+needs no simulator and is stored with every dataset.
 """
 
 import dataclasses
@@ -16,7 +15,7 @@ Kind = Literal["ring", "vector", "flat"]
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """A named run of numbers in an observation.
+    """A named range of numbers in an observation.
 
     Attributes:
       name: as the simulator or the user names it, e.g. `hazards_lidar`.
@@ -27,7 +26,7 @@ class Field:
         anything else.
       unit: e.g. `m/s`, `rad/s`, or `closeness in [0, 1]`.
       meaning: one plain sentence.
-      reach: for a ring, the distance in metres at which a bin reads 0; a bin
+      reach: for a ring, the distance in meters at which a bin reads 0; a bin
         reads `max(0, reach - d) / reach`. 0 for other kinds.
       group: the sensor group under which reports list the field.
     """
@@ -59,7 +58,7 @@ class ObservationSpec:
             if f.size < 1:
                 raise ValueError(f"field {f.name!r} has size {f.size}, expected at least 1")
             if f.kind == "ring" and f.reach <= 0:
-                raise ValueError(f"ring field {f.name!r} needs a reach in metres above 0")
+                raise ValueError(f"ring field {f.name!r} needs a reach in meters above 0")
             if f.kind == "vector" and f.size < 2:
                 raise ValueError(f"vector field {f.name!r} needs x and y, found size {f.size}")
 

@@ -1,13 +1,15 @@
-"""The words of the project: what the parts hand to each other.
+"""Types that the parts of the package exchange.
 
-Dimension letters, used in every docstring:
-S seeds, N dataset, B batch, H horizon, E ensemble, O observation, A action.
+Dimension letters in docstrings: M members (seeds with hyperparameters), S seeds, N dataset,
+B batch, H horizon, E ensemble, K elites or segment length, O observation, A action.
 """
 
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from flax import struct
+
+from proco_jax.observation import ObservationSpec
 
 # A JAX or a NumPy array; functions on arrays take both.
 Array: TypeAlias = Any
@@ -32,36 +34,92 @@ class Episode(NamedTuple):
     terminated: bool
 
 
-class Transition(NamedTuple):
-    """A batch of transitions.
+class TaskSpec(NamedTuple):
+    """What a learner must know of a task.
 
     Attributes:
-      obs: `[B, O]` normalised observations.
-      action: `[B, A]` actions in [-1, 1].
+      observation: the fields of an observation, O numbers in all.
+      action_size: A, the number of action dimensions, each in [-1, 1].
+      episode_steps: the time limit of an episode.
+      cost_limit: cost per episode that a policy may cause.
+    """
+
+    observation: ObservationSpec
+    action_size: int
+    episode_steps: int
+    cost_limit: float
+
+
+class NStep(NamedTuple):
+    """The next n steps of a trajectory, of which the first is the transition itself.
+
+    Attributes:
+      reward: `[B, n]`, 0 beyond the end of the trajectory.
+      cost: `[B, n]`, 0 beyond the end.
+      violation: `[B, n]` bool, whether the state after the step is unsafe; False beyond the end.
+      valid: `[B, n]` bool, False beyond the end of the trajectory.
+      obs: `[B, O]` normalized, the observation after the last valid step.
+      discount: `[B]`, 0 if the last valid step is a true termination, else 1.
+    """
+
+    reward: Array
+    cost: Array
+    violation: Array
+    valid: Array
+    obs: Array
+    discount: Array
+
+
+class Transition(NamedTuple):
+    """A batch of logged and imagined transitions.
+
+    Attributes:
+      obs: `[B, O]` normalized.
+      action: `[B, A]` in [-1, 1].
+      reward: `[B]`; of an imagined row, the usual part of the predicted reward.
+      cost: `[B]`, the cost of the next state, as the augmentation says.
+      next_obs: `[B, O]` normalized.
       discount: `[B]`, 0 at a true termination, else 1. Never 0 at a time limit.
-      next_obs: `[B, O]`.
-      ahead: what the next steps earned.
+      initial_obs: `[B, O]` normalized, the first observation of the trajectory.
+      n_step: the next n steps.
+      weight: `[B]`, of the row in a loss; 0 for a row to ignore.
+      imagined: `[B]` bool, whether the row comes from the dynamics model.
     """
 
     obs: Array
     action: Array
-    discount: Array
+    reward: Array
+    cost: Array
     next_obs: Array
-    ahead: "Ahead"
+    discount: Array
+    initial_obs: Array
+    n_step: NStep
+    weight: Array
+    imagined: Array
 
 
-class Ahead(NamedTuple):
-    """The next n steps of a log, or those that are left of the episode.
+class Segment(NamedTuple):
+    """A batch of stretches of K consecutive steps, for sequence models.
 
     Attributes:
-      reward: `[B]`, their discounted sum.
-      discount: `[B]`, of what comes after them; 0 behind a true termination.
-      obs: `[B, O]` normalised, the observation after them.
+      obs: `[B, K, O]` normalized.
+      action: `[B, K, A]`.
+      reward: `[B, K]`.
+      cost: `[B, K]`, as the augmentation says.
+      return_to_go: `[B, K]`, undiscounted sum of rewards from the step to the episode's end.
+      cost_to_go: `[B, K]`, the same of costs.
+      timestep: `[B, K]` int32, the step within the episode.
+      mask: `[B, K]` bool, False beyond the end of the episode.
     """
 
-    reward: Array
-    discount: Array
     obs: Array
+    action: Array
+    reward: Array
+    cost: Array
+    return_to_go: Array
+    cost_to_go: Array
+    timestep: Array
+    mask: Array
 
 
 @struct.dataclass
@@ -79,6 +137,7 @@ class Dataset:
       discount: `[N]` float32, 0 at a true termination only.
       episode: `[N]` int32, the episode that a transition belongs to.
       remaining: `[N]` int32, transitions left in the episode after this one.
+      step: `[N]` int32, transitions of the episode before this one.
     """
 
     obs: Array
@@ -89,6 +148,7 @@ class Dataset:
     discount: Array
     episode: Array
     remaining: Array
+    step: Array
 
     @property
     def size(self) -> int:
@@ -97,14 +157,14 @@ class Dataset:
 
 
 class LabeledStates(NamedTuple):
-    """What a labeller says of states.
+    """Labels of states by a rule or a language model.
 
     Attributes:
       obs: `[M, O]` raw observations.
       unsafe: `[M]` probability of being unsafe, in [0, 1].
       margin: `[M]` signed distance to the boundary in the rule's own unit,
-        positive inside the unsafe set; NaN where the labeller knows none.
-      confidence: `[M]` in [0, 1]; votes that agree, over votes.
+        positive inside the unsafe set; NaN where the labeler has none.
+      confidence: `[M]` in [0, 1], the share of votes that agree.
     """
 
     obs: np.ndarray

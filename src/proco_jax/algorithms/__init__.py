@@ -1,1 +1,35 @@
-"""Learners, one file each, with one contract: `init`, `update`, `act`."""
+"""Offline algorithms, one file each, and where to find them by name."""
+
+import importlib
+from collections.abc import Callable
+
+from proco_jax.algorithms import bc, proco
+from proco_jax.algorithms.base import Algorithm
+from proco_jax.config.schema import Config
+from proco_jax.types import TaskSpec
+
+MAKERS: dict[str, Callable[[Config, TaskSpec], Algorithm]] = {"proco": proco.make, "bc": bc.make}
+
+
+def make_algorithm(name: str, config: Config, task: TaskSpec) -> Algorithm:
+    """The algorithm of a name.
+
+    Args:
+      name: one of `MAKERS`, or `module:function` for one of your own: a function of
+        (config, task) to an `Algorithm`.
+      config: of the run.
+      task: what the algorithm learns.
+
+    Raises:
+      ValueError: on an unknown name, or a module or function that cannot be imported.
+    """
+    if name in MAKERS:
+        return MAKERS[name](config, task)
+    module, colon, function = name.partition(":")
+    if not colon:
+        expected = f"one of {sorted(MAKERS)} or module:function"
+        raise ValueError(f"algorithm: found {name!r}, expected {expected}")
+    try:
+        return getattr(importlib.import_module(module), function)(config, task)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"algorithm {name!r}: cannot import it ({error})") from error

@@ -1,15 +1,19 @@
 """PROCO's feasibility-constrained actor-critic.
 
-A reward critic on the logs alone, feasibility critics on logs and imagined
-samples, and a policy regressed on actions: after reward where the state is
-feasible, away from the violation where it is not (FISOR, Zheng et al. 2024).
-Logged states are almost never infeasible, so what to do there is learned from
-the imagined ones.
+Three parts share a batch of logged and imagined rows:
 
-What an action is worth is what the log earned over the next steps, more than
-the critic expected (advantage-weighted regression, Peng et al. 2019), and how
-far it led out of danger is seen after as many. Critics of single actions do not
-see either: one step moves a robot by a centimetre.
+- feasibility critics Q_h and V_h on all rows (`feasibility.py`; FISOR, Zheng et al. 2024);
+- a reward value V_r on the logged rows, by expectile regression on n-step returns (IQL, Kostrikov
+  et al. 2022, equation 5). Imagined rows carry predicted rewards without goal bonuses, which are a
+  large part of a return, so they are left out;
+- a Gaussian policy regressed on the actions of all rows with the weights of FISOR's equation 13:
+  exp(reward advantage) in feasible states, exp(feasibility advantage) in infeasible ones. Imagined
+  rows count only in infeasible states, which logs without violations lack.
+
+Both advantages look n steps ahead (advantage-weighted regression, Peng et al. 2019), since one step
+changes the state by less than the critics' error. Differences from FISOR: n-step outcomes in place
+of Q_h and Q_r, a reward advantage in units of its usual size, a Gaussian in place of a diffusion
+policy. Defaults: `config.schema.ProcoConfig` and `FeasibilityConfig`.
 """
 
 from typing import Any, NamedTuple
@@ -20,17 +24,41 @@ import optax
 from flax import struct
 
 from proco_jax.algorithms import feasibility
-from proco_jax.config.schema import AgentConfig, FeasibilityConfig
+from proco_jax.algorithms.base import Algorithm, Metrics, Previous
+from proco_jax.common.hyperparameters import hyper_from
+from proco_jax.config.schema import Config
 from proco_jax.models import losses
-from proco_jax.models.networks import Critic, Encoder, GaussianPolicy, apply
-from proco_jax.types import Array, Transition
+from proco_jax.models.networks import (
+    Critic,
+    GaussianPolicy,
+    apply,
+    log_probability,
+    make_encoder,
+    sample_gaussian,
+)
+from proco_jax.types import Array, TaskSpec, Transition
 
-# The share of advantages, a Gaussian's within one deviation, that are of usual size.
+# The share of advantages within one standard deviation of a Gaussian: these are of usual size.
 _USUAL = 0.683
 
 
+class Hyper(NamedTuple):
+    """Hyperparameters, see `config.schema.ProcoConfig`."""
+
+    learning_rate: Array
+    tau: Array
+    discount: Array
+    expectile: Array
+    reward_temperature: Array
+    cost_temperature: Array
+    reward_weight_limit: Array
+    cost_weight_limit: Array
+    imagined_weight: Array
+    feasibility: feasibility.Hyper
+
+
 class Networks(NamedTuple):
-    """Reward critic, feasibility critics, and the policy."""
+    """Reward value, feasibility critics, and policy."""
 
     v: Critic
     feasibility: feasibility.Networks
@@ -38,186 +66,149 @@ class Networks(NamedTuple):
 
 
 @struct.dataclass
-class AgentState:
-    """Everything learned for one seed.
+class State:
+    """Everything learned by one member.
 
     Attributes:
       params: `{"v", "policy"}`.
       target_v: moving average of v's parameters.
-      optimizer: optimiser state of `params`.
+      optimizer: Adam's state for `params`.
       feasibility: the feasibility critics.
+      step: gradient steps done.
     """
 
     params: Any
     target_v: Any
     optimizer: optax.OptState
     feasibility: feasibility.FeasibilityState
+    step: Array
 
 
-def networks(
-    config: AgentConfig, feasibility_config: FeasibilityConfig, encoder: Encoder, actions: int
-) -> Networks:
-    """The networks of an agent with so many action dimensions."""
-    # Pooling over bins tells a policy that something is near but blurs where it is.
-    policy_encoder = encoder.clone(flat=True)
-    return Networks(
-        v=Critic(encoder, config.hidden, 1),
-        feasibility=feasibility.networks(feasibility_config, config.hidden, encoder),
-        policy=GaussianPolicy(policy_encoder, config.hidden, actions),
+def make(config: Config, task: TaskSpec) -> Algorithm:
+    """The algorithm for a task, with networks and hyperparameters of a config."""
+    nets = make_networks(config, task)
+    # The learning rate decays, since at a constant one the policy fits the noise of the logs.
+    decay = optax.cosine_decay_schedule(1.0, config.train.steps)
+
+    def sample_actions(
+        key: Array, hyper: Hyper, state: State, carry: Any, obs: Array, previous: Previous, n: int
+    ) -> tuple[Array, Any]:
+        return sample_gaussian(nets.policy, state.params["policy"], obs, key, n), carry
+
+    def act(
+        key: Array, hyper: Hyper, state: State, carry: Any, obs: Array, previous: Previous
+    ) -> tuple[Array, Any]:
+        return sample_actions(key, hyper, state, carry, obs, previous, 1)[0][0], carry
+
+    return Algorithm(
+        name="proco",
+        batch="transition",
+        hyper=hyper_from(
+            config.proco, Hyper, feasibility=feasibility.make_hyper(config.feasibility)
+        ),
+        init=lambda key, hyper: init(nets, key),
+        update=lambda key, hyper, state, batch: update(
+            hyper, nets, state, batch, decay(state.step)
+        ),
+        initial_carry=lambda: (),
+        act=act,
+        sample_actions=sample_actions,
+        critics=lambda state: state.feasibility,
     )
 
 
-def init(config: AgentConfig, nets: Networks, key: Array) -> AgentState:
-    """A fresh agent."""
+def make_networks(config: Config, task: TaskSpec) -> Networks:
+    """The networks of a config for a task."""
+    encoder = make_encoder(config.encoder, task.observation)
+    # Pooling over bins shows a policy that an object is near but blurs its direction.
+    policy_encoder = encoder.clone(flat=True)
+    return Networks(
+        v=Critic(encoder, config.proco.hidden, 1),
+        feasibility=feasibility.make_networks(config.feasibility, encoder),
+        policy=GaussianPolicy(policy_encoder, config.proco.hidden, task.action_size),
+    )
+
+
+def init(nets: Networks, key: Array) -> State:
+    """A fresh state."""
     v_key, policy_key, feasibility_key = jax.random.split(key, 3)
     obs = jnp.zeros(nets.v.encoder.spec.size)
-    params = {
-        "v": nets.v.init(v_key, obs),
-        "policy": nets.policy.init(policy_key, obs),
-    }
-    return AgentState(
+    params = {"v": nets.v.init(v_key, obs), "policy": nets.policy.init(policy_key, obs)}
+    return State(
         params=params,
         target_v=jax.tree.map(jnp.copy, params["v"]),
-        optimizer=_optimizer(config).init(params),
-        feasibility=feasibility.init(
-            config, nets.feasibility, nets.policy.actions, feasibility_key
-        ),
+        optimizer=optax.scale_by_adam().init(params),
+        feasibility=feasibility.init(nets.feasibility, nets.policy.actions, feasibility_key),
+        step=jnp.int32(0),
     )
 
 
 def update(
-    config: AgentConfig,
-    feasibility_config: FeasibilityConfig,
-    nets: Networks,
-    state: AgentState,
-    logged: Transition,
-    critic_batch: feasibility.Batch,
-    rate: Array | float = 1.0,
-) -> tuple[AgentState, dict[str, jax.Array]]:
-    """One gradient step of everything.
+    hyper: Hyper, nets: Networks, state: State, batch: Transition, rate: Array | float = 1.0
+) -> tuple[State, Metrics]:
+    """One gradient step of feasibility critics, reward value and policy.
 
     Args:
-      logged: scaled transitions of the logs.
-      critic_batch: samples of the feasibility critics: those of `logged`
-        first, imagined ones behind.
-      rate: factor on the learning rate of reward critic and policy.
+      rate: factor on the learning rate of reward value and policy.
     """
-    h_state, h_metrics = feasibility.update(
-        feasibility_config, config, nets.feasibility, state.feasibility, critic_batch
+    critics, critic_metrics = feasibility.update(
+        hyper.feasibility, nets.feasibility, state.feasibility, batch
     )
 
-    def loss(params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
-        return agent_loss(config, feasibility_config, nets, params, state, logged, critic_batch)
+    def loss(params: Any) -> tuple[jax.Array, Metrics]:
+        return value_and_policy_loss(hyper, nets, params, state, batch)
 
     grads, metrics = jax.grad(loss, has_aux=True)(state.params)
-    updates, opt_state = _optimizer(config).update(grads, state.optimizer)
-    updates = jax.tree.map(lambda x: rate * x, updates)
+    updates, optimizer = optax.scale_by_adam().update(grads, state.optimizer)
+    updates = jax.tree.map(lambda x: -hyper.learning_rate * rate * x, updates)
     params: Any = optax.apply_updates(state.params, updates)
-    target_v = optax.incremental_update(params["v"], state.target_v, config.target_rate)
-    return AgentState(params, target_v, opt_state, h_state), metrics | h_metrics
+    target_v = optax.incremental_update(params["v"], state.target_v, hyper.tau)
+    return State(params, target_v, optimizer, critics, state.step + 1), metrics | critic_metrics
 
 
-def agent_loss(
-    config: AgentConfig,
-    feasibility_config: FeasibilityConfig,
-    nets: Networks,
-    params: Any,
-    state: AgentState,
-    logged: Transition,
-    critic_batch: feasibility.Batch,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Losses of the reward critic and the policy; their gradients do not meet."""
-    ahead = logged.ahead
-    later = apply(nets.v, state.target_v, ahead.obs)[..., 0]
-    target = losses.n_step_target(config.reward_scale * ahead.reward, later, ahead.discount)
-    v = apply(nets.v, params["v"], logged.obs)[..., 0]
-    v_loss = jnp.mean(losses.expectile_loss(target - v, config.expectile))
-    weight = _weights(config, feasibility_config, nets, state, target - v, critic_batch)
-    log_prob = log_probability(nets.policy, params["policy"], critic_batch.obs, critic_batch.action)
-    policy_loss = -jnp.sum(weight * log_prob) / jnp.maximum(jnp.sum(critic_batch.weight), 1.0)
+def value_and_policy_loss(
+    hyper: Hyper, nets: Networks, params: Any, state: State, batch: Transition
+) -> tuple[jax.Array, Metrics]:
+    """Losses of reward value and policy; no gradient of one reaches the other's parameters."""
+    logged = jnp.where(batch.imagined, 0.0, batch.weight)
+    steps = batch.n_step
+    later = apply(nets.v, state.target_v, steps.obs)[..., 0]
+    target = losses.n_step_target(steps.reward, steps.valid, later, steps.discount, hyper.discount)
+    v = apply(nets.v, params["v"], batch.obs)[..., 0]
+    total = jnp.maximum(jnp.sum(logged), 1.0)
+    error = jnp.where(batch.imagined, 0.0, target - v)
+    v_loss = jnp.sum(logged * losses.expectile_loss(error, hyper.expectile)) / total
+    weight = policy_weights(hyper, nets, state, target - v, batch)
+    log_prob = log_probability(nets.policy, params["policy"], batch.obs, batch.action)
+    policy_loss = -jnp.sum(weight * log_prob) / jnp.maximum(jnp.sum(batch.weight), 1.0)
     metrics = {
-        "agent/v_loss": v_loss,
-        "agent/v": jnp.mean(v),
-        "agent/policy_loss": policy_loss,
-        "agent/weight": jnp.mean(weight),
+        "proco/v_loss": v_loss,
+        "proco/v": jnp.sum(logged * v) / total,
+        "proco/policy_loss": policy_loss,
+        "proco/weight": jnp.mean(weight),
     }
     return v_loss + policy_loss, metrics
 
 
-def propose(
-    config: AgentConfig, nets: Networks, state: AgentState, obs: Array, key: Array
-) -> tuple[jax.Array, jax.Array]:
-    """The action to take in one state, and the lowest Q_h of those there were.
-
-    Of several actions of the policy the first that is feasible, or the one with
-    the lowest Q_h if none is. Not the feasible one with the best Q_r, nor the
-    mode: forces saturate at a small part of the action's range, so robots are
-    slow because their actions change sign, and what always acts the same way
-    is much faster than anything in the logs.
+def policy_weights(
+    hyper: Hyper, nets: Networks, state: State, advantage: Array, batch: Transition
+) -> jax.Array:
+    """Regression weights `[B]`, without gradient.
 
     Args:
-      obs: `[O]` scaled.
-      key: typed key.
-
-    Returns:
-      `[A]` in [-1, 1], and a scalar.
+      advantage: `[B]` n-step return minus V_r, ignored for imagined rows.
     """
-    mean, log_std = apply(nets.policy, state.params["policy"], obs)
-    actions = _draw(mean, log_std, jax.random.normal(key, (config.samples, *mean.shape)))
-    many = jnp.broadcast_to(obs, (config.samples, *obs.shape))
-    qh = feasibility.qh(nets.feasibility, state.feasibility.params, many, actions)
-    feasible = qh <= config.feasible_up_to
-    chosen = jnp.where(jnp.any(feasible), jnp.argmax(feasible), jnp.argmin(qh))
-    return actions[chosen], jnp.min(qh)
-
-
-def sample(nets: Networks, state: AgentState, obs: Array, key: Array) -> jax.Array:
-    """One action `[..., A]` of the policy for each scaled observation `[..., O]`."""
-    mean, log_std = apply(nets.policy, state.params["policy"], obs)
-    return _draw(mean, log_std, jax.random.normal(key, mean.shape))
-
-
-def _draw(mean: Array, log_std: Array, noise: Array) -> jax.Array:
-    """Actions of a Gaussian, kept in the range of the actuators."""
-    return jnp.clip(mean + jnp.exp(log_std) * noise, -1.0, 1.0)
-
-
-def log_probability(net: GaussianPolicy, params: Any, obs: Array, action: Array) -> jax.Array:
-    """Log density `[B]` of actions under the policy, up to a constant."""
-    mean, log_std = apply(net, params, obs)
-    error = (action - mean) * jnp.exp(-log_std)
-    return -jnp.sum(0.5 * jnp.square(error) + log_std, axis=-1)
-
-
-def _weights(
-    config: AgentConfig,
-    feasibility_config: FeasibilityConfig,
-    nets: Networks,
-    state: AgentState,
-    reward_advantage: Array,
-    batch: feasibility.Batch,
-) -> jax.Array:
-    """Regression weights `[B]`; imagined samples teach only what infeasible states need."""
     params = state.feasibility.params
-    qh = feasibility.qh(nets.feasibility, params, batch.obs, batch.action)
-    vh = feasibility.vh(nets.feasibility, params, batch.obs)
-    imagined = batch.obs.shape[0] - reward_advantage.shape[0]
     # In units of its usual size, so that a temperature means the same for every task.
-    usual = jnp.quantile(jnp.abs(reward_advantage), _USUAL)
-    advantage = reward_advantage / jnp.maximum(usual, 1e-6)
-    share = jnp.ones_like(advantage), jnp.full(imagined, config.imagined_weight)
-    # The reward critic knows nothing of imagined actions.
-    unknown = jnp.full(imagined, -jnp.inf)
+    sizes = jnp.where(batch.imagined, jnp.nan, jnp.abs(advantage))
+    advantage = advantage / jnp.maximum(jnp.nanquantile(sizes, _USUAL), 1e-6)
     weights = losses.policy_weights(
-        jnp.concatenate([advantage, unknown]),
-        qh,
-        vh,
-        feasibility.outcome(feasibility_config, nets.feasibility, params, batch),
-        (config.reward_temperature, config.cost_temperature),
-        (config.reward_weight_limit, config.cost_weight_limit),
+        jnp.where(batch.imagined, -jnp.inf, advantage),
+        feasibility.qh(nets.feasibility, params, batch.obs, batch.action),
+        feasibility.vh(nets.feasibility, params, batch.obs),
+        feasibility.n_step_outcome(hyper.feasibility, nets.feasibility, params, batch),
+        (hyper.reward_temperature, hyper.cost_temperature),
+        (hyper.reward_weight_limit, hyper.cost_weight_limit),
     )
-    return jnp.concatenate(share) * weights * batch.weight
-
-
-def _optimizer(config: AgentConfig) -> optax.GradientTransformation:
-    return optax.adam(config.learning_rate)
+    share = jnp.where(batch.imagined, hyper.imagined_weight, 1.0)
+    return jax.lax.stop_gradient(share * weights * batch.weight)

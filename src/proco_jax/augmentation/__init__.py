@@ -1,0 +1,25 @@
+"""Augmentations of training batches: none, PROCO, its control without knowledge, fixed replay."""
+
+from proco_jax.augmentation import control, none, proco, replay
+from proco_jax.augmentation.base import Augmentation
+from proco_jax.config.schema import Config
+from proco_jax.models.networks import Critic, DynamicsNetwork
+
+
+def make_augmentation(
+    name: str, config: Config, dynamics_net: DynamicsNetwork, cost_net: Critic
+) -> Augmentation:
+    """The augmentation of a name: `none`, `proco`, `control` or `replay`.
+
+    Raises:
+      ValueError: on another name.
+    """
+    if name == "none":
+        return none.make()
+    if name == "proco":
+        return proco.make(config, dynamics_net, cost_net)
+    if name == "control":
+        return control.make(config, dynamics_net, cost_net)
+    if name == "replay":
+        return replay.make(config)
+    raise ValueError(f"augmentation: found {name!r}, expected none, proco, control or replay")

@@ -1,45 +1,27 @@
-"""The sample buffer: the last generations of imagined trajectories, drawn from in balance."""
-
-from typing import NamedTuple
+"""The buffer of imagined trajectories, and balanced batches from it."""
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 from proco_jax.augmentation.rollouts import Imagined, violates
-from proco_jax.types import Array
+from proco_jax.models.normalizer import Normalizer
+from proco_jax.types import Array, NStep, Transition
 
 
 @struct.dataclass
 class Buffer:
-    """The last generations of imagined trajectories; `generation` counts all ever."""
+    """The last generations of imagined trajectories; `generation` counts all that were added.
+
+    The leaves of `data` have two leading axes: generations, trajectories.
+    """
 
     data: Imagined
     generation: Array
 
 
-class Sample(NamedTuple):
-    """Imagined transitions and what came after them.
-
-    Attributes:
-      obs: `[B, O]`.
-      action: `[B, A]`.
-      next_obs: `[B, O]`.
-      unsafe: `[B, n]` bool, of the next n states; False behind the trajectory's end.
-      obs_ahead: `[B, O]`, the last of these states, or of the trajectory.
-      weight: `[B]`, 0 while nothing at all was kept, else 1.
-    """
-
-    obs: Array
-    action: Array
-    next_obs: Array
-    unsafe: Array
-    obs_ahead: Array
-    weight: Array
-
-
 def empty_buffer(generations: int, like: Imagined) -> Buffer:
-    """A buffer for so many generations of trajectories shaped like these."""
+    """A buffer with room for so many generations of trajectories of these shapes."""
 
     def room(x: Array) -> jax.Array:
         return jnp.zeros((generations, *x.shape), x.dtype)
@@ -48,25 +30,70 @@ def empty_buffer(generations: int, like: Imagined) -> Buffer:
 
 
 def add(buffer: Buffer, new: Imagined) -> Buffer:
-    """Writes a generation over the oldest."""
+    """Replaces the oldest generation."""
     slot = buffer.generation % buffer.data.length.shape[0]
     data = jax.tree.map(lambda held, x: held.at[slot].set(x), buffer.data, new)
     return Buffer(data, buffer.generation + 1)
 
 
 def sample(
-    buffer: Buffer, batch: int, violating_share: float, lookahead: int, key: Array
-) -> Sample:
-    """Imagined transitions, a share of them from trajectories that violate.
+    key: Array,
+    buffer: Buffer,
+    normalizer: Normalizer,
+    batch: int,
+    n: int,
+    violating_share: Array | float,
+) -> Transition:
+    """Imagined rows, a share of them from trajectories that violate.
 
-    Where no kept trajectory violates (or none is free of violation), all come
-    from the other kind. Unwritten generations have length 0 and are never drawn.
+    If no trajectory violates (or all do), all rows come from the other kind. Generations that were
+    never written have length 0 and are never drawn; if nothing was written, all weights are 0.
 
     Args:
       batch: B.
-      lookahead: n.
+      n: length of the window of following steps.
+      violating_share: share of rows from violating trajectories.
     """
     data = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), buffer.data)
+    trajectory, step = _draw_rows(key, data, batch, violating_share)
+    length, horizon = data.length[trajectory], data.action.shape[1]
+    later = step[:, None] + jnp.arange(n)
+    valid = later < length[:, None]
+    window = jnp.minimum(later, horizon - 1)
+
+    def ahead(values: Array) -> jax.Array:
+        return jnp.where(valid, jnp.take_along_axis(values[trajectory], window, axis=1), 0.0)
+
+    obs = data.obs.reshape(-1, data.obs.shape[-1])
+    first = trajectory * (horizon + 1)
+    at = first + step
+    cost = ahead(data.unsafe.astype(jnp.float32))
+    reward = ahead(data.reward)
+    return Transition(
+        obs=normalizer(obs[at]),
+        action=data.action[trajectory, step],
+        reward=reward[:, 0],
+        cost=cost[:, 0],
+        next_obs=normalizer(obs[at + 1]),
+        discount=jnp.ones(batch),
+        initial_obs=normalizer(obs[first]),
+        n_step=NStep(
+            reward=reward,
+            cost=cost,
+            violation=cost > 0,
+            valid=valid,
+            obs=normalizer(obs[first + jnp.minimum(step + n, length)]),
+            discount=jnp.ones(batch),
+        ),
+        weight=(length > 0).astype(jnp.float32),
+        imagined=jnp.ones(batch, bool),
+    )
+
+
+def _draw_rows(
+    key: Array, data: Imagined, batch: int, violating_share: Array | float
+) -> tuple[jax.Array, jax.Array]:
+    """Trajectories and steps of B rows, each `[B]`."""
     weights = data.length.astype(jnp.float32)
     violating = violates(data)
     kind_key, bad_key, good_key, step_key = jax.random.split(key, 4)
@@ -77,28 +104,14 @@ def sample(
     none_good = ~jnp.any(~violating & (data.length > 0))
     chosen = jnp.where((want_bad & ~none_bad) | none_good, bad, good)
     step = jnp.floor(jax.random.uniform(step_key, (batch,)) * data.length[chosen])
-    step = jnp.minimum(step.astype(jnp.int32), jnp.maximum(data.length[chosen] - 1, 0))
-    obs = data.obs.reshape(-1, data.obs.shape[-1])
-    at = chosen * data.obs.shape[1] + step
-    later = step[:, None] + jnp.arange(lookahead)
-    within = jnp.minimum(later, data.unsafe.shape[-1] - 1)
-    unsafe = jnp.take_along_axis(data.unsafe[chosen], within, axis=-1)
-    ahead = jnp.minimum(step + lookahead, data.length[chosen]) - step
-    return Sample(
-        obs=obs[at],
-        action=data.action[chosen, step],
-        next_obs=obs[at + 1],
-        unsafe=unsafe & (later < data.length[chosen][:, None]),
-        obs_ahead=obs[at + ahead],
-        weight=(data.length[chosen] > 0).astype(jnp.float32),
-    )
+    return chosen, jnp.minimum(step.astype(jnp.int32), jnp.maximum(data.length[chosen] - 1, 0))
 
 
 def _draw(key: Array, weights: Array, batch: int) -> jax.Array:
-    """Indices in proportion to the weights; a weight of 0 is never drawn if any is above."""
+    """Indices in proportion to weights; an index of weight 0 is drawn only if all are 0."""
     total = jnp.cumsum(weights)
     point = jax.random.uniform(key, (batch,)) * total[-1]
     index = jnp.searchsorted(total, point, side="right")
-    # Rounding may put the last point past the end: then the last one of weight.
+    # Rounding may put a point beyond the last index of positive weight.
     last = weights.shape[0] - 1 - jnp.argmax(weights[::-1] > 0)
     return jnp.minimum(index, last)

@@ -1,9 +1,8 @@
-"""Imagined rollouts: the counterfactual unsafe samples that the logs lack.
+"""Imagined rollouts: counterfactual samples, unsafe ones among them, that the logs lack.
 
-Model, cost and policy come in as functions. Starts are laid out `[K, B]`: in the
-search for risky actions each of the K members that predict runs on one dense
-block. What is kept is the mean of all members: a violation is decided by the
-largest of a ring's bins, so that one member's noise makes violations of its own.
+Starts are laid out `[K, B]`: in the search for risky actions, each of the K elites predicts one
+dense block. The trajectories that are kept follow the mean of all elites: whether a state is unsafe
+depends on the largest of a ring's bins, so the noise of a single elite would create violations.
 """
 
 from collections.abc import Callable
@@ -13,30 +12,40 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from proco_jax.config.schema import RolloutConfig
+from proco_jax.config.schema import ExplorationConfig, RolloutConfig
+from proco_jax.models.dynamics import MeanPrediction
 from proco_jax.types import Array, Dataset
 
-RISK, BEHAVIOR, POLICY, ESCAPE = 0, 1, 2, 3
-_SOURCES = {"risk": RISK, "behavior": BEHAVIOR, "policy": POLICY, "escape": ESCAPE}
+RISK, BEHAVIOR, POLICY, RECOVERY = 0, 1, 2, 3
+Settings = RolloutConfig | ExplorationConfig
+_SOURCES = {"risk": RISK, "behavior": BEHAVIOR, "policy": POLICY, "recovery": RECOVERY}
 
 
-class World(NamedTuple):
-    """What a rollout needs to know, as functions of raw observations.
+class Hyper(NamedTuple):
+    """Hyperparameters of rollouts, see `config.schema.RolloutConfig`."""
+
+    risk_share: Array
+    risky_start_share: Array
+    noise: Array
+    persistence: Array
+
+
+class RolloutModel(NamedTuple):
+    """What a rollout asks of the model, as functions of raw observations.
 
     Attributes:
-      step: obs `[K, ..., O]`, action `[K, ..., A]` to the next obs, member k
-        predicting block k.
-      predict: obs `[..., O]`, action `[..., A]` to the mean next obs `[..., O]`
-        of all members, and their disagreement `[...]`.
+      step: obs `[K, ..., O]` and actions `[K, ..., A]` to the next obs, elite k predicting block k.
+      predict: obs `[..., O]` and actions `[..., A]` to the mean prediction of all elites.
       score: obs `[..., O]` to `[...]`, higher is riskier.
-      unsafe: obs `[..., O]` to `[...]` bool.
-      limit: disagreement at which a rollout ends.
+      unsafe: next obs `[..., O]` and the disagreement `[...]` with which it was predicted, to
+        `[...]` bool.
+      limit: disagreement above which a rollout ends.
     """
 
     step: Callable[[Array, Array], jax.Array]
-    predict: Callable[[Array, Array], tuple[jax.Array, jax.Array]]
+    predict: Callable[[Array, Array], MeanPrediction]
     score: Callable[[Array], jax.Array]
-    unsafe: Callable[[Array], jax.Array]
+    unsafe: Callable[[Array, Array], jax.Array]
     limit: Array
 
 
@@ -46,57 +55,66 @@ class Imagined(NamedTuple):
     Attributes:
       obs: `[M, H + 1, O]` raw.
       action: `[M, H, A]`.
+      reward: `[M, H]`, the usual part of the predicted reward.
       unsafe: `[M, H]` bool, of the next state.
-      length: `[M]` int32, steps before the model leaves what it knows.
-      source: `[M]` int32, RISK, BEHAVIOR, POLICY or ESCAPE.
+      length: `[M]` int32, steps for which the elites agree.
+      source: `[M]` int32, RISK, BEHAVIOR, POLICY or RECOVERY.
     """
 
     obs: Array
     action: Array
+    reward: Array
     unsafe: Array
     length: Array
     source: Array
 
 
 def generate(
-    config: RolloutConfig,
-    world: World,
+    config: Settings,
+    hyper: Hyper,
+    model: RolloutModel,
     policy: Callable[[Array, Array], jax.Array],
     data: Dataset,
     risky: Array,
-    members: int,
+    elites: int,
     key: Array,
 ) -> Imagined:
-    """One regeneration: starts from the logs, actions from the mixture, labels.
+    """One regeneration: starts from the logs, actions from the mixture, labels of next states.
 
-    Then as many escapes as `config.escape_share` asks for: they start amid the
-    trajectories imagined so far and take the least risky of several sequences.
-    Without them every state on the way into a violation is followed by more of
-    the same, and what could still be avoided looks lost.
+    It is followed by `config.recovery_share` as many recovery rollouts, which start within the
+    trajectories imagined so far and take the least risky of several action sequences. Without them
+    every imagined state on the way to a violation is followed by one, and states from which it is
+    still avoidable look infeasible.
 
     Args:
       policy: key and raw obs `[..., O]` to actions `[..., A]`.
       data: the logs.
-      risky: `[R]` indices of transitions whose state is near what is unsafe.
-      members: K.
+      risky: `[R]` indices of transitions whose states are close to the unsafe set.
+      elites: K.
 
     Returns:
-      K * (`config.starts` + escapes) trajectories of `config.horizon` steps.
+      K * (`config.starts` + recovery rollouts) trajectories of `config.horizon` steps.
     """
-    start_key, plan_key, walk_key, escape_key = jax.random.split(key, 4)
-    shape = (members, config.starts)
-    index = sample_starts(start_key, shape, data.size, risky, config.risky_start_share)
-    start, plan, source = plan_actions(config, world, data, index, plan_key)
-    found = imagine(world, policy, start, plan, source, walk_key)
-    escapes = round(config.escape_share * config.starts)
-    if not escapes:
+    start_key, plan_key, walk_key, recovery_key = jax.random.split(key, 4)
+    shape = (elites, config.starts)
+    index = sample_starts(start_key, shape, data.size, risky, hyper.risky_start_share)
+    start, plan, source = plan_actions(config, hyper, model, data, index, plan_key)
+    found = imagine(model, policy, start, plan, source, walk_key)
+    recoveries = round(config.recovery_share * config.starts)
+    if not recoveries:
         return found
-    escaped = _escape_from(config, world, policy, found, (members, escapes), escape_key)
-    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), found, escaped)
+    shape = (elites, recoveries)
+    recovered = _recover_from(config, hyper, model, policy, found, shape, recovery_key)
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), found, recovered)
 
 
 def plan_actions(
-    config: RolloutConfig, world: World, data: Dataset, index: Array, key: Array
+    config: Settings,
+    hyper: Hyper,
+    model: RolloutModel,
+    data: Dataset,
+    index: Array,
+    key: Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The mixture of actions, from logged transitions `index [K, B]` on.
 
@@ -105,59 +123,42 @@ def plan_actions(
     """
     source_key, risk_key, noise_key = jax.random.split(key, 3)
     start = data.obs[data.obs_index[index]]
-    source = _sources(source_key, index.shape, config.risk_share)
-    risk = extreme_actions(config, world, start, data.action.shape[-1], risk_key)
+    source = _draw_sources(source_key, index.shape, hyper.risk_share)
+    risk = extreme_actions(config, hyper, model, start, data.action.shape[-1], risk_key)
     logged = logged_actions(data, index, config.horizon)
-    noise = config.noise * jax.random.normal(noise_key, logged.shape)
+    noise = hyper.noise * jax.random.normal(noise_key, logged.shape)
     logged = jnp.clip(logged + noise, -1.0, 1.0)
     return start, jnp.where((source == RISK)[..., None, None], risk, logged), source
 
 
-def _escape_from(
-    config: RolloutConfig,
-    world: World,
-    policy: Callable[[Array, Array], jax.Array],
-    found: Imagined,
-    shape: tuple[int, int],
-    key: Array,
-) -> Imagined:
-    """`shape [K, E]` trajectories that try to get out of what was imagined."""
-    step_key, plan_key, walk_key = jax.random.split(key, 3)
-    members, escapes = shape
-    amid = jax.tree.map(lambda x: x.reshape(members, -1, *x.shape[1:])[:, :escapes], found)
-    step = jnp.floor(jax.random.uniform(step_key, shape) * amid.length).astype(jnp.int32)
-    start = jnp.take_along_axis(amid.obs, step[..., None, None], axis=2)[:, :, 0]
-    actions = found.action.shape[-1]
-    return escape(config, world, policy, start, actions, (plan_key, walk_key))
-
-
-def escape(
-    config: RolloutConfig,
-    world: World,
+def recover(
+    config: Settings,
+    hyper: Hyper,
+    model: RolloutModel,
     policy: Callable[[Array, Array], jax.Array],
     start: Array,
     actions: int,
     keys: tuple[Array, Array],
 ) -> Imagined:
-    """The least risky of several sequences of actions, from each start `[K, E, O]`."""
-    plan = extreme_actions(config, world, start, actions, keys[0], -1.0)
-    source = jnp.full(start.shape[:2], ESCAPE, jnp.int32)
-    return imagine(world, policy, start, plan, source, keys[1])
+    """Rollouts of the least risky of several action sequences, from each start `[K, B, O]`."""
+    plan = extreme_actions(config, hyper, model, start, actions, keys[0], -1.0)
+    source = jnp.full(start.shape[:2], RECOVERY, jnp.int32)
+    return imagine(model, policy, start, plan, source, keys[1])
 
 
 def imagine(
-    world: World,
+    model: RolloutModel,
     policy: Callable[[Array, Array], jax.Array],
     start: Array,
     plan: Array,
     source: Array,
     key: Array,
 ) -> Imagined:
-    """Follows planned actions, or the policy, through the model and labels what comes.
+    """Follows planned actions, or the policy, through the model and labels the next states.
 
     Args:
       start: `[K, B, O]`.
-      plan: `[K, B, H, A]`, followed where `source` is not POLICY.
+      plan: `[K, B, H, A]`, taken where `source` is not POLICY.
       source: `[K, B]`.
     """
     chex.assert_equal_shape_prefix([start, plan, source], 2)
@@ -167,30 +168,35 @@ def imagine(
         planned, step_key = inputs
         by_policy = (source == POLICY)[..., None]
         action = jnp.where(by_policy, policy(step_key, obs), planned)
-        next_obs, disagreement = world.predict(obs, action)
-        known = disagreement <= world.limit
-        # A model gone astray may return anything; what is not finite is not kept.
-        known &= jnp.all(jnp.isfinite(next_obs), axis=-1)
-        next_obs = jnp.where(jnp.isfinite(next_obs), next_obs, obs)
-        alive = alive & known
-        return (next_obs, alive), (action, next_obs, alive)
+        next_obs, reward, disagreement = model.predict(obs, action)
+        # Far from the logs a model may return anything; what is not finite is not kept.
+        finite = jnp.all(jnp.isfinite(next_obs), axis=-1) & jnp.isfinite(reward)
+        next_obs = jnp.where(finite[..., None], next_obs, obs)
+        alive = alive & finite & (disagreement <= model.limit)
+        unsafe = model.unsafe(next_obs, disagreement)
+        return (next_obs, alive), (action, next_obs, jnp.nan_to_num(reward), unsafe, alive)
 
     horizon = plan.shape[2]
     keys = jax.random.split(key, horizon)
     alive = jnp.ones(source.shape, bool)
-    _, (action, next_obs, alive) = jax.lax.scan(
-        step, (start, alive), (jnp.moveaxis(plan, 2, 0), keys)
-    )
-    action, next_obs, alive = (jnp.moveaxis(x, 0, 2) for x in (action, next_obs, alive))
+    _, found = jax.lax.scan(step, (start, alive), (jnp.moveaxis(plan, 2, 0), keys))
+    action, next_obs, reward, unsafe, alive = (jnp.moveaxis(x, 0, 2) for x in found)
     obs = jnp.concatenate([start[:, :, None], next_obs], axis=2)
-    found = Imagined(obs, action, world.unsafe(next_obs), alive.sum(2, dtype=jnp.int32), source)
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
+    length = alive.sum(2, dtype=jnp.int32)
+    imagined = Imagined(obs, action, reward, unsafe, length, source)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), imagined)
 
 
 def extreme_actions(
-    config: RolloutConfig, world: World, start: Array, actions: int, key: Array, sign: float = 1.0
+    config: Settings,
+    hyper: Hyper,
+    model: RolloutModel,
+    start: Array,
+    actions: int,
+    key: Array,
+    sign: float = 1.0,
 ) -> jax.Array:
-    """From each start, of several persistent sequences the one imagined riskiest.
+    """From each start, the riskiest of several persistent random action sequences.
 
     Args:
       start: `[K, B, O]`.
@@ -199,13 +205,13 @@ def extreme_actions(
     Returns:
       `[K, B, H, A]`.
     """
-    members, starts, _ = start.shape
-    shape = (config.horizon, members, starts, config.candidates, actions)
-    plans = persistent_actions(key, shape, config.persistence)
+    elites, starts, _ = start.shape
+    shape = (config.horizon, elites, starts, config.candidates, actions)
+    plans = persistent_actions(key, shape, hyper.persistence)
     begin = jnp.broadcast_to(start[:, :, None], (*shape[1:-1], start.shape[-1]))
-    worst = follow(
-        world.step,
-        lambda worst, obs: jnp.maximum(worst, world.score(obs)),
+    worst = evaluate_plans(
+        model.step,
+        lambda worst, obs: jnp.maximum(worst, model.score(obs)),
         plans,
         begin,
         jnp.full(shape[1:-1], -jnp.inf),
@@ -215,21 +221,21 @@ def extreme_actions(
     return jnp.moveaxis(chosen, 0, 2)
 
 
-def follow(
+def evaluate_plans(
     step: Callable[[Array, Array], jax.Array],
     fold: Callable[[Array, Array], jax.Array],
     plans: Array,
     start: Array,
     first: Array,
 ) -> jax.Array:
-    """What sequences of actions come to, `[...]`, when the model follows them.
+    """Folds a function over the states that action sequences reach in the model, `[...]`.
 
     Args:
       step: obs `[..., O]` and actions `[..., A]` to the next obs.
-      fold: what it came to so far `[...]` and the next obs, to what it comes to then.
+      fold: (result so far `[...]`, next obs) to the new result.
       plans: `[H, ..., A]`.
       start: `[..., O]`.
-      first: `[...]`, what `fold` begins with.
+      first: `[...]`, the initial result.
     """
 
     def one(carry: tuple[Array, Array], action: Array) -> tuple:
@@ -240,11 +246,11 @@ def follow(
     return jax.lax.scan(one, (start, first), plans)[0][1]
 
 
-def persistent_actions(key: Array, shape: tuple[int, ...], persistence: float) -> jax.Array:
+def persistent_actions(key: Array, shape: tuple[int, ...], persistence: Array | float) -> jax.Array:
     """Uniform random actions that are held for about `persistence` steps, `[H, ..., A]`."""
     fresh_key, hold_key = jax.random.split(key)
     fresh = jax.random.uniform(fresh_key, shape, minval=-1.0, maxval=1.0)
-    renew = jax.random.bernoulli(hold_key, 1.0 / max(persistence, 1.0), (*shape[:-1], 1))
+    renew = jax.random.bernoulli(hold_key, 1.0 / jnp.maximum(persistence, 1.0), (*shape[:-1], 1))
 
     def step(held: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
         new, change = inputs
@@ -255,13 +261,13 @@ def persistent_actions(key: Array, shape: tuple[int, ...], persistence: float) -
 
 
 def logged_actions(data: Dataset, index: Array, horizon: int) -> jax.Array:
-    """What the log did next: `[..., H, A]`, the last action held at an episode's end."""
+    """The logged actions from `index [...]` on: `[..., H, A]`, the last one of an episode held."""
     ahead = jnp.minimum(jnp.arange(horizon), data.remaining[index][..., None])
     return data.action[index[..., None] + ahead]
 
 
 def sample_starts(
-    key: Array, shape: tuple[int, ...], size: int, risky: Array, risky_share: float
+    key: Array, shape: tuple[int, ...], size: int, risky: Array, risky_share: Array | float
 ) -> jax.Array:
     """Indices of logged transitions, a share of them from `risky`."""
     pick_key, any_key, risky_key = jax.random.split(key, 3)
@@ -271,13 +277,13 @@ def sample_starts(
 
 
 def violates(data: Imagined) -> jax.Array:
-    """Whether a trajectory meets an unsafe state within its length, `[M]` bool."""
+    """Whether a trajectory reaches an unsafe state within its length, `[M]` bool."""
     known = jnp.arange(data.unsafe.shape[-1]) < data.length[..., None]
     return jnp.any(data.unsafe & known, axis=-1)
 
 
 def summary(data: Imagined) -> dict[str, jax.Array]:
-    """How many steps were kept and how many of them violate, by source of action."""
+    """Mean length, and share of violating trajectories in all and by source of actions."""
     bad = violates(data)
     report = {
         "rollouts/length": jnp.mean(data.length.astype(jnp.float32)),
@@ -290,7 +296,26 @@ def summary(data: Imagined) -> dict[str, jax.Array]:
     return report
 
 
-def _sources(key: Array, shape: tuple[int, ...], risk_share: float) -> jax.Array:
+def _recover_from(
+    config: Settings,
+    hyper: Hyper,
+    model: RolloutModel,
+    policy: Callable[[Array, Array], jax.Array],
+    found: Imagined,
+    shape: tuple[int, int],
+    key: Array,
+) -> Imagined:
+    """Recovery rollouts, `shape [K, R]` of them, from random steps of imagined trajectories."""
+    step_key, plan_key, walk_key = jax.random.split(key, 3)
+    elites, recoveries = shape
+    amid = jax.tree.map(lambda x: x.reshape(elites, -1, *x.shape[1:])[:, :recoveries], found)
+    step = jnp.floor(jax.random.uniform(step_key, shape) * amid.length).astype(jnp.int32)
+    start = jnp.take_along_axis(amid.obs, step[..., None, None], axis=2)[:, :, 0]
+    keys = (plan_key, walk_key)
+    return recover(config, hyper, model, policy, start, found.action.shape[-1], keys)
+
+
+def _draw_sources(key: Array, shape: tuple[int, ...], risk_share: Array | float) -> jax.Array:
     point = jax.random.uniform(key, shape)
     other = jnp.where(point < (1.0 + risk_share) / 2.0, BEHAVIOR, POLICY)
     return jnp.where(point < risk_share, RISK, other).astype(jnp.int32)

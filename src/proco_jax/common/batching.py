@@ -1,4 +1,4 @@
-"""Batched functions on more rows than memory holds at once, and rows spread over many."""
+"""Evaluation of batched functions in blocks, and evenly spaced subsets of rows."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,10 +7,17 @@ import numpy as np
 
 
 def in_blocks(function: Callable, *arrays: np.ndarray, size: int = 4096) -> Any:
-    """Applies a batched function to blocks of one size, so that memory stays bounded.
+    """Applies a batched function block by block, which bounds its memory.
 
-    The function's outputs have the batch as first axis, or as second where a
-    tuple comes back.
+    Args:
+      function: takes arrays with a leading batch axis. It returns one array whose
+        first axis is the batch, or a tuple of arrays whose second axis is.
+      arrays: with the same leading axis, of at least one row.
+      size: rows in a block. Every block has this size, so a compiled function is
+        traced once; the last block is filled up with the last row.
+
+    Returns:
+      What the function returns for all rows at once.
     """
     count = len(arrays[0])
     size = min(size, count)
@@ -24,5 +31,5 @@ def in_blocks(function: Callable, *arrays: np.ndarray, size: int = 4096) -> Any:
 
 
 def spread(count: int, most: int) -> np.ndarray:
-    """At most so many indices below count, evenly spread."""
+    """At most `most` evenly spaced indices below `count`, sorted."""
     return np.unique(np.linspace(0, max(count - 1, 0), min(count, most)).astype(np.int64))

@@ -1,9 +1,11 @@
-"""Files that are whole or absent: atomic writes and a lock that a killed process loses."""
+"""Atomic writes, file locks and hashes of files."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,16 +13,20 @@ from pathlib import Path
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """Lets `write` fill a temporary file beside `path`, then renames it.
 
-    A reader, or a run that is killed, sees the old file or the new one.
+    A reader finds the old file or the new one, also if the process is killed.
+
+    Raises:
+      OSError: if the file cannot be written; names it and the remedy if the disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays, because some writers choose the format by it.
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with disk_full_explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -29,18 +35,47 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, log: Callable[[str], None], what: str = "dataset") -> Iterator[None]:
-    """Holds an exclusive lock on a file, waiting for another process if need be.
+def disk_full_explained(path: Path) -> Iterator[None]:
+    """Adds the path and the remedy to the error of a full disk or an exceeded quota.
 
-    The lock is the kernel's, so it ends with the process that holds it, also
-    when that is killed; the file itself means nothing and stays.
+    Raises:
+      OSError: in place of such an error; all others pass.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as handle:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        # HDF5 states the number of the system's error in its message only.
+        stated = re.search(r"errno = (\d+)", str(error))
+        number = getattr(error, "errno", None) or (int(stated[1]) if stated else None)
+        if number not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OSError(
+            number,
+            f"{os.strerror(number)} while writing {path}; free space on that disk, then run the "
+            "same command again, which resumes",
+        ) from error
+
+
+@contextlib.contextmanager
+def locked(path: Path, log: Callable[[str], None], what: str = "dataset") -> Iterator[None]:
+    """Holds an exclusive lock on a file; waits while another process holds it.
+
+    The kernel releases the lock when its process ends, also by a kill. The
+    file has no content and is not removed.
+
+    Args:
+      path: of the lock file.
+      log: takes a line of text if there is a wait.
+      what: the locked thing, for that line.
+    """
+    with disk_full_explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = open(path, "w")  # noqa: SIM115
+    with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            log(f"another process works on the same {what} ({path}); waiting for it")
+            log(f"another process works on the same {what} ({path}); waiting until it ends")
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 

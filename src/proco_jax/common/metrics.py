@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: one flat JSON object a line, appended while a run goes on."""
+"""`metrics.jsonl`: training metrics, one flat JSON object per line."""
 
 import json
 import math
@@ -14,17 +14,17 @@ FILE = "metrics.jsonl"
 
 
 class MetricsWriter:
-    """Appends metrics to a file, and to TensorBoard on demand.
+    """Appends metrics to a file, and on request to TensorBoard.
 
-    Lines that a kill has left torn are removed when the file is opened.
+    An incomplete last line, left by a killed process, is removed on opening.
 
     Args:
-      workdir: folder of the run; `metrics.jsonl` lies there.
-      tensorboard: write event files too, under `tensorboard/<stage>`, so that
-        stages with the same metrics are drawn over each other.
+      workdir: folder of the run, which holds `metrics.jsonl`.
+      tensorboard: also write event files to `tensorboard/<stage>`; TensorBoard then
+        shows stages with the same metrics in one plot.
 
     Raises:
-      RuntimeError: if TensorBoard is wanted and tensorboardX isn't installed.
+      RuntimeError: if `tensorboard` is set and tensorboardX is not installed.
     """
 
     def __init__(self, workdir: Path, *, tensorboard: bool = False) -> None:
@@ -35,7 +35,7 @@ class MetricsWriter:
             _rewrite(self.path, load_metrics(self.path))
 
     def resume(self, stage: str, step: int) -> None:
-        """Forgets what a stage wrote beyond the step from which it goes on."""
+        """Removes the lines of a stage after the step from which it resumes."""
         if self.path.exists():
             lines = load_metrics(self.path)
             kept = [line for line in lines if line["stage"] != stage or line["step"] <= step]
@@ -49,16 +49,16 @@ class MetricsWriter:
         """Appends one line.
 
         Args:
-          stage: e.g. `dynamics` or `train/proco`.
+          stage: e.g. `dynamics` or `train/bc-proco`.
           step: of that stage.
-          metrics: names to numbers, or to arrays (`[S]`, one number a seed),
-            of which the mean is written; `null` where it isn't finite.
+          metrics: names to numbers, or to arrays `[S]` with one number per seed.
+            The mean is written, or `null` if it is not finite.
 
         Raises:
-          ValueError: if a metric is called `stage` or `step`.
+          ValueError: if a metric is named `stage` or `step`.
         """
         if clash := {"stage", "step"} & set(metrics):
-            raise ValueError(f"metrics can't be called {sorted(clash)}")
+            raise ValueError(f"metrics named {sorted(clash)}: these names are reserved")
         means = {name: float(np.mean(np.asarray(value))) for name, value in metrics.items()}
         line = {"stage": stage, "step": int(step)} | {
             name: value if math.isfinite(value) else None for name, value in means.items()
@@ -72,7 +72,7 @@ class MetricsWriter:
                 self._boards[stage].add_scalar(name, value, int(step))
 
     def close(self) -> None:
-        """Closes the event files; the metrics file is never left open."""
+        """Closes the TensorBoard event files."""
         for stage in list(self._boards):
             self._close_board(stage)
 
@@ -93,13 +93,13 @@ class MetricsWriter:
 
 
 def load_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file, in order; a torn last line is left out.
+    """The lines of a metrics file, in order, without an incomplete last line.
 
     Raises:
-      ValueError: if another line isn't a JSON object with a stage and a step.
+      ValueError: if another line is not a JSON object with a stage and a step.
     """
     texts = path.read_text().splitlines(keepends=True)
-    # Only what was cut off by a kill has no line end.
+    # Only a line that was cut off by a kill lacks its line break.
     whole = [text for text in texts if text.endswith("\n")]
     lines = []
     for number, text in enumerate(whole, start=1):
@@ -123,7 +123,8 @@ def _import_tensorboard() -> Any:
         import tensorboardX
     except ModuleNotFoundError as error:
         raise RuntimeError(
-            "TensorBoard output needs tensorboardX, which isn't installed: "
-            "`uv sync --extra tensorboard` brings it; metrics.jsonl is written without it too"
+            "TensorBoard output needs tensorboardX, which is not installed: run "
+            "`uv sync --extra tensorboard`, or go without --tensorboard (metrics.jsonl is "
+            "always written)"
         ) from error
     return tensorboardX.SummaryWriter

@@ -1,4 +1,4 @@
-"""One progress bar with the time left: drawn on a terminal, in plain lines elsewhere."""
+"""Progress of long work: a bar with the time left on a terminal, plain lines elsewhere."""
 
 import contextlib
 import time
@@ -22,16 +22,16 @@ LINE_EVERY_S = 30.0
 def progress(
     label: str, total: int, log: Callable[[str], None], done: int = 0
 ) -> Iterator[Advance]:
-    """Shows how far a long piece of work is, and for how long it will go on.
+    """Shows the completed share of a long piece of work, and the time left.
 
     Args:
-      label: what is being done.
-      total: units of all the work.
-      log: takes plain lines where standard error is no terminal.
-      done: units that were done before, which don't count for the speed.
+      label: name of the work.
+      total: units of work in all.
+      log: takes a line of text, where standard error is not a terminal.
+      done: units completed earlier, which the estimate of the speed excludes.
 
     Yields:
-      A function to call with the number of units that were just done.
+      A function to call with the number of units completed since its last call.
     """
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -51,18 +51,29 @@ def progress(
 
 
 def _lines(label: str, total: int, log: Callable[[str], None], done: int) -> Advance:
-    """An `Advance` that logs a line at most every `LINE_EVERY_S` seconds."""
-    start = last = time.monotonic()
-    first = count = done
+    """An `Advance` that logs a line at most every `LINE_EVERY_S` seconds.
+
+    The time left follows from the speed since the end of the first call, which
+    often includes compilation; before the second call there is no estimate.
+    """
+    last = time.monotonic()
+    count = done
+    first: tuple[float, int] | None = None
 
     def advance(units: int) -> None:
-        nonlocal count, last
+        nonlocal count, last, first
+        if units <= 0:
+            return
         count += units
         now = time.monotonic()
-        if now - last < LINE_EVERY_S or count <= first:
-            return
-        last = now
-        left = (now - start) * max(total - count, 0) / (count - first)
-        log(f"{label}: {count / max(total, 1):.0%}, about {left:.0f} s left")
+        estimate = ""
+        if first is None:
+            first = now, count
+        else:
+            left = (now - first[0]) * max(total - count, 0) / (count - first[1])
+            estimate = f", about {left:,.0f} s left"
+        if now - last >= LINE_EVERY_S:
+            last = now
+            log(f"{label}: {count / max(total, 1):.0%}{estimate}")
 
     return advance

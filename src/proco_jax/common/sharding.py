@@ -1,4 +1,4 @@
-"""Seeds spread over devices; where there is no accelerator, each CPU core is a device."""
+"""Members of a program spread over devices; without an accelerator, each CPU core is a device."""
 
 import os
 from typing import Any
@@ -8,52 +8,52 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 
-def share_cores(seeds: int) -> None:
-    """Makes a CPU device for each core, at most one a seed, unless the user said how many.
+def use_cores_as_devices(members: int) -> None:
+    """Makes a CPU device of each core, at most one per member, unless the user set a number.
 
-    The networks are small, so XLA uses little more than one core for a device.
-    Has to come before JAX first uses a device; accelerators are not affected.
+    The networks are small, so XLA uses little more than one core per device. This must be called
+    before JAX first uses a device; accelerators are not affected.
     """
     asked = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if not asked and "JAX_NUM_CPU_DEVICES" not in os.environ:
         cores = len(os.sched_getaffinity(0))
-        jax.config.update("jax_num_cpu_devices", min(seeds, cores))
+        jax.config.update("jax_num_cpu_devices", min(members, cores))
 
 
-def shard_seeds(tree: Any, seeds: int) -> Any:
-    """Spreads the leading seed axis evenly over the local devices.
+def shard_members(tree: Any, members: int) -> Any:
+    """Spreads the leading member axis evenly over the local devices.
 
-    Where the devices do not divide the seeds, the last seed is repeated until
-    they do; `own_seeds` takes the repetitions away again.
+    If the number of devices does not divide the members, the last member is repeated;
+    `unpad_members` removes the copies.
     """
-    mesh = _mesh(seeds)
-    rows = np.minimum(np.arange(mesh.size * -(-seeds // mesh.size)), seeds - 1)
-    filled = tree if len(rows) == seeds else jax.tree.map(lambda x: x[rows], tree)
-    return spread_rows(filled, seeds)
+    mesh = _mesh(members)
+    rows = np.minimum(np.arange(mesh.size * -(-members // mesh.size)), members - 1)
+    filled = tree if len(rows) == members else jax.tree.map(lambda x: x[rows], tree)
+    return place_members(filled, members)
 
 
-def spread_rows(tree: Any, seeds: int) -> Any:
-    """Places what `shard_seeds` made, or what was computed from it, as `shard_seeds` does.
+def place_members(tree: Any, members: int) -> Any:
+    """Places what `shard_members` made, or what was computed from it, as `shard_members` does.
 
-    A compiled program leaves what is the same for all seeds on every device; given to
-    another program as it is, that one is compiled once for such and once for its own results.
+    A compiled program may leave equal leaves of all members on every device; given to another
+    program in this way, that program would be compiled a second time for its own results.
     """
-    return jax.device_put(tree, NamedSharding(_mesh(seeds), PartitionSpec("seeds")))
+    return jax.device_put(tree, NamedSharding(_mesh(members), PartitionSpec("members")))
 
 
-def own_seeds(tree: Any, seeds: int) -> Any:
-    """The leading seed axis without what `shard_seeds` repeated."""
-    return jax.tree.map(lambda x: x if x.shape[0] == seeds else x[:seeds], tree)
+def unpad_members(tree: Any, members: int) -> Any:
+    """The leading member axis without the copies that `shard_members` added."""
+    return jax.tree.map(lambda x: x if x.shape[0] == members else x[:members], tree)
 
 
-def replicate(tree: Any, seeds: int) -> Any:
-    """Puts arrays on every device that `shard_seeds` uses."""
-    return jax.device_put(tree, NamedSharding(_mesh(seeds), PartitionSpec()))
+def replicate(tree: Any, members: int) -> Any:
+    """Puts arrays on every device that `shard_members` uses."""
+    return jax.device_put(tree, NamedSharding(_mesh(members), PartitionSpec()))
 
 
-def _mesh(seeds: int) -> jax.sharding.Mesh:
-    """As few devices as do the work in the same time as all of them."""
+def _mesh(members: int) -> jax.sharding.Mesh:
+    """The fewest devices that need no more time than all of them."""
     devices = jax.local_devices()
-    each = -(-seeds // len(devices))
-    count = -(-seeds // each)
-    return jax.sharding.Mesh(np.array(devices[:count]), ("seeds",), axis_types=(AxisType.Auto,))
+    each = -(-members // len(devices))
+    count = -(-members // each)
+    return jax.sharding.Mesh(np.array(devices[:count]), ("members",), axis_types=(AxisType.Auto,))

@@ -1,4 +1,4 @@
-"""Statistics of scores, as plain NumPy: what the reports and tables are made of."""
+"""Statistics of scores, as plain NumPy."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -15,11 +15,11 @@ class Interval(NamedTuple):
 
 
 def interquartile_mean(values: np.ndarray, axis: int | None = None) -> np.ndarray:
-    """The mean of the middle half: a quarter is cut from either end.
+    """The mean of the middle half of the values.
 
-    The number cut from each end is rounded down, so up to three values this is
-    the plain mean. Source: Agarwal et al. 2021, "Deep RL at the Edge of the
-    Statistical Precipice".
+    A quarter of the values, rounded down, is dropped at either end; the
+    interquartile mean of up to three values is their mean. Source: Agarwal et al.
+    2021, "Deep RL at the Edge of the Statistical Precipice".
 
     Args:
       values: any shape with at least one value along `axis`.
@@ -50,10 +50,10 @@ def stratified_bootstrap(
 ) -> Interval:
     """A percentile bootstrap interval of a statistic over seeds x episodes.
 
-    The strata are the policy seeds: an episode is only ever replaced by an
-    episode of its own policy. The policies are drawn with replacement too,
-    because another training run would have given others; with `fixed_seeds`
-    they stay as they are and the interval speaks of these policies alone.
+    The strata are the policy seeds: an episode is only replaced by an episode of
+    the same policy. The policies are resampled as well, since they vary from one
+    training run to another; with `fixed_seeds` they are not, and the interval
+    holds for these policies alone.
 
     Args:
       scores: `[S, episodes]`, one row a policy seed, one column an episode.
@@ -62,11 +62,11 @@ def stratified_bootstrap(
       confidence: mass of the interval, in (0, 1).
       resamples: bootstrap samples R.
       seed: of the resampling; the same arguments give the same interval.
-      fixed_seeds: resample episodes only.
+      fixed_seeds: resample the episodes only.
 
     Raises:
-      ValueError: if the scores are no finite `[S, episodes]` table, or the
-        confidence is outside (0, 1).
+      ValueError: if the scores are not a finite `[S, episodes]` table, or the
+        confidence is not in (0, 1).
     """
     table = _score_table(scores)
     if not 0 < confidence < 1:
@@ -85,6 +85,38 @@ def stratified_bootstrap(
     return Interval(float(point), float(low), float(high))
 
 
+def paired_bootstrap(
+    scores: Sequence[Sequence[float]] | np.ndarray,
+    baseline: Sequence[Sequence[float]] | np.ndarray,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """The mean of `scores - baseline` with a percentile bootstrap interval.
+
+    Both tables are resampled with the same indices, first of seeds, then of
+    episodes within each seed. What a pair of episodes shares, e.g. the layout of
+    the world, therefore cancels.
+
+    Args:
+      scores: `[S, episodes]`.
+      baseline: `[S, episodes]` with the same seeds and episodes in the same order.
+      confidence, resamples, seed: as for `stratified_bootstrap`.
+
+    Raises:
+      ValueError: if the tables differ in shape, or as for `stratified_bootstrap`.
+    """
+    scores, baseline = _score_table(scores), _score_table(baseline)
+    if scores.shape != baseline.shape:
+        raise ValueError(
+            f"paired scores need tables of one shape, found {scores.shape} and {baseline.shape}"
+        )
+    return stratified_bootstrap(
+        scores - baseline, np.mean, confidence=confidence, resamples=resamples, seed=seed
+    )
+
+
 def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
     """Probability that a positive scores above a negative; a tie counts half.
 
@@ -93,11 +125,10 @@ def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
       positive: `[N]` bool.
 
     Returns:
-      A number in [0, 1]; NaN where one of the classes is empty, because then
-      no such pair exists.
+      A number in [0, 1]; NaN if one of the classes is empty.
 
     Raises:
-      ValueError: if the shapes differ or a score isn't finite.
+      ValueError: if the shapes differ or a score is not finite.
     """
     scores = np.asarray(scores, dtype=np.float64)
     positive = np.asarray(positive, dtype=bool)
@@ -106,7 +137,7 @@ def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
             f"AUROC needs scores [N] and positive [N], found {scores.shape} and {positive.shape}"
         )
     if not np.isfinite(scores).all():
-        raise ValueError(f"AUROC: {int((~np.isfinite(scores)).sum())} of the scores aren't finite")
+        raise ValueError(f"AUROC: {int((~np.isfinite(scores)).sum())} of the scores are not finite")
     positives = int(positive.sum())
     negatives = scores.size - positives
     if positives == 0 or negatives == 0:
@@ -118,11 +149,16 @@ def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
 QUANTILES = {"min": 0.0, "5%": 0.05, "25%": 0.25, "median": 0.5, "75%": 0.75, "95%": 0.95, "max": 1}
 
 
-def recall_and_precision(called: np.ndarray, true: np.ndarray) -> tuple[float | None, float | None]:
-    """Recall and precision of `[M]` booleans; None where there is nothing to divide by."""
-    both = float((called & true).sum())
+def recall_and_precision(
+    predicted: np.ndarray, true: np.ndarray
+) -> tuple[float | None, float | None]:
+    """Recall and precision of predictions `[M]` bool.
+
+    Recall is None if nothing is true, precision is None if nothing is predicted.
+    """
+    both = float((predicted & true).sum())
     recall = both / float(true.sum()) if true.any() else None
-    precision = both / float(called.sum()) if called.any() else None
+    precision = both / float(predicted.sum()) if predicted.any() else None
     return recall, precision
 
 
@@ -130,7 +166,7 @@ def quantiles(values: Sequence[float] | np.ndarray) -> dict[str, float]:
     """The `QUANTILES` of the values by name, linearly interpolated, and their mean.
 
     Raises:
-      ValueError: if there is no value, or one isn't finite.
+      ValueError: if there is no value, or one is not finite.
     """
     values = np.asarray(values, dtype=np.float64).reshape(-1)
     if values.size == 0 or not np.isfinite(values).all():
@@ -154,7 +190,7 @@ def _score_table(scores: Sequence[Sequence[float]] | np.ndarray) -> np.ndarray:
 
 
 def _average_ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1, ties sharing the mean of theirs. `[N]`."""
+    """Ranks `[N]` from 1; equal values share the mean of their ranks."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return (last - (counts - 1) / 2)[inverse]

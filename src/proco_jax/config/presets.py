@@ -1,4 +1,4 @@
-"""Budgets that every experiment shares: a first look, a laptop, an accelerator."""
+"""Budgets that every experiment shares, and settings of task families."""
 
 from proco_jax.config.schema import Config
 
@@ -10,8 +10,8 @@ def set_variant(config: Config, variant: str) -> Config:
 
     Args:
       config: of an experiment, budgets at their defaults.
-      variant: `quick` (minutes on 2 cores), `default` (under an hour on 2
-        cores) or `paper` (the published methods' million updates).
+      variant: `quick` (minutes on 2 cores), `default` (under an hour on 2 cores) or `paper` (the
+        million updates of published methods, for accelerators).
 
     Returns:
       The same config.
@@ -24,14 +24,15 @@ def set_variant(config: Config, variant: str) -> Config:
     config.variant = variant
     if variant == "paper":
         return _paper(config)
-    # So few steps need larger ones.
-    config.agent.learning_rate = 1e-3
+    # A few thousand steps need a larger learning rate than a million.
+    for section in (config.proco, config.bc, config.feasibility):
+        section.learning_rate = 1e-3
     return _quick(config) if variant == "quick" else config
 
 
 def for_buttons(config: Config) -> Config:
-    """What tasks with buttons and gremlins need, in place; tuned on CarButton1."""
-    # Careless drivers seldom get through without a touch here: 0 is drawn once in six.
+    """Settings for tasks with buttons and gremlins, in place; tuned on CarButton1."""
+    # Controllers with a gain of 0 almost never finish an episode without a contact here.
     config.data.collect.gains = (0.0, 1.0, 1.5, 2.0, 2.0, 3.0)
     config.data.episodes = 300
     # Gremlins take longer to learn than hazards.
@@ -48,20 +49,18 @@ def _quick(config: Config) -> Config:
     config.train.steps = config.train.checkpoint_every = 1000
     config.evaluation.interim_episodes = 0
     config.evaluation.episodes = 3
-    # Hastily trained policies look for ways out all the time, one search after the other.
-    config.evaluation.foreseen = 32
+    config.shield.forecast_starts = 32
     return config
 
 
 def _paper(config: Config) -> Config:
     config.data.episodes = 2000
-    config.dynamics.per_seed = True
     config.dynamics.members, config.dynamics.elites = 7, 5
     config.dynamics.steps = 100_000
     config.cost.steps = 20_000
     config.encoder.features = 256
-    config.agent.hidden = (256, 256)
-    config.feasibility.target_rate = config.agent.target_rate = 0.005
+    config.proco.hidden = config.bc.hidden = config.feasibility.hidden = (256, 256)
+    config.feasibility.tau = config.proco.tau = 0.005
     config.train.batch = 2048
     config.train.steps = 1_000_000
     config.train.chunk = 5000

@@ -1,40 +1,149 @@
-"""Every setting of a run, typed; the only home of a default.
+"""Every setting of a run: its type, default, meaning and bounds.
 
-`experiments/*.py` return a `Config` from `get_config(variant)`; absl flags
-override single values (`--config.train.steps=5000`).
+`experiments/*.py` return a `Config` from `get_config(variant)`; absl flags override single values
+(`--config.train.steps=5000`). The bounds of a setting stand beside its default, so that none is
+forgotten; `validation.validate` checks them, and the conditions that involve several settings.
 """
 
+import copy
 import dataclasses
+import functools
 import json
-import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeVar
 
-from proco_jax.config.rules import rules
-from proco_jax.config.value_types import type_problems
+T = TypeVar("T")
+
+ALGORITHMS = ("proco", "bc")
+ALGORITHM = "|".join([*ALGORITHMS, r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"])
+ALGORITHM_WORDS = f"one of {ALGORITHMS} or the module:function of an algorithm of your own"
+AUGMENTATIONS = ("none", "proco", "control")
+SHIELDS = ("none", "filter", "planner")
+REGIMES = ("safe", "limited", "full")
+BACKENDS = ("batched", "official")
+LABELERS = ("rule", "states")
+# JAX and the simulator take seeds of 32 bits with sign.
+LARGEST_SEED = 2**31 - 1
+# A collection with `data.seed` k records its episodes with the seeds from
+# FIRST_COLLECTION_SEED + k COLLECTION_SEED_SPAN on.
+FIRST_COLLECTION_SEED = 10_000_000
+COLLECTION_SEED_SPAN = 100_000
+LARGEST_COLLECTION = (LARGEST_SEED + 1 - FIRST_COLLECTION_SEED) // COLLECTION_SEED_SPAN - 1
+# A policy with seed k is evaluated with the episode seeds from
+# `evaluation.seed` + (k mod EVALUATION_SEED_SLOTS) EVALUATION_SEED_SPACING on.
+EVALUATION_SEED_SPACING = 1000
+EVALUATION_SEED_SLOTS = 9000
+LARGEST_COUNT = 10**9
+LARGEST_WIDTH = 65_536
+LARGEST_BATCH = 1_000_000
+# Numbers are float32 in compiled programs; these limits keep their squares and quotients finite.
+SMALLEST_NUMBER, LARGEST_NUMBER = 1e-9, 1e9
+SMALLEST_FRACTION, LARGEST_FRACTION = 1e-6, 1 - 1e-6
+FOLDER_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
+DATA_SOURCE = r"collect|(minari|dsrl):.+"
+
+
+class Bound(NamedTuple):
+    """The values that a setting, or each item of a tuple, may take.
+
+    Attributes:
+      low: smallest number.
+      high: largest number.
+      choices: allowed words; empty for any.
+      pattern: regular expression that a text must match in full; empty for any text.
+      pattern_words: description of the texts that match, for messages.
+      ascending: whether the items of a tuple must not decrease (a range).
+      nonempty: whether a tuple or a text must not be empty.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    pattern: str = ""
+    pattern_words: str = ""
+    ascending: bool = False
+    nonempty: bool = False
+
+
+def setting(default: T, **bound: Any) -> T:
+    """A dataclass field with a default and the `Bound` given by keywords."""
+    return dataclasses.field(default=default, metadata={"bound": Bound(**bound)})  # pyright: ignore
+
+
+def share(default: float, high: float = 1.0) -> float:
+    """A share from 0 to `high`."""
+    return setting(default, low=0.0, high=high)
+
+
+def fraction(default: float) -> float:
+    """A number between 0 and 1 that float32 rounds to neither."""
+    return setting(default, low=SMALLEST_FRACTION, high=LARGEST_FRACTION)
+
+
+def positive(default: float) -> float:
+    """A number above 0."""
+    return setting(default, low=SMALLEST_NUMBER, high=LARGEST_NUMBER)
+
+
+def nonnegative(default: float) -> float:
+    """A number of 0 or more."""
+    return setting(default, low=0.0, high=LARGEST_NUMBER)
+
+
+def count(default: int, low: int = 1, high: int = LARGEST_COUNT) -> int:
+    """A whole number from `low` to `high`."""
+    return setting(default, low=low, high=high)
+
+
+def widths(*default: int) -> tuple[int, ...]:
+    """Widths of hidden layers, each at least 1."""
+    return setting(default, low=1, high=LARGEST_WIDTH, nonempty=True)
+
+
+def choice(default: str, choices: tuple[str, ...]) -> str:
+    """One of a few words."""
+    return setting(default, choices=choices)
+
+
+def folder_name(default: str) -> str:
+    """A text that can name a folder."""
+    words = "at most 100 of letters, digits, '_', '-' and '.', with a letter or digit first"
+    return setting(default, pattern=FOLDER_NAME, pattern_words=words)
 
 
 @dataclasses.dataclass
 class EnvConfig:
-    """The simulator. `workers` 0 means one thread or process for each core."""
+    """The simulator.
 
-    backend: str = "batched"
-    workers: int = 0
+    Attributes:
+      backend: `batched` (many worlds in threads of this process) or `official` (the package's own
+        environments in worker processes).
+      workers: threads or processes; 0 for one per core.
+    """
+
+    backend: str = choice("batched", BACKENDS)
+    workers: int = count(0, low=0, high=4096)
 
 
 @dataclasses.dataclass
 class CollectConfig:
     """The mixture of lidar controllers behind the `collect` source.
 
-    Each episode draws a gain from `gains` and the rest uniformly from the
-    ranges. `gain` weighs obstacles against the goal, `threshold` is the lidar
-    closeness from which an obstacle is heeded, `speed` the largest forward
-    action, `noise` the scale of temporally correlated action noise.
+    Each episode draws a gain from `gains` and the other parameters uniformly from ranges.
+
+    Attributes:
+      gains: weights of obstacles against the goal.
+      threshold: range of the lidar closeness from which an obstacle is avoided.
+      speed: range of the largest forward action.
+      noise: range of the scale of the temporally correlated action noise.
     """
 
-    gains: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
-    threshold: tuple[float, float] = (0.5, 0.75)
-    speed: tuple[float, float] = (0.3, 0.7)
-    noise: tuple[float, float] = (0.05, 0.4)
+    gains: tuple[float, ...] = setting(
+        (0.0, 0.5, 1.0, 1.5, 2.0, 3.0), low=0.0, high=1000.0, nonempty=True
+    )
+    threshold: tuple[float, float] = setting((0.5, 0.75), low=0.0, high=1.0, ascending=True)
+    speed: tuple[float, float] = setting((0.3, 0.7), low=0.0, high=1.0, ascending=True)
+    noise: tuple[float, float] = setting((0.05, 0.4), low=0.0, high=10.0, ascending=True)
 
 
 @dataclasses.dataclass
@@ -43,40 +152,44 @@ class DataConfig:
 
     Attributes:
       source: `collect`, `minari:<dataset id>`, or `dsrl:<file or task>`.
-      root: folder of Minari datasets; empty for Minari's own default.
-      episodes: how many episodes `collect` records.
-      seed: seed of the collection.
-      regime: `safe` (only trajectories without any cost), `limited` (those
-        and `limited_share` of violating ones) or `full`.
+      root: folder of Minari datasets; empty for Minari's default.
+      episodes: episodes that `collect` records.
+      seed: of the collection, and of the choice of trajectories.
+      regime: `safe` (only trajectories without any cost), `limited` (those and `limited_share` of
+        violating ones) or `full`.
       limited_share: share of violating trajectories in the `limited` regime.
-      holdout_share: share of the kept trajectories that no part trains on.
+      holdout_share: share of the kept trajectories that no part is trained on.
     """
 
-    source: str = "collect"
+    source: str = setting(
+        "collect",
+        pattern=DATA_SOURCE,
+        pattern_words="collect, minari:<dataset id> or dsrl:<file or task>",
+    )
     root: str = ""
-    episodes: int = 250
-    seed: int = 0
-    regime: str = "safe"
-    limited_share: float = 0.05
-    holdout_share: float = 0.1
+    episodes: int = count(250, high=COLLECTION_SEED_SPAN)
+    seed: int = count(0, low=0, high=LARGEST_COLLECTION)
+    regime: str = choice("safe", REGIMES)
+    limited_share: float = share(0.05)
+    holdout_share: float = share(0.1, high=LARGEST_FRACTION)
     collect: CollectConfig = dataclasses.field(default_factory=CollectConfig)
 
 
 @dataclasses.dataclass
 class EncoderConfig:
-    """The observation encoder shared in form by every network.
+    """The observation encoder whose form every network shares.
 
     Attributes:
-      rings: whether to treat ring fields as rings (False: a flat network).
+      rings: whether ring fields are encoded as rings (False: a plain layer).
       bin_hidden: widths of the network shared over the bins of a ring.
       features: width of the encoding.
-      neighbours: bins seen on either side of each bin.
+      neighbors: bins seen on either side of each bin.
     """
 
     rings: bool = True
-    bin_hidden: tuple[int, ...] = (32, 32)
-    features: int = 128
-    neighbours: int = 1
+    bin_hidden: tuple[int, ...] = widths(32, 32)
+    features: int = count(128, high=LARGEST_WIDTH)
+    neighbors: int = count(1, low=0, high=64)
 
 
 @dataclasses.dataclass
@@ -84,82 +197,78 @@ class DynamicsConfig:
     """The ensemble dynamics model (MOPO, Yu et al. 2020; MOBILE, Sun et al. 2023).
 
     Attributes:
-      per_seed: fit one ensemble for each policy seed instead of one for all.
       members: networks in the ensemble.
       elites: members, best by holdout error, that predict.
       bin_hidden: widths of the per-bin network.
-      neighbours: bins seen on either side of each bin.
-      hidden: widths of the network for everything that is no ring.
-      steps: gradient steps at most.
-      batch: transitions a step, drawn for each member apart.
-      learning_rate: of Adam at the start; falls to 0 over the steps by a cosine.
+      neighbors: bins seen on either side of each bin.
+      hidden: widths of the network for all other fields.
+      steps: gradient steps.
+      batch: transitions per step, drawn for each member separately.
+      learning_rate: of Adam at the start; decays to 0 over the steps by a cosine.
       nearest_weight: weight of the error in each ring's nearest object.
-      holdout_every: steps between looks at the holdout error; what was best is
-        kept.
+      holdout_every: steps between measurements of the holdout error; the best parameters are kept.
     """
 
-    per_seed: bool = False
-    members: int = 5
-    elites: int = 4
-    bin_hidden: tuple[int, ...] = (64, 64)
-    neighbours: int = 2
-    hidden: tuple[int, ...] = (200, 200)
-    steps: int = 4000
-    batch: int = 256
-    learning_rate: float = 3e-3
-    nearest_weight: float = 0.1
-    holdout_every: int = 500
+    members: int = count(5, high=1000)
+    elites: int = count(4, high=1000)
+    bin_hidden: tuple[int, ...] = widths(64, 64)
+    neighbors: int = count(2, low=0, high=64)
+    hidden: tuple[int, ...] = widths(200, 200)
+    steps: int = count(4000)
+    batch: int = count(256, high=LARGEST_BATCH)
+    learning_rate: float = positive(3e-3)
+    nearest_weight: float = nonnegative(0.1)
+    holdout_every: int = count(500)
 
 
 @dataclasses.dataclass
 class KnowledgeConfig:
-    """What is unsafe, and who says so.
+    """What is unsafe, and who labels states accordingly.
 
     Attributes:
-      model: `shipped` for the grounding in the repository (offline), or a
-        litellm model name.
-      file: knowledge file; empty for the task's own under
-        `experiments/knowledge/`.
-      text: what is unsafe, in place of the file's words and rule; a model must
-        then ground it.
+      model: `shipped` for the hand-written rules of the package, `recorded` for recorded replies of
+        a language model (both work offline), or the litellm name of a model.
+      file: knowledge file; empty for the task's own.
+      text: what is unsafe, in place of the file's text and rule; requires a language model.
       api_base: address of an OpenAI-compatible server; empty for the provider's.
-      cache: JSON lines of paid replies, which runs may share; empty for
-        `replies.jsonl` in the workdir.
-      labeller: `rule` (the model writes rules) or `states` (it labels states).
-      states: states that are labelled by a model.
+      cache: JSON lines file of paid replies, which runs may share; empty for `replies.jsonl` in
+        the workdir.
+      labeler: `rule` (the model writes rules) or `states` (it labels states).
+      states: states that a model labels.
       rule_states: states that a rule labels.
       boundary_share: share of those states taken from near the boundary.
-      votes: independent answers for each question.
-      rounds: most rounds of asking; after the first, about states that the
-        cost ensemble disagrees on, until it finds `cost.recall` of the unsafe
-        ones among them.
-      batch: described states in one question.
+      votes: independent answers to each question.
+      rounds: most rounds of questions; after the first round, about states on which the cost
+        ensemble disagrees, until it finds `cost.recall` of the unsafe ones among them.
+      batch: described states per question.
       temperature: sampling temperature of the model.
+      max_tokens: most tokens of a reply, reasoning included; 0 for the provider's default.
       budget_usd: most money that a run may spend.
       budget_calls: most calls that a run may make.
-      concurrency: calls under way at once.
-      timeout_s: seconds that one call may take.
-      retries: tries for one call, malformed replies included.
+      concurrency: concurrent calls.
+      timeout_s: seconds after which a call is given up.
+      retries: attempts for each call, malformed replies included.
     """
 
-    model: str = "shipped"
+    model: str = setting("shipped", nonempty=True)
     file: str = ""
     text: str = ""
     api_base: str = ""
     cache: str = ""
-    labeller: str = "rule"
-    states: int = 512
-    rule_states: int = 100_000
-    boundary_share: float = 0.5
-    votes: int = 3
-    rounds: int = 4
-    batch: int = 16
-    temperature: float = 0.7
-    budget_usd: float = 1.0
-    budget_calls: int = 500
-    concurrency: int = 4
-    timeout_s: float = 60.0
-    retries: int = 3
+    labeler: str = choice("rule", LABELERS)
+    states: int = count(512, high=1_000_000)
+    rule_states: int = count(100_000, high=100_000_000)
+    boundary_share: float = share(0.5)
+    votes: int = count(3, high=1000)
+    rounds: int = count(4, high=1000)
+    batch: int = count(16, high=10_000)
+    temperature: float = setting(0.7, low=0.0, high=2.0)
+    max_tokens: int = count(0, low=0, high=1_000_000)
+    budget_usd: float = nonnegative(1.0)
+    budget_calls: int = count(500, low=0)
+    concurrency: int = count(4, high=1000)
+    timeout_s: float = setting(60.0, low=0.1, high=86_400.0)
+    retries: int = count(3, high=1000)
 
 
 @dataclasses.dataclass
@@ -170,169 +279,226 @@ class CostConfig:
       members: networks in the ensemble.
       hidden: widths behind the encoder.
       steps: gradient steps.
-      batch: labelled states a step.
-      learning_rate: of Adam.
-      margin: how much wider than the constraint the labels are, in the unit of
-        the rule (metres for distances).
-      miss_weight: weight of a missed unsafe state against a false alarm.
-      deviations: standard deviations over the ensemble added to its mean.
-      recall: share of unsafe held-out labels that the threshold must catch.
+      batch: labeled states per step.
+      learning_rate: of Adam; decays to 0 over the steps by a cosine.
+      margin: how much wider than the constraint the labels are, in the unit of the rule (meters
+        for distances).
+      miss_weight: weight of a missed unsafe state relative to a false alarm.
+      ucb_coefficient: standard deviations over the ensemble added to its mean.
+      recall: share of unsafe held-out labels that the threshold must find.
       holdout_share: share of the labels kept for the threshold.
     """
 
-    members: int = 3
-    hidden: tuple[int, ...] = (128,)
-    steps: int = 3000
-    batch: int = 512
-    learning_rate: float = 1e-3
-    margin: float = 0.05
-    miss_weight: float = 3.0
-    deviations: float = 1.0
-    recall: float = 0.99
-    holdout_share: float = 0.2
+    members: int = count(3, high=1000)
+    hidden: tuple[int, ...] = widths(128)
+    steps: int = count(3000)
+    batch: int = count(512, high=LARGEST_BATCH)
+    learning_rate: float = positive(1e-3)
+    margin: float = nonnegative(0.05)
+    miss_weight: float = positive(3.0)
+    ucb_coefficient: float = nonnegative(1.0)
+    recall: float = fraction(0.99)
+    holdout_share: float = setting(0.2, low=SMALLEST_FRACTION, high=0.5)
 
 
 @dataclasses.dataclass
 class RolloutConfig:
-    """Imagined rollouts.
+    """Imagined rollouts in the dynamics model.
 
     Attributes:
       horizon: steps imagined from each start.
       starts: starts of one regeneration, for each elite.
-      candidates: action sequences from which the riskiest is chosen.
-      risk_share: share of starts with risk-seeking actions; the rest is half
-        behaviour-like, half the current policy.
-      escape_share: escapes for each start, from amid what was imagined.
-      risky_start_share: share of starts drawn near what the cost network fears.
-      risky_top: those are the logged states with the highest scores, this share.
-      noise: scale of the noise on behaviour-like actions.
-      persistence: mean number of steps that a random action is held.
-      disagreement_quantile: rollouts end where the ensemble's disagreement
-        passes this quantile of its disagreement on logged data.
+      candidates: action sequences of which the riskiest is chosen.
+      risk_share: share of starts with risk-seeking actions; half of the others take noisy logged
+        actions, half follow the current policy.
+      recovery_share: recovery rollouts per start: they begin within imagined trajectories and
+        take the least risky of `candidates` sequences.
+      risky_start_share: share of starts drawn from the logged states with the highest scores of
+        the cost network.
+      risky_top: the share of logged states that counts as such.
+      noise: scale of the noise on logged actions.
+      persistence: mean number of steps for which a random action is held.
+      disagreement_quantile: rollouts end where the ensemble's disagreement exceeds
+        `disagreement_slack` times this quantile of its disagreement on the logs.
       disagreement_slack: factor on that quantile.
       interval: training steps between regenerations.
-      generations: regenerations kept in the sample buffer.
+      generations: regenerations kept in the buffer.
       warmup: regenerations before the first training step.
     """
 
-    horizon: int = 20
-    starts: int = 64
-    candidates: int = 8
-    risk_share: float = 0.7
-    escape_share: float = 0.5
-    risky_start_share: float = 0.7
-    risky_top: float = 0.1
-    noise: float = 0.2
-    persistence: float = 12.0
-    disagreement_quantile: float = 0.99
-    disagreement_slack: float = 2.0
-    interval: int = 250
-    generations: int = 8
-    warmup: int = 4
+    horizon: int = count(20, high=10_000)
+    starts: int = count(64, high=LARGEST_BATCH)
+    candidates: int = count(8, high=100_000)
+    risk_share: float = share(0.7)
+    recovery_share: float = share(0.5)
+    risky_start_share: float = share(0.7)
+    risky_top: float = setting(0.1, low=SMALLEST_FRACTION, high=1.0)
+    noise: float = nonnegative(0.2)
+    persistence: float = setting(12.0, low=1.0, high=LARGEST_NUMBER)
+    disagreement_quantile: float = fraction(0.99)
+    disagreement_slack: float = positive(2.0)
+    interval: int = count(250)
+    generations: int = count(8, high=10_000)
+    warmup: int = count(4, high=10_000)
 
 
 @dataclasses.dataclass
-class ProcoConfig:
-    """Generated costs. Disabled, the same learner is the baseline.
+class ExplorationConfig:
+    """Rollouts that find states to label, before there is a cost network.
+
+    They are risk-seeking in the score of a rule, or random without one.
 
     Attributes:
-      enabled: whether imagined samples are used at all.
-      imagined_share: share of each feasibility batch that is imagined.
-      violating_share: share of the imagined samples from trajectories that
-        violate.
+      horizon: steps imagined from each start.
+      starts: starts of one batch of rollouts, for each elite.
+      candidates: action sequences of which the riskiest is chosen.
+      risk_share: share of starts with risk-seeking actions; half of the others take noisy logged
+        actions, half random ones.
+      recovery_share: recovery rollouts per start.
+      risky_start_share: share of starts drawn from the logged states with the highest scores.
+      risky_top: the share of logged states that counts as such.
+      noise: scale of the noise on logged actions.
+      persistence: mean number of steps for which a random action is held.
     """
 
-    enabled: bool = True
-    imagined_share: float = 0.5
-    violating_share: float = 0.5
+    horizon: int = count(20, high=10_000)
+    starts: int = count(64)
+    candidates: int = count(8)
+    risk_share: float = share(0.7)
+    recovery_share: float = share(0.5)
+    risky_start_share: float = share(0.7)
+    risky_top: float = setting(0.1, low=SMALLEST_FRACTION, high=1.0)
+    noise: float = nonnegative(0.2)
+    persistence: float = setting(12.0, low=1.0, high=LARGEST_NUMBER)
+
+
+@dataclasses.dataclass
+class AugmentationConfig:
+    """How much of a training batch an augmentation imagines.
+
+    Attributes:
+      imagined_share: share of each batch that is imagined; with 0, the augmentation only relabels
+        the logs.
+      violating_share: share of the imagined rows that come from violating trajectories.
+    """
+
+    imagined_share: float = share(0.5, high=0.99)
+    violating_share: float = share(0.5)
 
 
 @dataclasses.dataclass
 class FeasibilityConfig:
-    """Feasibility critics (FISOR, Zheng et al. 2024).
-
-    Attributes:
-      unsafe: value of h in an unsafe state.
-      safe: value of h in a safe state.
-      discount: of the reachability backup.
-      duration: how much of a violation's value is its length, see
-        `losses.reachability_target`; 0 is the published backup.
-      expectile: of the value's regression on the lower side.
-      target_rate: of the target network's moving average. A violation has to
-        travel back step by step, each through this average.
-    """
-
-    unsafe: float = 25.0
-    safe: float = -1.0
-    discount: float = 0.99
-    duration: float = 0.9
-    expectile: float = 0.9
-    target_rate: float = 0.05
-
-
-@dataclasses.dataclass
-class AgentConfig:
-    """Reward critic and policy (advantage-weighted regression, Peng et al. 2019; FISOR).
+    """Feasibility critics Q_h and V_h (FISOR, Zheng et al. 2024).
 
     Attributes:
       hidden: widths of each head behind the encoder.
-      learning_rate: of Adam; that of reward critic and policy falls to 0 over the
-        training by a cosine.
-      target_rate: of the target network's moving average.
-      discount: of rewards.
-      lookahead: steps of a log that tell what an action earned.
-      expectile: of the reward value.
-      reward_scale: factor on logged rewards.
-      reward_temperature: of the weight on the reward advantage, in its usual
-        size; 0 clones.
-      cost_temperature: of the weight on the feasibility advantage.
-      reward_weight_limit: largest weight of a feasible sample.
-      cost_weight_limit: largest weight of an infeasible sample.
-      imagined_weight: factor on the weights of imagined samples.
-      samples: actions among which a feasible one is chosen when deployed.
-      feasible_up_to: the Q_h up to which one counts as feasible then.
-      escapes: sequences imagined when deployed where no sample is feasible; 0 for none.
-      escape_above: the lowest Q_h of the samples from which on they are imagined.
-      escape_horizon: steps of each.
-      risk: share of episodes that may violate, as the model foresees it; the boldest of
-        `foreseen.BOUNDS` within it takes the place of the two bounds; 0 leaves them.
+      learning_rate: of Adam.
+      unsafe: constraint value h of an unsafe state.
+      safe: constraint value h of a safe state.
+      discount: of the reachability backup.
+      violation_discount: of the backup within a violation, by which a violation counts by its
+        length, see `losses.reachability_target`; 0 is the published backup.
+      expectile: of V_h's regression on the lower side of Q_h.
+      tau: rate of the target network's moving average.
     """
 
-    hidden: tuple[int, ...] = (128,)
-    learning_rate: float = 3e-4
-    target_rate: float = 0.05
-    discount: float = 0.99
-    lookahead: int = 10
-    expectile: float = 0.7
-    reward_scale: float = 1.0
-    reward_temperature: float = 4.0
-    cost_temperature: float = 1.0
-    reward_weight_limit: float = 20.0
-    cost_weight_limit: float = 10.0
-    imagined_weight: float = 0.05
-    samples: int = 16
-    feasible_up_to: float = 0.0
-    escapes: int = 32
-    escape_above: float = 2.0
-    escape_horizon: int = 15
-    risk: float = 0.15
+    hidden: tuple[int, ...] = widths(128)
+    learning_rate: float = positive(3e-4)
+    unsafe: float = positive(25.0)
+    safe: float = setting(-1.0, low=-LARGEST_NUMBER, high=-SMALLEST_NUMBER)
+    discount: float = fraction(0.99)
+    violation_discount: float = share(0.9, high=LARGEST_FRACTION)
+    expectile: float = fraction(0.9)
+    tau: float = fraction(0.05)
+
+
+@dataclasses.dataclass
+class ProcoConfig:
+    """PROCO's feasibility-constrained actor-critic (`algorithms/proco.py`).
+
+    Attributes:
+      hidden: widths of each head behind the encoder.
+      learning_rate: of Adam; that of reward critic and policy decays to 0 by a cosine.
+      tau: rate of the target network's moving average.
+      discount: of rewards.
+      expectile: of the reward value.
+      reward_temperature: of the weight on the reward advantage, in units of its usual size.
+      cost_temperature: of the weight on the feasibility advantage.
+      reward_weight_limit: largest weight of a feasible row.
+      cost_weight_limit: largest weight of an infeasible row.
+      imagined_weight: factor on the weights of imagined rows.
+    """
+
+    hidden: tuple[int, ...] = widths(128)
+    learning_rate: float = positive(3e-4)
+    tau: float = fraction(0.05)
+    discount: float = fraction(0.99)
+    expectile: float = fraction(0.7)
+    reward_temperature: float = nonnegative(4.0)
+    cost_temperature: float = positive(1.0)
+    reward_weight_limit: float = positive(20.0)
+    cost_weight_limit: float = positive(10.0)
+    imagined_weight: float = nonnegative(0.05)
+
+
+@dataclasses.dataclass
+class BcConfig:
+    """Behavior cloning (`algorithms/bc.py`).
+
+    Attributes:
+      hidden: widths of the policy's head behind the encoder.
+      learning_rate: of Adam; decays to 0 by a cosine.
+      safe_only: clone only rows after which no violation follows within the n-step window.
+    """
+
+    hidden: tuple[int, ...] = widths(128)
+    learning_rate: float = positive(3e-4)
+    safe_only: bool = True
+
+
+@dataclasses.dataclass
+class ShieldConfig:
+    """What guards a policy at deployment.
+
+    Attributes:
+      samples: actions of the policy from which the filter chooses.
+      qh_threshold: the largest Q_h of an action that the filter accepts.
+      planner_threshold: the planner acts where the least Q_h of the samples exceeds it.
+      planner_candidates: action sequences that the planner evaluates in the model.
+      planner_horizon: their length in steps.
+      planner_block: states planned for in one batch; 0 chooses by backend.
+      target_violation_rate: share of violating episodes up to which the violation forecast may
+        choose larger thresholds than the two above; 0 keeps these.
+      forecast_starts: logged states per policy from which the forecast begins.
+    """
+
+    samples: int = count(16, high=100_000)
+    qh_threshold: float = setting(0.0, low=-LARGEST_NUMBER, high=LARGEST_NUMBER)
+    planner_threshold: float = setting(2.0, low=-LARGEST_NUMBER, high=LARGEST_NUMBER)
+    planner_candidates: int = count(32, high=100_000)
+    planner_horizon: int = count(15, high=10_000)
+    planner_block: int = count(0, low=0, high=100_000)
+    target_violation_rate: float = share(0.15, high=LARGEST_FRACTION)
+    forecast_starts: int = count(256, high=LARGEST_BATCH)
 
 
 @dataclasses.dataclass
 class TrainConfig:
-    """The compiled loop.
+    """The compiled training loop.
 
     Attributes:
       steps: gradient steps of a policy.
-      batch: logged transitions a step.
+      batch: logged rows per step.
+      n_step: length of the window of following steps that each row carries.
       chunk: steps in one call of the compiled program.
       checkpoint_every: steps between checkpoints, a multiple of `chunk`.
     """
 
-    steps: int = 4000
-    batch: int = 256
-    chunk: int = 250
-    checkpoint_every: int = 1000
+    steps: int = count(4000)
+    batch: int = count(256, high=LARGEST_BATCH)
+    n_step: int = count(10, high=10_000)
+    chunk: int = count(250)
+    checkpoint_every: int = count(1000)
 
 
 @dataclasses.dataclass
@@ -340,60 +506,70 @@ class EvalConfig:
     """Evaluation in the simulator.
 
     Attributes:
-      episodes: episodes a seed at the end.
-      interim_episodes: episodes a seed during training, with the config's bounds on Q_h; 0
-        for none.
+      episodes: per policy at the end of training, for each shield.
+      interim_episodes: per policy during training, without shield; 0 for none.
       interim_every: training steps between interim evaluations.
-      seed: first episode seed of the policy with seed 0; the next policy's are a
-        thousand further. Evaluation never sees a collection seed.
+      seed: first episode seed of the policy with seed 0; those of the next policy begin
+        `EVALUATION_SEED_SPACING` later. All are below the seeds of collections.
       worlds: simulators stepped together, shared evenly by the policies.
-      foreseen: logged states from which the model foresees how often each of
-        PROCO's policies violates; 0 for none.
     """
 
-    episodes: int = 20
-    interim_episodes: int = 2
-    interim_every: int = 2000
-    seed: int = 1_000_000
-    worlds: int = 40
-    foreseen: int = 256
+    episodes: int = count(20, high=EVALUATION_SEED_SPACING)
+    interim_episodes: int = count(2, low=0, high=EVALUATION_SEED_SPACING)
+    interim_every: int = count(2000)
+    seed: int = count(1_000_000, low=0, high=FIRST_COLLECTION_SEED - EVALUATION_SEED_SPACING)
+    worlds: int = count(40, high=100_000)
 
 
 @dataclasses.dataclass
 class Config:
-    """One run.
+    """One run: every algorithm with every augmentation, each policy under every shield.
 
     Attributes:
       experiment: name of the experiment, and of its default workdir.
       variant: name of the variant.
       task: Safety-Gymnasium task, e.g. `SafetyCarButton1`.
+      cost_limit: cost per episode that a policy may cause.
       seeds: policies trained in one program.
       seed: the first of their seeds.
-      baseline: train and report the same learner without generated costs too.
+      algorithms: what learns, of `ALGORITHMS`, or `module:function` for an algorithm of your own,
+        see `algorithms.make_algorithm`.
+      augmentations: what generates costs and imagined rows in training, of `AUGMENTATIONS`.
+      shields: what guards the policies at deployment, of `SHIELDS`.
     """
 
-    experiment: str = "unnamed"
-    variant: str = "default"
-    task: str = "SafetyPointGoal1"
-    seeds: int = 5
-    seed: int = 0
-    baseline: bool = True
+    experiment: str = folder_name("unnamed")
+    variant: str = folder_name("default")
+    task: str = setting("SafetyPointGoal1", nonempty=True)
+    cost_limit: float = positive(10.0)
+    seeds: int = count(5, high=EVALUATION_SEED_SLOTS)
+    seed: int = count(0, low=0, high=LARGEST_SEED - 1)
+    algorithms: tuple[str, ...] = setting(
+        ("proco",), pattern=ALGORITHM, pattern_words=ALGORITHM_WORDS, nonempty=True
+    )
+    augmentations: tuple[str, ...] = setting(
+        ("proco", "none"), choices=AUGMENTATIONS, nonempty=True
+    )
+    shields: tuple[str, ...] = setting(SHIELDS, choices=SHIELDS, nonempty=True)
     env: EnvConfig = dataclasses.field(default_factory=EnvConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     encoder: EncoderConfig = dataclasses.field(default_factory=EncoderConfig)
     dynamics: DynamicsConfig = dataclasses.field(default_factory=DynamicsConfig)
     knowledge: KnowledgeConfig = dataclasses.field(default_factory=KnowledgeConfig)
     cost: CostConfig = dataclasses.field(default_factory=CostConfig)
+    exploration: ExplorationConfig = dataclasses.field(default_factory=ExplorationConfig)
     rollouts: RolloutConfig = dataclasses.field(default_factory=RolloutConfig)
-    proco: ProcoConfig = dataclasses.field(default_factory=ProcoConfig)
+    augmentation: AugmentationConfig = dataclasses.field(default_factory=AugmentationConfig)
     feasibility: FeasibilityConfig = dataclasses.field(default_factory=FeasibilityConfig)
-    agent: AgentConfig = dataclasses.field(default_factory=AgentConfig)
+    proco: ProcoConfig = dataclasses.field(default_factory=ProcoConfig)
+    bc: BcConfig = dataclasses.field(default_factory=BcConfig)
+    shield: ShieldConfig = dataclasses.field(default_factory=ShieldConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     evaluation: EvalConfig = dataclasses.field(default_factory=EvalConfig)
 
 
 def to_json(config: Config) -> str:
-    """The resolved config as JSON text, keys in the order of the classes."""
+    """The config as JSON text, keys in the order of the classes."""
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
 
@@ -401,28 +577,17 @@ def from_json(text: str) -> Config:
     """Reads what `to_json` wrote.
 
     Raises:
-      ValueError: if the text is not a config, naming what is wrong with it.
+      ValueError: if the text is not a config of this version, naming what is wrong with it.
     """
     try:
         config: Config = _from_mapping(Config, json.loads(text))
-    except (TypeError, AttributeError, json.JSONDecodeError) as error:
+    except (TypeError, AttributeError, RecursionError, json.JSONDecodeError) as error:
         raise ValueError(f"not a config of this version: {error}") from error
     return config
 
 
-def _from_mapping(kind: Any, mapping: dict[str, Any]) -> Any:
-    defaults = kind()
-    values = {}
-    for name, value in mapping.items():
-        default = getattr(defaults, name)
-        if dataclasses.is_dataclass(default):
-            value = _from_mapping(type(default), value)
-        values[name] = tuple(value) if isinstance(default, tuple) else value
-    return kind(**values)
-
-
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted names and values of every setting."""
+    """Dotted names and values of every setting; tuples become lists."""
     flat: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -446,6 +611,37 @@ def differences(config: Config, stored_json: str) -> list[str]:
     ]
 
 
+def replaced(config: Config, settings: Mapping[str, Any]) -> Config:
+    """A copy of a config with some settings replaced; the two share no section.
+
+    Args:
+      config: stays as it is.
+      settings: values by dotted names, e.g. `{"train.steps": 5000}`.
+
+    Raises:
+      ValueError: on a name that is no setting.
+    """
+    result = copy.deepcopy(config)
+    known = flatten(result)
+    for name, value in settings.items():
+        if name not in known:
+            raise ValueError(f"found {name!r}, expected the dotted name of a setting")
+        *path, field = name.split(".")
+        setattr(functools.reduce(getattr, path, result), field, value)
+    return result
+
+
+def _from_mapping(kind: Any, mapping: dict[str, Any]) -> Any:
+    defaults = kind()
+    values = {}
+    for name, value in mapping.items():
+        default = getattr(defaults, name)
+        if dataclasses.is_dataclass(default):
+            value = _from_mapping(type(default), value)
+        values[name] = tuple(value) if isinstance(default, tuple) else value
+    return kind(**values)
+
+
 def _flatten_mapping(mapping: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in mapping.items():
@@ -454,26 +650,3 @@ def _flatten_mapping(mapping: dict[str, Any], prefix: str = "") -> dict[str, Any
         else:
             flat[prefix + name] = value
     return flat
-
-
-def validate(config: Config) -> None:
-    """Checks every setting that can be checked before work starts.
-
-    Raises:
-      ValueError: one line for each problem: the setting, what was found, and
-        what is expected.
-    """
-    if problems := type_problems(config):
-        raise ValueError("the config cannot be run:\n  " + "\n  ".join(problems))
-    problems = [
-        f"--config.{name}: found {value!r}, expected {expected}"
-        for name, value, ok, expected in rules(flatten(config))
-        if not ok
-    ]
-    problems += [
-        f"--config.{name}: found {value!r}, expected a finite number"
-        for name, value in flatten(config).items()
-        if isinstance(value, float) and not math.isfinite(value)
-    ]
-    if problems:
-        raise ValueError("the config cannot be run:\n  " + "\n  ".join(problems))

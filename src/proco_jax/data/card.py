@@ -1,4 +1,4 @@
-"""The dataset card: what the logs hold, before and after the regime, and where they come from."""
+"""The dataset card: statistics of the logs before and after the regime, and their provenance."""
 
 import json
 from collections.abc import Sequence
@@ -25,22 +25,29 @@ QUANTILES = {
 
 
 def make_card(
-    stored: Stored, split: Split, spec: ObservationSpec, config: Config, clipped: int
+    stored: Stored,
+    split: Split,
+    spec: ObservationSpec,
+    config: Config,
+    clipped: int,
+    digest: str,
 ) -> dict[str, Any]:
-    """Everything that `dataset.json` says.
+    """The content of `dataset.json`.
 
     Args:
       stored: the dataset before the regime.
-      split: which of its episodes the run trains on, holds out, and drops.
+      split: the episodes that the run trains on, holds out, and drops.
       spec: the fields of an observation.
       config: of the run.
-      clipped: steps whose action lay outside [-1, 1].
+      clipped: number of steps whose action lay outside [-1, 1].
+      digest: of the logs, see `Logs`.
     """
     task = find_task(config.task)
     kept = sorted([*split.train, *split.holdout])
     part = {i: name for name in Split._fields for i in getattr(split, name)}
     return {
         "dataset_id": stored.dataset_id,
+        "digest": digest,
         "task": task.name if task else config.task,
         "cost_limit": task.cost_limit if task else None,
         "regime": config.data.regime,
@@ -71,7 +78,7 @@ def make_card(
 
 
 def summarize(episodes: Sequence[Episode]) -> dict[str, Any]:
-    """Counts, and quantiles of return and cost over trajectories."""
+    """Counts of episodes and steps, and quantiles of return and cost over episodes."""
     sums = [return_and_cost(e) for e in episodes]
     costs = np.array([cost for _, cost in sums])
     return {
@@ -89,14 +96,14 @@ def return_and_cost(episode: Episode) -> tuple[float, float]:
 
 
 def card_text(card: dict[str, Any]) -> str:
-    """The card as JSON: indented, but one line for each trajectory."""
+    """The card as indented JSON, with one line per trajectory."""
     rows = ",\n    ".join(json.dumps(row) for row in card["trajectories"])
     head = json.dumps({**card, "trajectories": []}, indent=2)
     return head.replace('"trajectories": []', f'"trajectories": [\n    {rows}\n  ]') + "\n"
 
 
 def card_lines(card: dict[str, Any]) -> list[str]:
-    """The card in a few lines for the terminal."""
+    """A summary of the card, as lines for the terminal."""
     before, after = card["before"], card["after"]
     return [
         f"dataset {card['dataset_id']}: {before['episodes']} episodes, {before['steps']:,} steps, "

@@ -1,4 +1,4 @@
-"""What an episode must be before anything learns from it."""
+"""Checks of logged episodes before they are used."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,29 +7,26 @@ import numpy as np
 
 from proco_jax.types import Episode
 
-# Actions this far outside [-1, 1] are rounding; beyond, the simulator clips them.
+# Actions up to this far outside of [-1, 1] are attributed to rounding and not counted.
 ROUNDING = 1e-3
 
 
 class DataError(ValueError):
-    """Data that cannot be used: what was found, what is expected, what to do."""
+    """Unusable data; the message states what was found, what is expected, and a remedy."""
 
 
 def to_episode(raw: Mapping[str, Any], where: str) -> Episode:
-    """One checked episode from arrays as Minari stores them.
+    """Checks the arrays of one episode, as Minari stores them, and converts them to float32.
 
     Args:
       raw: `observations` `[T + 1, O]`, `actions` `[T, A]`, `rewards` `[T]`,
         `terminations` `[T]`, `truncations` `[T]`, and `cost`, `[T]` or, with
         an entry for the reset, `[T + 1]`.
-      where: names the episode in errors.
-
-    Returns:
-      The episode, as float32.
+      where: name of the episode for errors.
 
     Raises:
       DataError: if lengths disagree, values are not finite, a cost is
-        negative, or the episode goes on after a termination.
+        negative, or the episode continues after a termination.
     """
     obs = _array(raw["observations"], 2, f"{where}: observations")
     action = _array(raw["actions"], 2, f"{where}: actions")
@@ -51,18 +48,22 @@ def to_episode(raw: Mapping[str, Any], where: str) -> Episode:
         },
     )
     if (cost < 0).any():
-        raise DataError(f"{where}: the cost goes down to {cost.min():g}, expected 0 or more")
+        raise DataError(f"{where}: the smallest cost is {cost.min():g}, expected 0 or more")
     if terminated[:-1].any():
         step = int(np.argmax(terminated))
         raise DataError(
-            f"{where}: terminates at step {step} of {steps} and goes on; "
-            "split it into one episode for each termination"
+            f"{where}: terminates at step {step} of {steps} and continues; "
+            "split it into one episode per termination"
         )
     return Episode(obs, action, reward, cost, bool(terminated[-1]))
 
 
 def check_sizes(episode: Episode, obs_size: int, action_size: int | None, where: str) -> None:
-    """Checks an episode's widths against what the run expects.
+    """Checks the sizes of an episode's observations and actions.
+
+    Args:
+      action_size: expected A; None for any.
+      where: name of the episode for errors.
 
     Raises:
       DataError: if they differ.
@@ -82,7 +83,7 @@ def check_sizes(episode: Episode, obs_size: int, action_size: int | None, where:
 
 
 def clip_actions(episodes: list[Episode]) -> tuple[list[Episode], int]:
-    """Actions clipped to [-1, 1], as the simulator does; how many lay clearly outside."""
+    """Clips actions to [-1, 1], as the simulator does; also counts the steps clearly outside."""
     outside, clipped = 0, []
     for episode in episodes:
         magnitude = np.abs(episode.action)
@@ -93,8 +94,60 @@ def clip_actions(episodes: list[Episode]) -> tuple[list[Episode], int]:
     return clipped, outside
 
 
+def check_final_observations(first: np.ndarray, last: np.ndarray, where: str) -> None:
+    """Refuses logs whose final observations belong to the reset of the next episode.
+
+    This happens if `next_observations` is `observations` shifted by one. A first
+    observation that several episodes share proves nothing and is not compared.
+
+    Args:
+      first: `[E, O]` first observations of consecutive episodes.
+      last: `[E, O]` their final observations.
+      where: name of the dataset for errors.
+
+    Raises:
+      DataError: if a final observation equals the first one of the next episode.
+    """
+    _, index, counts = np.unique(first, axis=0, return_inverse=True, return_counts=True)
+    unique = counts[index.ravel()] == 1
+    found = np.flatnonzero((last[:-1] == first[1:]).all(axis=1) & unique[1:])
+    if len(found):
+        raise DataError(
+            f"{where}: the final observation of {len(found)} of {len(first)} episodes, first of "
+            f"episode {found[0]}, equals the first observation of the next episode, so the last "
+            "transition of an episode leads into the next one, and missing ends of episodes "
+            "cannot be detected; store the observation before the reset instead"
+        )
+
+
+def truncate_at_limit(
+    episodes: list[Episode], limit: int | None
+) -> tuple[list[Episode], int, int | None]:
+    """Marks episodes that terminate at the time limit as truncated.
+
+    Args:
+      episodes: of one task.
+      limit: time limit of the task. None if it is unknown; it is then the
+        longest length, if all episodes terminate, and at least half of them,
+        and no fewer than three, have that length.
+
+    Returns:
+      The episodes, the number of those changed, and the limit (None if unknown).
+    """
+    if limit is None and all(e.terminated for e in episodes):
+        lengths = [len(e.reward) for e in episodes]
+        if lengths.count(max(lengths)) >= max(3, len(lengths) / 2):
+            limit = max(lengths)
+    changed = [e.terminated and len(e.reward) == limit for e in episodes]
+    relabeled = [
+        e._replace(terminated=False) if at_limit else e
+        for e, at_limit in zip(episodes, changed, strict=True)
+    ]
+    return relabeled, sum(changed), limit
+
+
 def _array(values: Any, ndim: int, where: str) -> np.ndarray:
-    """Float32 of the right rank, with no value that is not finite."""
+    """The values as a finite float32 array of that rank."""
     try:
         array = np.asarray(values, dtype=np.float32)
     except (TypeError, ValueError) as error:
@@ -114,11 +167,11 @@ def _array(values: Any, ndim: int, where: str) -> np.ndarray:
 
 def _check_lengths(where: str, steps: int, found: dict[str, int]) -> None:
     if steps < 1:
-        raise DataError(f"{where}: has no step")
+        raise DataError(f"{where}: has no steps, expected at least 1")
     wrong = {name: length for name, length in found.items() if length != steps}
     if wrong:
         listed = ", ".join(f"{name} {length}" for name, length in wrong.items())
         raise DataError(
             f"{where}: lengths disagree: rewards {steps}, but {listed} "
-            "(observations without the last one; cost without that of a reset)"
+            "(not counting the final observation and the cost of a reset)"
         )

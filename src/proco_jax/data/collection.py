@@ -1,4 +1,4 @@
-"""Recording episodes of the lidar controllers: seeded, parallel, continued after a kill."""
+"""Collects episodes of the lidar controllers: seeded, parallel, and resumable."""
 
 import dataclasses
 import hashlib
@@ -13,7 +13,13 @@ import numpy as np
 
 from proco_jax.common.files import locked
 from proco_jax.common.progress import Advance, progress
-from proco_jax.config.schema import Config, DataConfig
+from proco_jax.config.schema import (
+    COLLECTION_SEED_SPAN,
+    FIRST_COLLECTION_SEED,
+    LARGEST_COLLECTION,
+    Config,
+    DataConfig,
+)
 from proco_jax.data.checks import DataError
 from proco_jax.data.minari_store import DETAILS, check_dataset_id, dataset_root, read_metadata
 from proco_jax.data.minari_writer import Origin, write_dataset
@@ -22,27 +28,23 @@ from proco_jax.envs.episodes import run_episodes
 from proco_jax.envs.tasks import Task, get_task
 from proco_jax.envs.vector import VectorEnv, available_cores, make_vector_env
 
-# Raised when the controllers or the seeding change, so that old data keep their own ids.
-RECIPE = 0
-# Collections draw seeds from here on, evaluations below, so that they never share one.
-FIRST_SEED = 10_000_000
-SEED_SPAN = 100_000
-
-# Enough that the worlds of a core seldom wait for each other's resets.
+# Incremented when the controllers or the seeding change, so that existing datasets keep their ids.
+RECIPE_VERSION = 0
+# With several worlds per core, a core rarely idles while one of its worlds is reset.
 WORLDS_PER_CORE = 4
 
 Act = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 class Simulation(NamedTuple):
-    """Where episodes come from.
+    """Simulated worlds and the controller that acts in them.
 
     Attributes:
-      make_env: worlds of the task, of that number.
-      act: `(obs [N, O], seeds [N], steps [N])` to actions `[N, A]`; a function
-        of each row alone.
-      worlds: how many run at once.
-      versions: of whatever decides the numbers.
+      make_env: makes the given number of worlds.
+      act: maps `(obs [N, O], seeds [N], steps [N])` to actions `[N, A]`, each
+        row independently of the others.
+      worlds: number of worlds that run at once.
+      versions: of the packages that determine the trajectories.
     """
 
     make_env: Callable[[int], VectorEnv]
@@ -53,24 +55,24 @@ class Simulation(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the content of a collection.
+    """The settings that determine the content of a collection.
 
     Attributes:
-      task: the task's name.
-      episodes: how many.
+      task: name of the task.
+      episodes: number of episodes.
       seed: of the collection.
       mixture: of the controllers, as in `CollectConfig`.
-      version: of controllers and seeding.
+      version: of the controllers and the seeding.
     """
 
     task: str
     episodes: int
     seed: int
     mixture: dict[str, list[float]]
-    version: int = RECIPE
+    version: int = RECIPE_VERSION
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, equal after a round trip through JSON."""
+        """The recipe as plain values, which a round trip through JSON does not change."""
         return dataclasses.asdict(self)
 
 
@@ -78,19 +80,20 @@ def make_recipe(task: Task, data: DataConfig) -> Recipe:
     """The recipe of a config.
 
     Raises:
-      DataError: if episodes or seed lie outside what seeds are reserved for.
+      DataError: if the number of episodes or the seed is outside of the range of collections.
     """
-    if not 1 <= data.episodes <= SEED_SPAN:
-        raise DataError(f"episodes: found {data.episodes}, expected 1 to {SEED_SPAN:,}")
-    if not 0 <= data.seed < (2**31 - FIRST_SEED) // SEED_SPAN:
-        limit = (2**31 - FIRST_SEED) // SEED_SPAN
-        raise DataError(f"seed of the collection: found {data.seed}, expected 0 to {limit - 1:,}")
+    if not 1 <= data.episodes <= COLLECTION_SEED_SPAN:
+        raise DataError(f"episodes: found {data.episodes}, expected 1 to {COLLECTION_SEED_SPAN:,}")
+    if not 0 <= data.seed <= LARGEST_COLLECTION:
+        raise DataError(
+            f"seed of the collection: found {data.seed}, expected 0 to {LARGEST_COLLECTION:,}"
+        )
     mixture = {k: [float(x) for x in v] for k, v in dataclasses.asdict(data.collect).items()}
     return Recipe(task.name, data.episodes, data.seed, mixture)
 
 
 def recipe_id(recipe: Recipe) -> str:
-    """The id of a recipe's dataset: `controller-v0`, plus whatever isn't the default."""
+    """The id of a recipe's dataset: `controller-v0` with the settings that are not defaults."""
     defaults = make_recipe(get_task(recipe.task), DataConfig())
     parts = ["controller"]
     if recipe.episodes != defaults.episodes:
@@ -104,8 +107,8 @@ def recipe_id(recipe: Recipe) -> str:
 
 
 def episode_seeds(recipe: Recipe) -> list[int]:
-    """The seed of each episode's reset and controller."""
-    first = FIRST_SEED + SEED_SPAN * recipe.seed
+    """The seed of each episode, for its reset and its controller."""
+    first = FIRST_COLLECTION_SEED + COLLECTION_SEED_SPAN * recipe.seed
     return list(range(first, first + recipe.episodes))
 
 
@@ -120,25 +123,24 @@ def collect(
     dataset_id: str = "",
     simulation: Simulation | None = None,
 ) -> str:
-    """The Minari dataset of a config's collection; recorded if there is none yet.
+    """Finds the Minari dataset of a config's collection, or records it.
 
-    Each finished episode is kept at once, so a collection that was killed
-    continues; the dataset appears whole. Content depends on the recipe only,
-    not on workers or on where it was interrupted.
+    Each finished episode is saved at once, so an interrupted collection resumes.
+    The dataset is written atomically at the end. Its content depends on the
+    recipe only, not on the number of workers or on interruptions.
 
     Args:
       config: task, environment and data.
-      log: takes lines for the user.
-      dataset_id: empty for the recipe's own.
-      simulation: worlds and who acts in them; None for the simulator and the
-        lidar controllers.
+      log: takes lines of text for the user.
+      dataset_id: empty for `recipe_id`.
+      simulation: None for the simulator and the lidar controllers.
 
     Returns:
       The dataset's id.
 
     Raises:
       ValueError: on an unknown task, or one without a controller.
-      DataError: if the id belongs to a dataset of another recipe.
+      DataError: if the id belongs to a dataset with another recipe.
     """
     task = get_task(config.task)
     recipe = make_recipe(task, config.data)
@@ -164,7 +166,7 @@ def collect(
 
 
 def lidar_controllers(task: Task, config: Config) -> Simulation:
-    """The simulator's worlds, and the mixture of controllers that acts in them.
+    """The simulator with the mixture of lidar controllers.
 
     Raises:
       ValueError: if there is no controller for the task.
@@ -184,13 +186,13 @@ def lidar_controllers(task: Task, config: Config) -> Simulation:
 def _record_missing(
     folder: Path, recipe: Recipe, simulation: Simulation, log: Callable[[str], None]
 ) -> None:
-    """Records every episode that is not in the folder yet, each saved as it ends."""
+    """Records the missing episodes and saves each at its end."""
     missing = missing_episodes(folder, recipe.episodes)
     if not missing:
         return
     done = recipe.episodes - len(missing)
     if done:
-        log(f"continuing: {done} of {recipe.episodes} episodes are recorded")
+        log(f"resuming: {done} of {recipe.episodes} episodes are recorded")
     seeds = episode_seeds(recipe)
     env = simulation.make_env(min(simulation.worlds, len(missing)))
     steps = env.task.episode_steps
@@ -203,18 +205,18 @@ def _record_missing(
                 lambda index, episode: save_episode(folder, missing[index], episode),
             )
         if env.physics_failures:
-            log(f"{env.physics_failures} episodes ended early because the physics broke down")
+            log(f"{env.physics_failures} episodes ended early because the physics became unstable")
     finally:
         env.close()
 
 
 def _counted(act: Act, advance: Advance) -> Act:
-    """The same actions, telling how many worlds take a step with them."""
+    """`act`, which also reports to `advance` how many worlds take a step."""
     last = (np.zeros(0, int), np.zeros(0, int))
 
     def counting(obs: np.ndarray, seeds: np.ndarray, steps: np.ndarray) -> np.ndarray:
         nonlocal last
-        # A world with nothing left to do stays at its seed and step.
+        # An idle world keeps its seed and step.
         same = len(seeds) == len(last[0]) and (seeds == last[0]) & (steps == last[1])
         advance(len(seeds) - int(np.sum(same)))
         last = (seeds.copy(), steps.copy())
@@ -247,9 +249,9 @@ def _found(root: Path, dataset_id: str, recipe: Recipe) -> bool:
     wanted = recipe.to_json()
     if stored != wanted:
         names = sorted(k for k in {*stored, *wanted} if stored.get(k) != wanted.get(k))
-        lines = ", ".join(f"{n}: {stored.get(n)} there, {wanted.get(n)} now" for n in names)
+        lines = ", ".join(f"{n}: found {stored.get(n)}, expected {wanted.get(n)}" for n in names)
         raise DataError(
-            f"the dataset {dataset_id} under {root} was made otherwise ({lines}); remove it, or "
+            f"the dataset {dataset_id} under {root} has another recipe ({lines}); remove it, or "
             "choose another --dataset_id or --config.data.root"
         )
     return True

@@ -1,4 +1,4 @@
-"""What a dataset's observations mean: as stored with it, or as the task has them."""
+"""The observation fields of a dataset: stored with it, or those of its task."""
 
 import json
 
@@ -9,7 +9,7 @@ from proco_jax.observation import ObservationSpec
 
 
 def find_task(name: str) -> Task | None:
-    """The task of that name, or None for one that the table doesn't know."""
+    """The task of that name; None for an unknown one."""
     try:
         return get_task(name)
     except ValueError:
@@ -19,16 +19,16 @@ def find_task(name: str) -> Task | None:
 def describe(stored: Stored, task_name: str) -> ObservationSpec:
     """The fields of a dataset's observations.
 
-    They are those stored with the dataset; without any, those of the task, if
-    the dataset is of that task as far as can be told.
+    They are those stored with the dataset; without these, those of the task,
+    unless the dataset states another task.
 
     Args:
-      stored: the dataset; it has at least one episode.
+      stored: the dataset, with at least one episode.
       task_name: the task of the run.
 
     Raises:
-      DataError: if the dataset is of another task, its observations don't fit,
-        or nothing tells what they mean.
+      DataError: if the dataset is of another task, its observations have
+        another size, or neither the dataset nor the task describes them.
     """
     task = find_task(task_name)
     _check_origin(stored, task_name, task)
@@ -38,14 +38,16 @@ def describe(stored: Stored, task_name: str) -> ObservationSpec:
         try:
             spec = ObservationSpec.from_json(text)
         except ValueError as error:
-            raise DataError(f"{stored.dataset_id}: its stored description is {error}") from error
+            raise DataError(
+                f"{stored.dataset_id}: its stored description cannot be read: {error}"
+            ) from error
         _check_size(stored.dataset_id, size, spec, "its stored description")
         if task is not None:
             _check_size(stored.dataset_id, size, task.spec, f"the task {task.name}")
         return spec
     if task is None:
         raise DataError(
-            f"{stored.dataset_id}: nothing says what its {size} observation numbers mean, and "
+            f"{stored.dataset_id}: its {size} observation values have no description, and "
             f"{task_name!r} is none of the known tasks ({', '.join(TASKS)}). Store a description "
             "with proco_jax.data.minari_store.set_observation_spec(root, dataset_id, spec)"
         )
@@ -54,7 +56,7 @@ def describe(stored: Stored, task_name: str) -> ObservationSpec:
 
 
 def _check_origin(stored: Stored, task_name: str, task: Task | None) -> None:
-    """Refuses a dataset that says it is of another task."""
+    """Refuses a dataset that states another task."""
     origin = stored.details.get("task") or _env_id(stored)
     known = find_task(origin) if origin else None
     ours = task.name if task else task_name
@@ -78,6 +80,6 @@ def _check_size(dataset_id: str, size: int, spec: ObservationSpec, whose: str) -
         fields = ", ".join(f"{f.name} {f.size}" for f in spec.fields)
         raise DataError(
             f"{dataset_id}: observations have {size} numbers, but {whose} has {spec.size} "
-            f"({fields}). Use the task that the data are of, or store a description with "
+            f"({fields}). Select the task of the data, or store a description with "
             "proco_jax.data.minari_store.set_observation_spec(root, dataset_id, spec)"
         )

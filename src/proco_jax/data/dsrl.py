@@ -1,12 +1,13 @@
-"""DSRL's HDF5 files of logs, converted once to Minari datasets.
+"""Conversion of DSRL's HDF5 files of logs to Minari datasets.
 
 Liu et al. 2024, "Datasets and Benchmarks for Offline Safe Reinforcement
-Learning". The arrays are flat; an episode ends where `terminals` or `timeouts`
-is set, and a timeout is no termination.
+Learning". The arrays hold the steps of all episodes; an episode ends where
+`terminals` or `timeouts` is set, and a timeout is not a termination.
 """
 
 import importlib.metadata
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from proco_jax.common.files import locked, sha256
-from proco_jax.data.checks import DataError, check_sizes, to_episode
+from proco_jax.data.checks import DataError, check_final_observations, check_sizes, to_episode
 from proco_jax.data.collection import slug
 from proco_jax.data.download import download
 from proco_jax.data.minari_store import DETAILS, check_dataset_id, read_metadata
@@ -22,7 +23,6 @@ from proco_jax.data.minari_writer import Origin, write_dataset
 from proco_jax.envs.tasks import Task, get_task
 from proco_jax.types import Episode
 
-ADDRESS = "https://huggingface.co/datasets/YYY-45/DSRL/resolve/main"
 KEYS = (
     "observations",
     "next_observations",
@@ -32,12 +32,15 @@ KEYS = (
     "terminals",
     "timeouts",
 )
-# Observations that are the same but for rounding.
+# Largest difference between equal observations, due to rounding.
 CLOSE = 1e-3
+
+# Bound on the ratio of an array's size to the size of its file; that of gzip is about 1,030.
+LARGEST_COMPRESSION = 1100
 
 
 class DamagedFile(DataError):
-    """A file that HDF5 can't read."""
+    """A file that HDF5 cannot read."""
 
 
 def import_dsrl(
@@ -46,25 +49,26 @@ def import_dsrl(
     root: Path,
     log: Callable[[str], None] = print,
     dataset_id: str = "",
-    address: str = ADDRESS,
+    endpoint: str | None = None,
 ) -> str:
-    """The Minari dataset of a DSRL file; made, and the file fetched, if need be.
+    """Finds the Minari dataset of a DSRL file, or makes it, downloading the file if necessary.
 
     Args:
       source: a path, or the name of a task whose file is downloaded.
-      task: that the data must be of; None to go by the source.
+      task: expected task of the data; None for that of the source.
       root: the folder of Minari datasets.
-      log: takes lines for the user.
-      dataset_id: empty for `proco/<task>/dsrl-v0`, or with part of the
-        content's hash for a file of yours.
-      address: the folder on the web that holds the files.
+      log: takes lines of text for the user.
+      dataset_id: empty for `proco/<task>/dsrl-v0`, or an id with part of the
+        content's hash for a local file.
+      endpoint: address of the Hugging Face Hub; None for the default.
 
     Returns:
       The dataset's id.
 
     Raises:
-      DataError: if the source is neither, belongs to another task, can't be
-        fetched, or isn't what it must be; nothing half-written stays.
+      DataError: if the source is neither a file nor a task, belongs to another
+        task, cannot be downloaded, or is not a valid DSRL file. No incomplete
+        dataset remains.
     """
     path, task = _resolve(source, task)
     name = "dsrl-v0" if path is None else f"dsrl-{sha256(path)[:8]}-v0"
@@ -77,17 +81,17 @@ def import_dsrl(
             log(f"found dataset {dataset_id}")
             return dataset_id
         if path is not None:
-            _convert(path, task, root, dataset_id, log)
+            _convert(path, path.name, task, root, dataset_id, log)
         else:
-            _download_and_convert(address, task, root, dataset_id, log)
+            _download_and_convert(endpoint, task, root, dataset_id, log)
     return dataset_id
 
 
 def read_dsrl(path: Path, task: Task) -> Iterator[Episode]:
-    """The checked episodes of a DSRL file, one at a time.
+    """Yields the checked episodes of a DSRL file.
 
     Raises:
-      DataError: naming what is wrong with the file.
+      DataError: if the file is damaged or not a DSRL file of the task.
     """
     import h5py
 
@@ -101,6 +105,7 @@ def read_dsrl(path: Path, task: Task) -> Iterator[Episode]:
     with file:
         _check_layout(file, path)
         bounds = _bounds(file, task, path)
+        _check_ends(file, bounds, path)
         for index, (start, end) in enumerate(bounds):
             where = f"{path.name}, episode {index} of {len(bounds)}"
             try:
@@ -123,7 +128,7 @@ def task_of_file(path: Path) -> Task | None:
 
 
 def _resolve(source: str, task: Task | None) -> tuple[Path | None, Task]:
-    """The file, None for one to download, and its task."""
+    """The file (None for one to download) and its task."""
     path = Path(source).expanduser()
     if path.is_file():
         named = task_of_file(path)
@@ -137,12 +142,12 @@ def _resolve(source: str, task: Task | None) -> tuple[Path | None, Task]:
     if named and task and named.name != task.name:
         raise DataError(f"dsrl:{source} is of the task {named.name}, but the run is of {task.name}")
     if (found := task or named) is None:
-        raise DataError(f"{path.name if path else source} doesn't name its task; give --task=NAME")
+        raise DataError(f"{path.name if path else source} does not name its task; give --task=NAME")
     return path, found
 
 
 def _check_same(metadata: dict[str, Any], dataset_id: str, path: Path | None, task: Task) -> None:
-    """Refuses a dataset of that id that was made of another file."""
+    """Refuses a dataset with that id that was made from another file."""
     recipe = (metadata.get(DETAILS) or {}).get("recipe") or {}
     if path is None:
         same = recipe.get("file") == task.dsrl_file
@@ -150,59 +155,85 @@ def _check_same(metadata: dict[str, Any], dataset_id: str, path: Path | None, ta
         same = recipe.get("sha256") == sha256(path)
     if not same:
         raise DataError(
-            f"the dataset {dataset_id} exists and was not made of {path or task.dsrl_file}; "
+            f"the dataset {dataset_id} exists and was not made from {path or task.dsrl_file}; "
             "remove it or choose another --dataset_id"
         )
 
 
 def _download_and_convert(
-    address: str, task: Task, root: Path, dataset_id: str, log: Callable[[str], None]
+    endpoint: str | None, task: Task, root: Path, dataset_id: str, log: Callable[[str], None]
 ) -> None:
-    """Keeps the download until it is converted, or found to be damaged."""
-    file = root / ".downloads" / task.dsrl_file
-    log(f"fetching {address}/{task.dsrl_file}")
-    download(f"{address}/{task.dsrl_file}", file, log)
+    """Removes the download after its conversion, or if it is damaged."""
+    final = root / dataset_id
+    folder = final.with_name(f".{final.name}.download")
+    file = download(task.dsrl_file, folder, log, endpoint)
     try:
-        _convert(file, task, root, dataset_id, log)
+        _convert(file, task.dsrl_file, task, root, dataset_id, log)
     except DamagedFile:
-        file.unlink()
+        shutil.rmtree(folder)
         raise
-    file.unlink()
+    shutil.rmtree(folder)
 
 
 def _convert(
-    path: Path, task: Task, root: Path, dataset_id: str, log: Callable[[str], None]
+    path: Path, name: str, task: Task, root: Path, dataset_id: str, log: Callable[[str], None]
 ) -> None:
-    log(f"converting {path.name} to dataset {dataset_id}")
+    log(f"converting {name} to dataset {dataset_id}")
     origin = Origin(
         task=task.name,
         env_id=task.env_id,
         spec=task.spec,
         source="dsrl",
-        recipe={"file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)},
+        recipe={"file": name, "bytes": path.stat().st_size, "sha256": sha256(path)},
         algorithm="DSRL",
-        description=f"DSRL's logs of {task.name}, converted from {path.name}.",
+        description=f"DSRL's logs of {task.name}, converted from {name}.",
         versions={"h5py": importlib.metadata.version("h5py")},
     )
     write_dataset(root, dataset_id, read_dsrl(path, task), None, origin)
 
 
 def _check_layout(file: Any, path: Path) -> None:
-    missing = [key for key in KEYS if key not in file]
+    import h5py
+
+    missing = [key for key in KEYS if file.get(key, getlink=True) is None]
     if missing:
         found = ", ".join(sorted(file.keys())) or "none"
         raise DataError(
             f"{path.name}: missing {', '.join(missing)}; a DSRL file has the arrays "
             f"{', '.join(KEYS)}, found {found}"
         )
+    largest = LARGEST_COMPRESSION * path.stat().st_size
+    for key in KEYS:
+        # Before the array is opened: a link may lead to another file, or to itself.
+        if not isinstance(file.get(key, getlink=True), h5py.HardLink):
+            raise DataError(f"{path.name}: {key} is a link, expected an array in the file itself")
+        array = file[key]
+        if not isinstance(array, h5py.Dataset) or array.is_virtual or array.external:
+            raise DataError(
+                f"{path.name}: {key} is a group, or an array stored in other files; expected an "
+                "array in the file itself"
+            )
+        if array.dtype.kind not in "biuf":
+            raise DataError(f"{path.name}: {key} has the type {array.dtype}, expected real numbers")
+        if array.size * array.dtype.itemsize > largest:
+            raise DataError(
+                f"{path.name}: {key} declares {array.size:,} values, more than a file of "
+                f"{path.stat().st_size:,} bytes can hold; the file is damaged"
+            )
     lengths = {key: file[key].shape[0] if file[key].shape else 0 for key in KEYS}
     if len(set(lengths.values())) > 1 or not lengths["rewards"]:
         listed = ", ".join(f"{key} {length}" for key, length in lengths.items())
-        raise DataError(f"{path.name}: arrays must have one same length above 0, found {listed}")
+        raise DataError(
+            f"{path.name}: all arrays must have the same length above 0, found {listed}"
+        )
 
 
 def _bounds(file: Any, task: Task, path: Path) -> list[tuple[int, int]]:
-    """Start and end of every episode; the steps after the last end are one too."""
+    """Start and end of every episode; steps after the last marked end are an episode too."""
+    for key in ("terminals", "timeouts"):
+        flags = file[key][:]
+        if not np.isin(flags, (0, 1)).all():
+            raise DataError(f"{path.name}: {key} must be 0 or 1, found other values")
     over = np.asarray(file["terminals"][:], bool) | np.asarray(file["timeouts"][:], bool)
     ends = np.unique([*(np.flatnonzero(over.ravel()) + 1), over.size]).astype(int)
     starts = np.concatenate([[0], ends[:-1]])
@@ -215,22 +246,35 @@ def _bounds(file: Any, task: Task, path: Path) -> list[tuple[int, int]]:
     return list(zip(starts.tolist(), ends.tolist(), strict=True))
 
 
+def _check_ends(file: Any, bounds: list[tuple[int, int]], path: Path) -> None:
+    """Checks the final observations of all episodes, before any is converted."""
+    obs, following = file["observations"], file["next_observations"]
+    if obs.ndim != 2 or following.shape != obs.shape:
+        return  # `_episode` reports it.
+    try:
+        first = np.stack([obs[start] for start, _ in bounds])
+        last = np.stack([following[end - 1] for _, end in bounds])
+    except (OSError, RuntimeError) as error:
+        raise DamagedFile(f"{path.name} is damaged ({error}); fetch it again") from error
+    check_final_observations(first, last, path.name)
+
+
 def _episode(file: Any, start: int, end: int, where: str) -> Episode:
     obs, following = file["observations"][start:end], file["next_observations"][start:end]
     if obs.ndim != 2 or following.shape != obs.shape:
         raise DataError(
             f"{where}: observations {obs.shape} and next_observations {following.shape} must "
-            "have one same shape [steps, size]"
+            "have the same shape [steps, size]"
         )
-    with np.errstate(invalid="ignore"):  # What is not finite is reported as such below.
+    with np.errstate(invalid="ignore"):  # `to_episode` reports values that are not finite.
         gap = np.abs(following[:-1].astype(np.float64) - obs[1:])
     apart = gap.max(axis=1, initial=0.0) > CLOSE
     if apart.any():
         step = int(np.argmax(apart))
         raise DataError(
             f"{where}: after {int(apart.sum())} of its {end - start} steps, first after step "
-            f"{step}, the next observation isn't the one that follows; is the end of an episode "
-            "missing in `terminals` and `timeouts`?"
+            f"{step}, the next observation differs from that of the following step; is the end "
+            "of an episode missing in `terminals` and `timeouts`?"
         )
     terminals = np.asarray(file["terminals"][start:end], bool).ravel()
     timeouts = np.asarray(file["timeouts"][start:end], bool).ravel()

@@ -1,6 +1,8 @@
-"""From a config to logs: finds or makes the dataset, applies the regime, writes the card."""
+"""The logs of a run: finds or makes the dataset, applies the regime, and writes the card."""
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,13 @@ import numpy as np
 from proco_jax.common.files import write_text
 from proco_jax.config.schema import Config
 from proco_jax.data.card import card_lines, card_text, make_card, return_and_cost
-from proco_jax.data.checks import DataError, check_sizes, clip_actions
+from proco_jax.data.checks import (
+    DataError,
+    check_final_observations,
+    check_sizes,
+    clip_actions,
+    truncate_at_limit,
+)
 from proco_jax.data.collection import collect
 from proco_jax.data.description import describe, find_task
 from proco_jax.data.dsrl import import_dsrl
@@ -21,20 +29,23 @@ from proco_jax.observation import ObservationSpec
 from proco_jax.report.dataset_picture import draw_dataset
 from proco_jax.types import Dataset, Episode
 
+CARD = "dataset.json"
+
 
 @dataclasses.dataclass(frozen=True)
 class Logs:
     """The logs of a run.
 
     Attributes:
-      episodes: what every part trains on.
-      holdout: kept by the regime, but trained on by no part.
-      dropped: left out by the regime. For diagnosis after training only: no
-        part may train on them or be chosen by them.
+      episodes: training data of all models and policies.
+      holdout: kept by the regime, but not used for training.
+      dropped: left out by the regime. They serve diagnosis after training only;
+        nothing may be trained or selected on them.
       split: the same three as indices into the dataset.
       spec: the fields of an observation.
       task: the name of the task.
-      card: what `dataset.json` says.
+      card: the content of `dataset.json`.
+      digest: SHA-256 of all episodes and the split, independent of the file format.
     """
 
     episodes: list[Episode]
@@ -44,6 +55,7 @@ class Logs:
     spec: ObservationSpec
     task: str
     card: dict[str, Any]
+    digest: str
 
 
 def load_logs(config: Config, workdir: str | Path, log: Callable[[str], None] = print) -> Logs:
@@ -54,11 +66,12 @@ def load_logs(config: Config, workdir: str | Path, log: Callable[[str], None] = 
     Args:
       config: of the run; see `DataConfig`.
       workdir: of the run.
-      log: takes lines for the user.
+      log: takes lines of text for the user.
 
     Raises:
-      DataError: if the data are missing, damaged, of another task, or the
-        regime leaves nothing; nothing half-written stays.
+      DataError: if the data are missing, damaged, or of another task, if the
+        regime keeps too few episodes, or if the run in the workdir was begun with other
+        logs. No incomplete file remains.
       ValueError: on an unknown task where one must be known.
     """
     root = dataset_root(config.data.root)
@@ -67,20 +80,36 @@ def load_logs(config: Config, workdir: str | Path, log: Callable[[str], None] = 
         raise DataError(f"{stored.dataset_id} has no episode; collect or import it again")
     spec = describe(stored, config.task)
     stored, clipped = _fit_actions(stored, config, spec, log)
+    stored = _fix_ends(stored, config, log)
     split = split_episodes([return_and_cost(e)[1] for e in stored.episodes], config.data)
-    card = make_card(stored, split, spec, config, clipped)
+    digest = logs_digest(stored.episodes, split)
+    _check_unchanged(Path(workdir) / CARD, stored.dataset_id, digest)
+    card = make_card(stored, split, spec, config, clipped, digest)
     _write_card(card, Path(workdir))
     for line in card_lines(card):
         log(line)
     train, holdout, dropped = ([stored.episodes[i] for i in part] for part in split)
-    return Logs(train, holdout, dropped, split, spec, card["task"], card)
+    return Logs(train, holdout, dropped, split, spec, card["task"], card, digest)
+
+
+def logs_digest(episodes: Sequence[Episode], split: Split) -> str:
+    """SHA-256, in hex, of the content of all episodes and of their split."""
+    found = hashlib.sha256()
+    for episode in episodes:
+        for array in (episode.obs, episode.action, episode.reward, episode.cost):
+            found.update(str(array.shape).encode())
+            found.update(np.ascontiguousarray(array, np.float32).tobytes())
+        found.update(b"terminated" if episode.terminated else b"")
+    for part in split:
+        found.update(str([int(i) for i in part]).encode())
+    return found.hexdigest()
 
 
 def find_dataset(config: Config, root: Path, log: Callable[[str], None] = print) -> str:
-    """The id of the dataset that a config names, made first if need be.
+    """The id of a config's dataset, which is collected or imported if necessary.
 
     Raises:
-      DataError: if it can't be had.
+      DataError: if it cannot be collected or imported.
       ValueError: on an unknown task or source.
     """
     kind, _, name = config.data.source.partition(":")
@@ -97,13 +126,13 @@ def find_dataset(config: Config, root: Path, log: Callable[[str], None] = print)
 
 
 def to_dataset(episodes: Sequence[Episode]) -> Dataset:
-    """Episodes as flat NumPy arrays, every observation stored once.
+    """Concatenates episodes to flat NumPy arrays that store every observation once.
 
     Raises:
       ValueError: if there is no episode.
     """
     if not episodes:
-        raise ValueError("no episode to learn from")
+        raise ValueError("no episodes, expected at least one")
     lengths = np.array([len(e.reward) for e in episodes])
     episode = np.repeat(np.arange(len(episodes)), lengths)
     starts = np.cumsum(lengths) - lengths
@@ -112,7 +141,7 @@ def to_dataset(episodes: Sequence[Episode]) -> Dataset:
     terminated = np.array([e.terminated for e in episodes])
     return Dataset(
         obs=np.concatenate([e.obs for e in episodes]),
-        # Each episode before adds one row more than it has transitions.
+        # Each earlier episode has one observation more than transitions.
         obs_index=(np.arange(lengths.sum()) + episode).astype(np.int32),
         action=np.concatenate([e.action for e in episodes]),
         reward=np.concatenate([e.reward for e in episodes]),
@@ -120,13 +149,14 @@ def to_dataset(episodes: Sequence[Episode]) -> Dataset:
         discount=np.where(terminated[episode] & (remaining == 0), 0, 1).astype(np.float32),
         episode=episode.astype(np.int32),
         remaining=remaining.astype(np.int32),
+        step=step.astype(np.int32),
     )
 
 
 def _fit_actions(
     stored: Stored, config: Config, spec: ObservationSpec, log: Callable[[str], None]
 ) -> tuple[Stored, int]:
-    """Checks every width, and clips actions as the simulator does."""
+    """Checks the sizes of all arrays, and clips actions as the simulator does."""
     task = find_task(config.task)
     action_size = task.action_size if task else stored.episodes[0].action.shape[1]
     for index, episode in enumerate(stored.episodes):
@@ -140,9 +170,44 @@ def _fit_actions(
     return stored._replace(episodes=episodes), clipped
 
 
+def _fix_ends(stored: Stored, config: Config, log: Callable[[str], None]) -> Stored:
+    """Checks the final observations, and marks terminations at the time limit as truncations."""
+    first = np.stack([e.obs[0] for e in stored.episodes])
+    last = np.stack([e.obs[-1] for e in stored.episodes])
+    check_final_observations(first, last, stored.dataset_id)
+    task = find_task(config.task)
+    limit = task.episode_steps if task else None
+    episodes, changed, limit = truncate_at_limit(stored.episodes, limit)
+    if changed:
+        log(
+            f"{stored.dataset_id}: {changed} of {len(episodes)} episodes are marked as terminated "
+            f"at the time limit of {limit} steps; they are treated as truncated there"
+        )
+    return stored._replace(episodes=episodes)
+
+
+def _check_unchanged(path: Path, dataset_id: str, digest: str) -> None:
+    """Refuses logs other than those that the card of a begun run describes."""
+    if not path.exists():
+        return
+    try:
+        before = json.loads(path.read_text()).get("digest", digest)
+    except (ValueError, AttributeError) as error:
+        raise DataError(
+            f"{path} is damaged ({error}); if the dataset {dataset_id} has not changed since the "
+            "run began, remove the file and run the same command again"
+        ) from error
+    if before != digest:
+        raise DataError(
+            f"the run in {path.parent} began with other logs: the digest in {path.name} is "
+            f"{before[:16]}..., that of the dataset {dataset_id} is now {digest[:16]}...; "
+            "restore the dataset, or start a new run with another --workdir"
+        )
+
+
 def _write_card(card: dict[str, Any], workdir: Path) -> None:
-    """Writes card and picture, unless they are there already."""
-    path, picture = workdir / "dataset.json", workdir / "pictures" / "dataset.png"
+    """Writes the card and its picture, unless they are up to date."""
+    path, picture = workdir / CARD, workdir / "pictures" / "dataset.png"
     text = card_text(card)
     if path.exists() and path.read_text() == text and picture.exists():
         return

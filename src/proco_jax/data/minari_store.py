@@ -1,4 +1,4 @@
-"""The door to Minari for reading: datasets on disk, read whole and checked."""
+"""Reads and checks Minari datasets on disk."""
 
 import json
 import os
@@ -11,17 +11,17 @@ from proco_jax.data.checks import DataError, to_episode
 from proco_jax.observation import ObservationSpec
 from proco_jax.types import Episode
 
-# Where our own facts about a dataset stand in Minari's metadata.
+# Key of this package's entries in Minari's metadata.
 DETAILS = "proco"
 
 
 class Stored(NamedTuple):
-    """A dataset as read.
+    """A dataset in memory.
 
     Attributes:
       dataset_id: Minari's id.
       episodes: all of them, in order.
-      metadata: Minari's, with our own under `proco` if this package wrote it.
+      metadata: Minari's, with entries under `proco` if this package wrote the dataset.
     """
 
     dataset_id: str
@@ -30,25 +30,25 @@ class Stored(NamedTuple):
 
     @property
     def details(self) -> dict[str, Any]:
-        """What this package noted when it wrote the dataset; empty otherwise."""
+        """The entries of this package; empty if another program wrote the dataset."""
         return self.metadata.get(DETAILS) or {}
 
 
 def dataset_root(root: str) -> Path:
-    """The folder of datasets: the one given, or Minari's own default."""
+    """The folder of datasets: `root`, or Minari's default if it is empty."""
     default = os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets"
     return Path(root or default).expanduser()
 
 
 def list_datasets(root: Path) -> list[str]:
-    """The ids of the datasets under a root; unfinished ones are hidden and don't count."""
+    """The ids of the complete datasets under a root."""
     found = root.glob("**/data/metadata.json")
     ids = (path.parent.parent.relative_to(root) for path in found)
     return sorted(i.as_posix() for i in ids if not any(p.startswith(".") for p in i.parts))
 
 
 def read_metadata(root: Path, dataset_id: str) -> dict[str, Any] | None:
-    """A dataset's metadata, or None where there is no such dataset.
+    """The metadata of a dataset; None if there is no such dataset.
 
     Raises:
       DataError: if the metadata cannot be read.
@@ -63,17 +63,17 @@ def read_metadata(root: Path, dataset_id: str) -> dict[str, Any] | None:
 
 
 def read_dataset(root: Path, dataset_id: str) -> Stored:
-    """Reads and checks a Minari dataset that has a cost in its infos.
+    """Reads and checks a Minari dataset with costs in its infos.
 
     Raises:
       DataError: if there is no such dataset, a file is damaged, a key is
-        missing, or an episode is not what it must be.
+        missing, or an episode is malformed.
     """
     metadata = read_metadata(root, dataset_id)
     if metadata is None:
         known = ", ".join(list_datasets(root)) or "none"
         raise DataError(
-            f"no Minari dataset {dataset_id!r} under {root} (there: {known}); check the id, "
+            f"no Minari dataset {dataset_id!r} under {root} (found: {known}); check the id, "
             f"name another folder with --config.data.root, or fetch it with "
             f"`minari download {dataset_id}`"
         )
@@ -85,7 +85,7 @@ def read_dataset(root: Path, dataset_id: str) -> Stored:
 
 
 def set_observation_spec(root: Path, dataset_id: str, spec: ObservationSpec) -> None:
-    """Stores what the numbers of an observation mean with a dataset of your own.
+    """Stores the description of the observations with an existing dataset.
 
     Raises:
       DataError: if there is no such dataset.
@@ -98,10 +98,10 @@ def set_observation_spec(root: Path, dataset_id: str, spec: ObservationSpec) -> 
 
 
 def check_dataset_id(dataset_id: str) -> None:
-    """Checks that Minari will accept an id.
+    """Checks that an id has the form that Minari accepts.
 
     Raises:
-      DataError: if it won't.
+      DataError: if it does not.
     """
     quiet_minari()
     from minari.dataset.minari_dataset import parse_dataset_id
@@ -116,7 +116,7 @@ def check_dataset_id(dataset_id: str) -> None:
 
 
 def quiet_minari() -> None:
-    """Imports Minari without the advice that one of its dependencies prints."""
+    """Imports Minari without the notices that one of its dependencies prints."""
     import farama_notifications
 
     farama_notifications.notifications.pop("gymnasium_robotics", None)
@@ -126,7 +126,7 @@ def quiet_minari() -> None:
 def _raw_episodes(
     path: Path, dataset_id: str, metadata: dict[str, Any]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each episode as Minari gives it, with the name that errors call it by."""
+    """Each episode as Minari returns it, with a name for errors."""
     quiet_minari()
     from minari.dataset.minari_storage import MinariStorage
 
@@ -151,8 +151,8 @@ def _with_cost(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     if "cost" not in infos:
         found = ", ".join(sorted(infos)) or "none"
         raise DataError(
-            f"{where}: no cost: expected infos['cost'], one number a step; the infos are: {found}. "
-            "Store the cost of every step when you make the dataset"
+            f"{where}: no cost: expected infos['cost'], one number per step; found the infos "
+            f"{found}. Store the cost of every step when you make the dataset"
         )
     for key in ("observations", "actions"):
         if isinstance(raw[key], (dict, tuple)):

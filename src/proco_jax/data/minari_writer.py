@@ -1,4 +1,4 @@
-"""The door to Minari for writing: a dataset appears whole or not at all."""
+"""Writes Minari datasets atomically."""
 
 import dataclasses
 import importlib.metadata
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from proco_jax.common.files import write_text
+from proco_jax.common.files import disk_full_explained, write_text
 from proco_jax.data.checks import DataError
 from proco_jax.data.minari_store import DETAILS, quiet_minari
 from proco_jax.observation import ObservationSpec
@@ -18,17 +18,17 @@ from proco_jax.types import Episode
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """How a dataset came to be, as it is stored with it.
+    """The provenance of a dataset, stored in its metadata.
 
     Attributes:
       task: the name of the task.
       env_id: the Gymnasium id of the environment.
       spec: the fields of an observation.
       source: `collect` or `dsrl`.
-      recipe: everything that decides the content.
-      algorithm: one phrase, who acted.
+      recipe: settings that determine the content.
+      algorithm: name of the policies that acted.
       description: one sentence.
-      versions: of the packages that made it.
+      versions: of the packages that made the dataset.
     """
 
     task: str
@@ -52,13 +52,14 @@ def write_dataset(
 
     Args:
       root: the folder of datasets.
-      dataset_id: Minari's id; must not exist yet.
-      episodes: taken one at a time, so they need not fit in memory.
+      dataset_id: Minari's id, which must not exist yet.
+      episodes: consumed one at a time, so they need not fit into memory.
       seeds: of each episode's reset, if known.
-      origin: stored under `proco` in the metadata.
+      origin: provenance, stored under `proco` in the metadata.
 
     Raises:
       DataError: if the id is malformed or taken.
+      OSError: if the files cannot be written.
     """
     final = root / dataset_id
     if final.exists():
@@ -67,7 +68,8 @@ def write_dataset(
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
     try:
-        _write_minari(building / "data", dataset_id, iter(episodes), seeds, origin)
+        with disk_full_explained(final):
+            _write_minari(building / "data", dataset_id, iter(episodes), seeds, origin)
         _name_parents(root, final.parent)
         building.rename(final)
     finally:
@@ -134,7 +136,7 @@ def _buffers(first: Episode, rest: Iterator[Episode], seeds: list[int] | None) -
             rewards=episode.reward,  # type: ignore[arg-type]
             terminations=ends & episode.terminated,  # type: ignore[arg-type]
             truncations=ends & (not episode.terminated),  # type: ignore[arg-type]
-            # Minari keeps one more info than steps: that of the reset comes first.
+            # Minari stores one more info than steps; the first belongs to the reset.
             infos={"cost": np.concatenate([np.zeros(1, np.float32), episode.cost])},
         )
         index += 1
@@ -142,7 +144,7 @@ def _buffers(first: Episode, rest: Iterator[Episode], seeds: list[int] | None) -
 
 
 def _name_parents(root: Path, folder: Path) -> None:
-    """Minari lists a namespace only if each of its folders says that it is one."""
+    """Marks the parent folders as namespaces, without which Minari does not list the dataset."""
     while folder != root:
         marker = folder / "namespace_metadata.json"
         if not marker.exists():

@@ -1,4 +1,4 @@
-"""Which trajectories a run may learn from, and which of those it holds out."""
+"""Regimes: the trajectories that a run may use, and the held-out ones among them."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,9 +13,9 @@ class Split(NamedTuple):
     """Indices of episodes, each in ascending order.
 
     Attributes:
-      train: what every part learns from.
-      holdout: kept by the regime, but trained on by no part.
-      dropped: left out by the regime; for diagnosis only.
+      train: training data.
+      holdout: kept by the regime, but not used for training.
+      dropped: left out by the regime; used for diagnosis only.
     """
 
     train: list[int]
@@ -24,14 +24,14 @@ class Split(NamedTuple):
 
 
 def split_episodes(cost_returns: Sequence[float], config: DataConfig) -> Split:
-    """Applies the regime, then the holdout split; the same for the same seed.
+    """Applies the regime, then the holdout split; both are determined by the seed.
 
     Args:
       cost_returns: the summed cost of every trajectory.
       config: regime, shares and seed.
 
     Raises:
-      DataError: if fewer than two trajectories are left.
+      DataError: if the regime keeps fewer than two trajectories.
     """
     costs = np.asarray(cost_returns, dtype=np.float64)
     safe, violating = np.flatnonzero(costs == 0), np.flatnonzero(costs > 0)
@@ -62,19 +62,19 @@ def _violating_kept(
             f"--config.data.limited_share: found {share}, expected a share below 1 of violating "
             "trajectories among the kept (--config.data.regime=full keeps all)"
         )
-    # share = v / (s + v) solved for v; a share above 0 means at least one trajectory.
+    # share = v / (s + v), solved for v; a share above 0 keeps at least one trajectory.
     wanted = max(round(share * len(safe) / (1 - share)), 1 if share > 0 and len(safe) else 0)
     return rng.permutation(violating)[:wanted]
 
 
 def _holdout_count(kept: int, share: float) -> int:
-    """At least one trajectory on either side, unless no holdout is wanted."""
+    """At least one trajectory on either side, unless the share is 0."""
     return min(max(round(share * kept), 1), kept - 1) if share > 0 else 0
 
 
 def _too_few(costs: np.ndarray, kept: int, config: DataConfig) -> str:
     if not len(costs):
-        return "the dataset has no episode; collect or import one that has"
+        return "the dataset has no episodes; collect or import another"
     fix = "--config.data.regime=full" if config.regime == "limited" else "limited or full"
     if config.regime == "safe":
         fix = "--config.data.regime=limited or full"

@@ -1,178 +1,356 @@
-"""A trained policy outside of training: from a run's folder to actions.
+"""A trained policy outside of training: saved to a folder, loaded as a function.
 
-    act = load_policy("runs/car_button-default")
-    action = act(obs, key)
+    policy = load_policy("runs/car_button-default", "proco", "proco", shield="planner")
+    action = policy(obs, key)
 
-Needs JAX and the folder, no simulator: the way out of danger is looked for in the
-fitted dynamics, which lie there too.
+Loading needs JAX and the folder, no simulator. The folder `policies/<algorithm>-<augmentation>`
+holds `policy.json` (settings, fields of the observation, file digests) and `arrays/` (weights,
+normalizer, feasibility critics, dynamics and thresholds of the shield).
 """
 
+import dataclasses
+import hashlib
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
-from proco_jax.algorithms import proco
-from proco_jax.common.checkpoint import Checkpoints
-from proco_jax.config import schema as configs
-from proco_jax.deployment import shield as acting
-from proco_jax.deployment import violation_forecast as foreseen
+from proco_jax.algorithms import feasibility
+from proco_jax.algorithms.base import Previous
+from proco_jax.common.checkpoint import load_arrays, save_arrays
+from proco_jax.common.files import sha256, write_text
+from proco_jax.config import schema
+from proco_jax.deployment.acting import Actor, Deployed, initial_previous, make_actor
+from proco_jax.deployment.shield import ShieldState
 from proco_jax.models import dynamics
-from proco_jax.models.dynamics_targets import Targets
-from proco_jax.models.normalizer import Scale
+from proco_jax.models.normalizer import Normalizer
 from proco_jax.observation import ObservationSpec
-from proco_jax.training import loop as train
-from proco_jax.types import Array
+from proco_jax.training.loop import Program, make_hyper, make_program
+from proco_jax.types import Array, TaskSpec
 
-SCALE_FILE = "scale.json"
-POLICY_FOLDER = "policy"
-PROCO = "proco"
-DYNAMICS = "dynamics"
+FOLDER, META, ARRAYS = "policies", "policy.json", "arrays"
+# What `load_policies` reads of `policy.json`.
+_KEYS = (
+    "algorithm",
+    "augmentation",
+    "seeds",
+    "observation",
+    "action_size",
+    "episode_steps",
+    "cost_limit",
+    "shield",
+    "config",
+    "files",
+    "sha256",
+)
 
 
-def save_policy(
-    workdir: Path,
-    learner: str,
-    step: int,
-    agents: proco.AgentState,
-    model: dynamics.Model | None = None,
+@dataclasses.dataclass(frozen=True, eq=False)
+class LoadedPolicy:
+    """One deployed policy.
+
+    Attributes:
+      task: fields of the observation, action size, time limit and cost limit.
+      shield: name of its shield.
+      info: content of `policy.json`.
+    """
+
+    task: TaskSpec
+    shield: str
+    info: Mapping[str, Any]
+    _deployed: Deployed
+    _actor: Actor
+    _act: Any
+
+    def __call__(self, obs: Array, key: Array) -> jax.Array:
+        """The action `[A]` in [-1, 1] for a raw observation `[O]` and a key, at an episode's start.
+
+        For policies with a memory, use `initial_carry` and `act`.
+
+        Raises:
+          ValueError: as `act`.
+        """
+        return self.act(self.initial_carry(), obs, key)[0]
+
+    def initial_carry(self) -> Any:
+        """The policy's memory at the start of an episode."""
+        return self._actor.initial_carry(1, 1)
+
+    def act(
+        self,
+        carry: Any,
+        obs: Array,
+        key: Array,
+        last_action: Array | None = None,
+        reward: float = 0.0,
+        cost: float = 0.0,
+    ) -> tuple[jax.Array, Any]:
+        """One step of an episode.
+
+        Args:
+          carry: of the step before, or `initial_carry()`.
+          obs: `[O]` raw observation: real, finite numbers, in the order of `task.observation`.
+          key: typed key, or a raw key of two unsigned integers.
+          last_action: `[A]` executed before; None at the start of an episode.
+          reward: of the step before.
+          cost: of the step before.
+
+        Returns:
+          The action `[A]` in [-1, 1], and the new carry.
+
+        Raises:
+          ValueError: if the observation or the key is not as described.
+        """
+        obs = _checked_observation(obs, self.task.observation)
+        previous = initial_previous(1, 1, self.task.action_size)
+        if last_action is not None:
+            previous = Previous(jnp.asarray(last_action, jnp.float32)[None, None], *previous[1:])
+        previous = previous._replace(
+            reward=jnp.full((1, 1), reward, jnp.float32), cost=jnp.full((1, 1), cost, jnp.float32)
+        )
+        keys = _checked_key(key)[None, None]
+        active = jnp.ones((1, 1), bool)
+        action, carry = self._act(self._deployed, carry, obs[None, None], previous, keys, active)
+        return action[0, 0], carry
+
+
+def policy_name(algorithm: str, augmentation: str) -> str:
+    """The name of a trained policy: of its folder, its stage and its reports."""
+    return f"{algorithm}-{augmentation}"
+
+
+def save_policies(
+    workdir: Path, program: Program, algorithm: str, augmentation: str, deployed: Deployed
 ) -> None:
-    """Keeps the agents of all seeds, and PROCO's model, without what only training needs."""
-    if model is not None:
-        with Checkpoints(policy_folder(workdir, DYNAMICS)) as saved:
-            saved.save(step, model)
-    with Checkpoints(policy_folder(workdir, learner)) as saved:
-        saved.save(step, agents)
+    """Saves the policies of all seeds, replacing what was there, whole or not at all.
 
-
-def scale_text(spec: ObservationSpec, scale: Scale, actions: int) -> str:
-    """What `scale.json` says: fields, scale and action size, beside the weights."""
-    content = {
-        "fields": json.loads(spec.to_json()),
-        "shift": [float(x) for x in scale.shift],
-        "factor": [float(x) for x in scale.factor],
-        "actions": actions,
+    Args:
+      algorithm: the name by which `algorithms.make_algorithm` makes the algorithm again.
+      augmentation: the name of the augmentation that they were trained with.
+    """
+    name = policy_name(program.algorithm.name, augmentation)
+    folder = workdir / FOLDER / name
+    partial = folder.with_name(f".{name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    save_arrays(partial / ARRAYS, deployed)
+    guard = deployed.shield
+    meta = {
+        "algorithm": algorithm,
+        "augmentation": augmentation,
+        "seeds": jax.tree.leaves(deployed.algorithm)[0].shape[0],
+        "observation": json.loads(program.task.observation.to_json()),
+        "action_size": program.task.action_size,
+        "episode_steps": program.task.episode_steps,
+        "cost_limit": program.task.cost_limit,
+        "shield": None
+        if guard is None
+        else {
+            "qh_threshold": float(guard.qh_threshold),
+            "planner_threshold": float(guard.planner_threshold),
+        },
+        "config": json.loads(schema.to_json(program.config)),
+        "files": _digests(partial / ARRAYS),
     }
-    return json.dumps(content, indent=1) + "\n"
+    write_text(partial / META, _meta_text(meta))
+    if folder.exists():
+        old = folder.with_name(f".{name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+        partial.rename(folder)
+        shutil.rmtree(old)
+    else:
+        partial.rename(folder)
 
 
 def load_policy(
-    workdir: str | Path, learner: str = "proco", seed: int = 0
-) -> Callable[[Array, Array], jax.Array]:
-    """The deployed policy of one seed.
+    workdir: str | Path,
+    algorithm: str = "proco",
+    augmentation: str = "proco",
+    shield: str | None = None,
+    seed: int = 0,
+) -> LoadedPolicy:
+    """Loads the policy of one seed.
 
     Args:
       workdir: of a finished run.
-      learner: `proco` or `baseline`.
+      algorithm: the algorithm's name in the results.
+      augmentation: the augmentation that the policy was trained with.
+      shield: `none`, `filter` or `planner`; None for the planner where the policy has the state
+        of a shield, else none.
       seed: which of the run's policies, counted from 0.
 
-    Returns:
-      A compiled function of a raw observation `[O]` and a typed key to an
-      action `[A]` in [-1, 1].
-
     Raises:
       FileNotFoundError: if the folder holds no such policy.
-      ValueError: if it was written by another version, or has no such seed.
+      ValueError: if a file is damaged or of another version, or the policy has no such seed or
+        shield.
     """
-    workdir = Path(workdir)
-    parts_of_it = (learner, DYNAMICS) if learner == PROCO else (learner,)
-    folders = [policy_folder(workdir, x) for x in parts_of_it]
-    for needed in (workdir / "config.json", workdir / SCALE_FILE, *folders):
-        _check_there(needed, learner)
-    config = configs.from_json((workdir / "config.json").read_text())
-    if learner == PROCO:
-        config = deployed(workdir, config)
-    if not 0 <= seed < config.seeds:
-        raise ValueError(f"found seed {seed}, the run has {config.seeds} policies from 0")
-    spec, scale, actions = _read_scale(workdir / SCALE_FILE)
-    parts = train.make_parts(config, spec, actions)
-    model = _load_model(workdir, config, parts, actions) if learner == PROCO else None
-    if config.dynamics.per_seed:
-        model = _only(seed, model)
-    agent = _only(seed, load_agents(workdir, learner, config, parts))
-
-    @jax.jit
-    def act(model: Any, agent: Any, obs: Array, key: Array) -> jax.Array:
-        return acting.act(parts, scale, model, agent, obs[None, None], key[None, None])[0, 0]
-
-    return lambda obs, key: act(model, agent, jnp.asarray(obs), key)
-
-
-def deployed(workdir: Path, config: configs.Config) -> configs.Config:
-    """A run's config with the bounds on Q_h that its PROCO policies are deployed with.
-
-    Raises:
-      FileNotFoundError: if `agent.risk` is set and what the model foresees is not there.
-    """
-    if config.agent.risk <= 0:
-        return config
-    path = workdir / foreseen.FILE
-    _check_there(path, PROCO)
-    rows = json.loads(path.read_text())[foreseen.ROWS]
-    row = next(row for row in rows if row["deployed"])
-    return foreseen.with_bounds(config, row["feasible_up_to"], row["escape_above"])
-
-
-def empty_model(
-    config: configs.DynamicsConfig, spec: ObservationSpec, actions: int
-) -> dynamics.Model:
-    """A model that knows nothing, of the structure and shapes of a fitted one."""
-    state = dynamics.init(config, spec, actions, jax.random.key(0))
-    each, change = jnp.zeros(spec.size), jnp.zeros(spec.size + dynamics.REWARDS)
-    targets = Targets(change, change, change, jnp.zeros(len(spec.rings)), jnp.zeros(2))
-    elites = jnp.zeros(min(config.elites, config.members), jnp.int32)
-    return dynamics.Model(state.best_params, elites, Scale(each, each), targets, jnp.zeros(()))
-
-
-def load_agents(
-    workdir: Path, learner: str, config: configs.Config, parts: train.Parts
-) -> proco.AgentState:
-    """The agents of all seeds of a finished run, with a leading axis.
-
-    Raises:
-      FileNotFoundError: if the folder holds no such policy.
-    """
-    keys = train.seed_keys(config.seed, config.seeds)
-    like = jax.eval_shape(jax.vmap(lambda k: proco.init(config.agent, parts.agent, k)), keys)
-    with Checkpoints(policy_folder(workdir, learner)) as saved:
-        return saved.restore(like)
-
-
-def _check_there(path: Path, learner: str) -> None:
-    if not path.exists():
-        raise FileNotFoundError(
-            f"no {path}: expected the folder of a finished run with a learner {learner!r}"
+    folder = Path(workdir) / FOLDER / policy_name(algorithm, augmentation)
+    meta = _read_meta(folder)
+    program, deployed = load_policies(workdir, algorithm, augmentation)
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+        raise ValueError(f"seed: found {seed!r}, expected an integer")
+    if not 0 <= seed < meta["seeds"]:
+        raise ValueError(f"seed: found {seed}, the run has {meta['seeds']} policies, from 0")
+    guard = deployed.shield
+    shield = shield or ("none" if guard is None else "planner")
+    if guard is None and shield != "none":
+        raise ValueError(
+            f"shield: found {shield!r}, but {folder} holds no feasibility critics; expected 'none'"
         )
 
+    def only(tree: Any) -> Any:
+        return jax.tree.map(lambda x: x[seed : seed + 1], tree)
 
-def _load_model(
-    workdir: Path, config: configs.Config, parts: train.Parts, actions: int
-) -> dynamics.Model:
-    """The dynamics of a finished run, as `save_policy` was given them."""
-    like = jax.eval_shape(lambda: empty_model(config.dynamics, parts.spec, actions))
-    if config.dynamics.per_seed:
-        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct((config.seeds, *x.shape), x.dtype), like)
-    with Checkpoints(policy_folder(workdir, DYNAMICS)) as saved:
-        return saved.restore(like)
-
-
-def _only(seed: int, tree: Any) -> Any:
-    """One seed of several; its leading axis stays."""
-    return jax.tree.map(lambda x: x[seed : seed + 1], tree)
-
-
-def policy_folder(workdir: Path, learner: str) -> Path:
-    """Where a learner's agents lie."""
-    return workdir / POLICY_FOLDER / learner
-
-
-def _read_scale(path: Path) -> tuple[ObservationSpec, Scale, int]:
-    content = json.loads(path.read_text())
-    spec = ObservationSpec.from_json(json.dumps(content["fields"]))
-    scale = Scale(
-        jnp.asarray(content["shift"], jnp.float32), jnp.asarray(content["factor"], jnp.float32)
+    actor = make_actor(program, shield)
+    one = deployed._replace(
+        algorithm=only(deployed.algorithm),
+        hyper=only(deployed.hyper),
+        shield=None if guard is None else guard._replace(critics=only(guard.critics)),
     )
-    return spec, scale, int(content["actions"])
+    return LoadedPolicy(program.task, shield, meta, one, actor, jax.jit(actor.act))
+
+
+def load_policies(
+    workdir: str | Path, algorithm: str, augmentation: str
+) -> tuple[Program, Deployed]:
+    """The policies of all seeds of a run, as `save_policies` was given them.
+
+    Raises:
+      FileNotFoundError: if the folder holds no such policies.
+      ValueError: if a file is damaged or of another version.
+    """
+    folder = Path(workdir) / FOLDER / policy_name(algorithm, augmentation)
+    meta = _read_meta(folder)
+    found = _digests(folder / ARRAYS)
+    if found != meta["files"]:
+        changed = sorted(
+            name for name in {*found, *meta["files"]} if found.get(name) != meta["files"].get(name)
+        )
+        raise ValueError(
+            f"{folder / ARRAYS}: {', '.join(changed[:3])} differs from what was saved; "
+            f"{_remedy(folder)}"
+        )
+    config = schema.from_json(json.dumps(meta["config"]))
+    task = TaskSpec(
+        ObservationSpec.from_json(json.dumps(meta["observation"])),
+        int(meta["action_size"]),
+        int(meta["episode_steps"]),
+        float(meta["cost_limit"]),
+    )
+    program = make_program(config, task, meta["algorithm"], meta["augmentation"])
+    like = jax.eval_shape(
+        lambda: _empty(program, int(meta["seeds"]), with_shield=meta["shield"] is not None)
+    )
+    deployed: Deployed = load_arrays(folder / ARRAYS, like)
+    bad = [x for x in jax.tree.leaves(deployed) if _is_float(x) and not np.isfinite(x).all()]
+    if bad:
+        raise ValueError(f"{folder}: {len(bad)} arrays hold numbers that are not finite")
+    return program, deployed
+
+
+def _empty(program: Program, seeds: int, with_shield: bool) -> Deployed:
+    """Policies of the structure and shapes of saved ones, with arbitrary values."""
+    config, task = program.config, program.task
+    state_keys, critic_keys = jax.random.split(jax.random.key(0), (2, seeds))
+    hyper = make_hyper(program, seeds).algorithm
+    model = dynamics.empty_model(config.dynamics, task.observation, task.action_size)
+    guard = None
+    if with_shield:
+        critics = jax.vmap(
+            lambda key: feasibility.init(program.feasibility, task.action_size, key).params
+        )(critic_keys)
+        guard = ShieldState(critics, model, jnp.zeros(()), jnp.zeros(()))
+    each = jnp.zeros(task.observation.size)
+    state = jax.vmap(program.algorithm.init)(state_keys, hyper)
+    return Deployed(state, hyper, Normalizer(each, each), guard)
+
+
+def _read_meta(folder: Path) -> dict[str, Any]:
+    path = folder / META
+    if not path.exists():
+        there = sorted(p.name for p in folder.parent.glob("[!.]*"))
+        raise FileNotFoundError(
+            f"no {path}: expected the workdir of a finished run with the policy {folder.name!r}; "
+            f"policies there: {', '.join(there) or 'none'}"
+        )
+    remedy = _remedy(folder)
+    try:
+        text = path.read_bytes().decode()
+        meta = dict(json.loads(text))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}); {remedy}") from error
+    missing = set(_KEYS) - set(meta)
+    if missing:
+        raise ValueError(f"{path} lacks {sorted(missing)}: it was written by another version")
+    # Without this, a changed digit in the config would change the actions unnoticed.
+    if text != _meta_text({key: value for key, value in meta.items() if key != "sha256"}):
+        raise ValueError(f"{path} differs from what was saved; {remedy}")
+    return meta
+
+
+def _meta_text(content: Mapping[str, Any]) -> str:
+    """The text of `policy.json`: the content and, as `sha256`, the digest of its JSON."""
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return json.dumps({**content, "sha256": digest}, indent=1) + "\n"
+
+
+def _remedy(folder: Path) -> str:
+    return (
+        f"remove {folder} and {folder.parents[1] / 'done.json'}, then the same command saves the "
+        "policy anew without training"
+    )
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below a folder, by its relative path."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {p.relative_to(folder).as_posix(): sha256(p) for p in files}
+
+
+def _checked_observation(obs: Array, spec: ObservationSpec) -> jax.Array:
+    """An observation as `[O]` float32.
+
+    Raises:
+      ValueError: unless it has that shape and holds real, finite numbers.
+    """
+    if not isinstance(obs, jax.Array):
+        obs = np.asarray(obs)
+    if obs.shape != (spec.size,):
+        fields = ", ".join(f"{f.name} ({f.size})" for f in spec.fields)
+        raise ValueError(f"observation: found shape {obs.shape}, expected ({spec.size},): {fields}")
+    if not (jnp.issubdtype(obs.dtype, jnp.floating) or jnp.issubdtype(obs.dtype, jnp.integer)):
+        raise ValueError(f"observation: found type {obs.dtype}, expected real numbers")
+    # Inside of a compiled function there are no values to check.
+    if not isinstance(obs, Tracer):
+        with np.errstate(over="ignore"):
+            values = np.asarray(obs, np.float32)
+        if not np.isfinite(values).all():
+            bad = [
+                f.name for f in spec.fields if not np.isfinite(values[spec.slices[f.name]]).all()
+            ]
+            raise ValueError(f"observation: {', '.join(bad)} not finite, expected finite numbers")
+    return jnp.asarray(obs, jnp.float32)
+
+
+def _checked_key(key: Array) -> jax.Array:
+    """A key as a typed scalar key.
+
+    Raises:
+      ValueError: unless it is a typed key or a raw one.
+    """
+    dtype = getattr(key, "dtype", None)
+    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and key.shape == ():
+        return key
+    if dtype == np.uint32 and key.shape == (2,):
+        return jax.random.wrap_key_data(jnp.asarray(key))
+    raise ValueError(f"key: found {key!r}, expected jax.random.key(seed)")
+
+
+def _is_float(x: Any) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.floating)

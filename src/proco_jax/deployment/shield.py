@@ -1,108 +1,144 @@
-"""What a deployed policy does: what its agent proposes, or the way out that the model sees.
+"""Shields: what guards a policy at deployment, whatever algorithm and augmentation trained it.
 
-Where none of the agent's actions is feasible, the one with the lowest Q_h is
-little better than the others: one step moves a robot by a centimetre. What
-brings it out is a manoeuvre that lasts, and that is found by imagining several.
+    none      the policy's own action
+    filter    of several actions of the policy, the first whose Q_h is within the threshold, or the
+              one with the least Q_h if none is
+    planner   the filter, but where even the least Q_h exceeds a second threshold, the first action
+              of a plan found in the learned model (`planner.py`)
+
+The filter takes neither the feasible action with the best Q_r nor the mode of the policy: robots
+saturate at a small part of the action's range, so the noise of the actions sets their speed, and a
+deterministic choice drives much faster than anything in the logs. FISOR takes the least Q_h always,
+which freezes a robot.
 """
 
-import functools
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from proco_jax.algorithms import feasibility, proco
-from proco_jax.augmentation.rollouts import follow, persistent_actions
-from proco_jax.config.schema import AgentConfig
+from proco_jax.algorithms import feasibility
+from proco_jax.config.schema import Config
+from proco_jax.deployment.planner import (
+    ACCELERATOR_BLOCK,
+    CPU_BLOCK,
+    best_first_action,
+    for_needed_rows,
+    make_plans,
+)
 from proco_jax.models import dynamics
-from proco_jax.models.normalizer import Scale
-from proco_jax.training.loop import Parts
+from proco_jax.models.networks import DynamicsNetwork
 from proco_jax.types import Array
 
-_PLANS = 0
 
+class ShieldState(NamedTuple):
+    """What a shield knows; saved with the policy.
 
-def act(
-    parts: Parts,
-    scale: Scale,
-    model: dynamics.Model | None,
-    agents: proco.AgentState,
-    obs: Array,
-    keys: Array,
-    counts: Array | bool = True,
-) -> jax.Array:
-    """The actions `[S, n, A]` of S policies, each in n states.
-
-    Args:
-      model: imagines the way out; its leaves have a leading axis S with
-        `dynamics.per_seed`. None takes what the agents propose.
-      agents: leaves with a leading axis S.
-      obs: `[S, n, O]` raw.
-      keys: `[S, n]` typed keys.
-      counts: `[S, n]` whose action matters; for the others no way out is looked for.
+    Attributes:
+      critics: parameters `{"q", "v"}` of the feasibility critics.
+      dynamics: the fitted model; its normalizer is that of the observations.
+      qh_threshold: the largest Q_h of an action that the filter accepts.
+      planner_threshold: the planner acts where the least Q_h of the actions exceeds it.
     """
-    config = parts.config
-    propose = functools.partial(proco.propose, config.agent, parts.agent)
-    each = jax.vmap(jax.vmap(propose, in_axes=(None, 0, 0)))
-    action, danger = each(agents, scale(obs), keys)
-    if model is None or not config.agent.escapes:
-        return action
 
-    def search(policy: Array, start: Array) -> jax.Array:
-        agent = jax.tree.map(lambda x: x[policy], agents)
-        own = jax.tree.map(lambda x: x[policy], model) if config.dynamics.per_seed else model
-
-        def step(o: Array, a: Array) -> jax.Array:
-            return dynamics.predict(parts.dynamics, own, jnp.int32(0), o, a).next_obs
-
-        def vh(o: Array) -> jax.Array:
-            return feasibility.vh(parts.agent.feasibility, agent.feasibility.params, scale(o))
-
-        persistence = config.rollouts.persistence
-        return escape(config.agent, persistence, step, vh, start, action.shape[-1])
-
-    def one(inputs: tuple[Array, ...]) -> jax.Array:
-        policy, proposed, lost, start = inputs
-        return jax.lax.cond(lost, lambda: search(policy, start), lambda: proposed)
-
-    # One after the other, so that only those are searched for that need it.
-    policies = jnp.broadcast_to(jnp.arange(keys.shape[0])[:, None], keys.shape)
-    lost = (danger > config.agent.escape_above) & counts
-    inputs = (policies, action, lost, obs)
-    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), inputs)
-    return jax.lax.map(one, flat).reshape(action.shape)
+    critics: Any
+    dynamics: dynamics.Model
+    qh_threshold: Array
+    planner_threshold: Array
 
 
-def escape(
-    config: AgentConfig,
-    persistence: float,
-    step: Callable[[Array, Array], jax.Array],
-    vh: Callable[[Array], jax.Array],
-    start: Array,
-    actions: int,
-) -> jax.Array:
-    """The first action `[A]` of the imagined sequence that is infeasible least and shortest.
+class Shield(NamedTuple):
+    """A shield, as a pure function for the rows of one policy.
 
-    The sequences are random but always the same: with others at every step a
-    robot that has come to rest on an edge takes a new way out each time, and stays.
-
-    Args:
-      persistence: mean number of steps that the random actions are held.
-      step: obs `[N, O]` and actions `[N, A]` to the next obs.
-      vh: obs `[N, O]` to V_h `[N]`.
-      start: `[O]` raw.
-      actions: A.
+    Attributes:
+      name: `none`, `filter` or `planner`.
+      samples: actions that it asks of the policy; 0 for the policy's own action.
+      act: (state, obs `[n, O]` raw, proposed actions `[n, P, A]`, active `[n]` bool) to actions
+        `[n, A]`. Rows that are not active may get any action.
     """
-    shape = (config.escape_horizon, config.escapes, actions)
-    plans = persistent_actions(jax.random.key(_PLANS), shape, persistence)
-    begin = jnp.broadcast_to(start, (config.escapes, *start.shape))
-    total = follow(
-        step,
-        lambda total, obs: total + jnp.maximum(vh(obs), 0.0),
-        plans,
-        begin,
-        jnp.zeros(config.escapes),
+
+    name: str
+    samples: int
+    act: Callable[[ShieldState, Array, Array, Array], Array]
+
+
+# Axes of a `ShieldState` that a policy of its own has: critics differ, the model is shared.
+POLICY_AXES = ShieldState(0, None, None, None)  # pyright: ignore
+
+
+def make_shield(
+    name: str,
+    config: Config,
+    dynamics_net: DynamicsNetwork,
+    critic_nets: feasibility.Networks,
+    action_size: int,
+) -> Shield:
+    """The shield of a name.
+
+    Raises:
+      ValueError: on a name other than `none`, `filter` and `planner`.
+    """
+    if name not in ("none", "filter", "planner"):
+        raise ValueError(f"shield: found {name!r}, expected none, filter or planner")
+    if name == "none":
+        return Shield(name, 0, lambda state, obs, proposals, active: proposals[:, 0])
+
+    def choose(state: ShieldState, obs: Array, proposals: Array) -> tuple[Array, Array]:
+        return filter_actions(critic_nets, state, obs, proposals)
+
+    if name == "filter":
+        return Shield(
+            name,
+            config.shield.samples,
+            lambda state, obs, proposals, active: choose(state, obs, proposals)[0],
+        )
+    block = config.shield.planner_block or (
+        CPU_BLOCK if jax.default_backend() == "cpu" else ACCELERATOR_BLOCK
     )
-    # A model gone astray may say anything; what is not finite is no way out.
-    total = jnp.where(jnp.isfinite(total), total, jnp.inf)
-    return plans[0, jnp.argmin(total)]
+    settings, persistence = config.shield, config.rollouts.persistence
+
+    def act(state: ShieldState, obs: Array, proposals: Array, active: Array) -> jax.Array:
+        chosen, least = choose(state, obs, proposals)
+        plans = make_plans(
+            settings.planner_horizon, settings.planner_candidates, action_size, persistence
+        )
+        needed = (least > state.planner_threshold) & active
+        planned = for_needed_rows(
+            lambda row: best_first_action(
+                # One elite: a plan is compared with others, which all share its error.
+                lambda o, a: (
+                    dynamics.predict(dynamics_net, state.dynamics, jnp.int32(0), o, a).next_obs
+                ),
+                lambda o: feasibility.vh(critic_nets, state.critics, state.dynamics.normalizer(o)),
+                plans,
+                row,
+            ),
+            obs,
+            needed,
+            block,
+        )
+        return jnp.where(needed[:, None], planned, chosen)
+
+    return Shield(name, settings.samples, act)
+
+
+def filter_actions(
+    nets: feasibility.Networks, state: ShieldState, obs: Array, proposals: Array
+) -> tuple[jax.Array, jax.Array]:
+    """The filter's choice among proposed actions, and the least Q_h of them.
+
+    Args:
+      obs: `[n, O]` raw.
+      proposals: `[n, P, A]`.
+
+    Returns:
+      Actions `[n, A]` and Q_h `[n]`.
+    """
+    normalized = state.dynamics.normalizer(obs)
+    many = jnp.broadcast_to(normalized[:, None], (*proposals.shape[:2], normalized.shape[-1]))
+    qh = feasibility.qh(nets, state.critics, many, proposals)
+    feasible = qh <= state.qh_threshold
+    index = jnp.where(feasible.any(axis=1), jnp.argmax(feasible, axis=1), jnp.argmin(qh, axis=1))
+    chosen = jnp.take_along_axis(proposals, index[:, None, None], axis=1)[:, 0]
+    return chosen, jnp.min(qh, axis=1)

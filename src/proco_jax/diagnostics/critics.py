@@ -1,6 +1,6 @@
-"""What each learned part is worth, measured on episodes that it never saw.
+"""Diagnosis of cost network, rollouts and critics on episodes that they were not trained on.
 
-Here, and nowhere in training, the true costs of dropped trajectories are read.
+True costs of dropped trajectories are read here and nowhere in training.
 """
 
 from collections.abc import Sequence
@@ -14,10 +14,9 @@ from proco_jax.algorithms import feasibility
 from proco_jax.augmentation import rollouts
 from proco_jax.common.batching import in_blocks, spread
 from proco_jax.common.statistics import auroc, recall_and_precision
-from proco_jax.diagnostics.dynamics_error import Risk
+from proco_jax.diagnostics.dynamics_error import Margin
 from proco_jax.models import cost
 from proco_jax.models.networks import Critic
-from proco_jax.training.loop import Parts
 from proco_jax.types import Array, Episode, LabeledStates
 
 WINDOWS = (1, 10, 25, 50)
@@ -61,15 +60,15 @@ def cost_scores(net: Critic, model: cost.CostModel, obs: np.ndarray) -> np.ndarr
     return in_blocks(jax.jit(lambda o: cost.score(net, model, o)), obs)
 
 
-def rollouts_report(imagined: rollouts.Imagined, logged_obs: np.ndarray, scale: Any) -> dict:
-    """How many trajectories violate, by source, and how far from the logs they lie.
+def rollouts_report(imagined: rollouts.Imagined, logged_obs: np.ndarray, normalizer: Any) -> dict:
+    """How many trajectories violate, by source of their actions, and their distance to the logs.
 
     Args:
       imagined: M trajectories.
       logged_obs: `[R, O]` a sample of logged observations.
 
     Distances are to the nearest logged state of the sample, root mean square
-    in scaled units, for the last kept state of each trajectory; beside them
+    in normalized units, for the last kept state of each trajectory; beside them
     the same for logged states left out of the sample.
     """
     report = {k.removeprefix("rollouts/"): float(v) for k, v in rollouts.summary(imagined).items()}
@@ -78,37 +77,40 @@ def rollouts_report(imagined: rollouts.Imagined, logged_obs: np.ndarray, scale: 
     kept, left_out = logged_obs[::2], logged_obs[1::2]
     return report | {
         "trajectories": len(length),
-        "distance_imagined": _quantiles(_nearest(scale, last[length > 0], kept)),
-        "distance_logged": _quantiles(_nearest(scale, left_out, kept)),
+        "distance_imagined": _quantiles(_nearest(normalizer, last[length > 0], kept)),
+        "distance_logged": _quantiles(_nearest(normalizer, left_out, kept)),
     }
 
 
-def values(parts: Parts, scale: Any, agents: Any, obs: np.ndarray) -> np.ndarray:
-    """V_h of raw states `[M, O]` for every seed, `[S, M]`."""
-    nets = parts.agent.feasibility
+def values(nets: feasibility.Networks, params: Any, normalizer: Any, obs: np.ndarray) -> np.ndarray:
+    """V_h of raw states `[M, O]` for the critics of every seed, `[S, M]`."""
 
     @jax.jit
-    def one(o: Array) -> jax.Array:
-        return jax.vmap(lambda p: feasibility.vh(nets, p, scale(o)))(agents.feasibility.params)
+    def one(params: Any, o: Array) -> jax.Array:
+        found = jax.vmap(lambda p: feasibility.vh(nets, p, normalizer(o)))(params)
+        return jnp.moveaxis(found, 0, 1)
 
-    return np.moveaxis(in_blocks(lambda o: jnp.moveaxis(one(o), 0, 1), obs), 0, 1)
+    return np.moveaxis(in_blocks(lambda o: one(params, o), obs), 0, 1)
 
 
 def feasibility_report(
-    parts: Parts,
-    scale: Any,
-    agents: Any,
-    risk: Risk | None,
+    nets: feasibility.Networks,
+    params: Any,
+    normalizer: Any,
+    margin: Margin | None,
     safe: Sequence[Episode],
-    violating: Sequence,
+    violating: Sequence[Episode],
 ) -> dict[str, Any]:
-    """What V_h knows on unseen episodes.
+    """How well V_h predicts violations on unseen episodes.
 
     Args:
-      safe: held-out episodes without violation: what V_h calls infeasible
-        there is false (the behaviour did stay safe).
+      nets: networks of the critics.
+      params: their parameters, leaves `[S, ...]`.
+      normalizer: of observations.
+      margin: the trivial score to which V_h is compared; None if there is none.
+      safe: held-out episodes without violation, in which every state that V_h calls infeasible is
+        a false alarm, since the behavior did stay safe.
       violating: unseen episodes with violations.
-      risk: the trivial score beside which V_h is put, None if there is none.
 
     Returns:
       Means over seeds: `false_infeasible_share`; AUROC of V_h and of the
@@ -119,7 +121,7 @@ def feasibility_report(
     report: dict[str, Any] = {"false_infeasible_share": None, "auroc": {}, "found_10_steps": None}
     if safe:
         obs = _rows(np.concatenate([e.obs[:-1] for e in safe]))
-        shares = (values(parts, scale, agents, obs) > 0).mean(axis=1)
+        shares = (values(nets, params, normalizer, obs) > 0).mean(axis=1)
         report["false_infeasible_share"] = float(shares.mean())
         report["false_infeasible_by_seed"] = [float(x) for x in shares]
     if not violating:
@@ -130,13 +132,13 @@ def feasibility_report(
     keep = np.flatnonzero(~now)
     keep = keep[spread(len(keep), MOST_ROWS)]
     obs, ahead = obs[keep], ahead[keep]
-    vh = values(parts, scale, agents, obs)
+    vh = values(nets, params, normalizer, obs)
     for window in WINDOWS:
         soon = ahead <= window
         if soon.any() and not soon.all():
             report["auroc"][str(window)] = {
                 "v_h": float(np.mean([auroc(v, soon) for v in vh])),
-                "trivial": None if risk is None else float(auroc(risk(obs), soon)),
+                "trivial": None if margin is None else float(auroc(margin(obs), soon)),
                 "share": float(soon.mean()),
             }
     ten = ahead == 10
@@ -154,10 +156,10 @@ def steps_to_violation(costs: np.ndarray) -> np.ndarray:
     return steps
 
 
-def _nearest(scale: Any, points: np.ndarray, others: np.ndarray) -> np.ndarray:
+def _nearest(normalizer: Any, points: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Distances from points to the nearest of others, root mean square over dimensions."""
-    a, b = np.asarray(scale(points)), np.asarray(scale(others))
-    dims = max(int(np.sum(np.asarray(scale.varies))), 1)
+    a, b = np.asarray(normalizer(points)), np.asarray(normalizer(others))
+    dims = max(int(np.sum(np.asarray(normalizer.varies))), 1)
     square = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2.0 * a @ b.T
     return np.sqrt(np.maximum(square.min(axis=1), 0.0) / dims)
 

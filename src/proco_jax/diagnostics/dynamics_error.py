@@ -1,4 +1,4 @@
-"""How far the dynamics model foresees, measured on episodes that it never saw."""
+"""Errors of the dynamics model, one step and open loop, on episodes it was not trained on."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,10 +16,11 @@ from proco_jax.types import Array, Dataset, Episode
 STEPS_AHEAD = (1, 5, 10, 20)
 MOST_ROWS = 20000
 
-Risk = Callable[[np.ndarray], np.ndarray]
+# Raw obs `[M, O]` to a signed margin `[M]`, positive inside of the unsafe set.
+Margin = Callable[[np.ndarray], np.ndarray]
 
 
-def model_fit(
+def one_step_r2(
     net: DynamicsNetwork, model: dynamics.Model, train: Dataset, holdout: Dataset
 ) -> dict[str, dict[str, float]]:
     """One-step R2 on held-out episodes by sensor group, beside two simple predictors.
@@ -29,9 +30,13 @@ def model_fit(
     """
     rows = spread(holdout.size, MOST_ROWS)
     obs, action, change = _changes(holdout, rows)
-    predicted, reward = in_blocks(
-        jax.jit(lambda o, a: dynamics.predict_elites(net, model, o, a)), obs, action
-    )
+
+    @jax.jit
+    def predict(o: Array, a: Array) -> tuple[Array, Array]:
+        found = dynamics.predict_elites(net, model, o, a)
+        return found.next_obs, found.reward + found.bonus
+
+    predicted, reward = in_blocks(predict, obs, action)
     # Averaged over the elites that predict.
     model_change = np.concatenate([predicted.mean(0) - obs, reward.mean(0)[:, None]], axis=1)
     ridge_change = _ridge(model, train, obs, action)
@@ -55,17 +60,16 @@ def model_fit(
 def open_loop(
     net: DynamicsNetwork,
     model: dynamics.Model,
-    risk: Risk,
+    margin: Margin,
     episodes: Sequence[Episode],
     near: float,
     starts: int = 512,
     until_violation: bool = False,
 ) -> list[dict[str, float]]:
-    """Open-loop prediction of the risk with logged actions, against persistence.
+    """Open-loop prediction of a margin with logged actions, compared to persistence.
 
     Args:
-      risk: obs `[M, O]` to a signed margin `[M]` in the rule's unit, e.g. minus
-        the distance to the nearest hazard.
+      margin: in the rule's unit, e.g. minus the distance to the nearest hazard.
       episodes: that no part was trained on.
       near: starts have a margin above minus this.
       starts: how many, spread over the episodes.
@@ -81,7 +85,7 @@ def open_loop(
     if not any(len(e.reward) > horizon for e in episodes):
         return []
     obs, action, costly = _windows(episodes, horizon)
-    close = risk(obs[:, 0]) > -near
+    close = margin(obs[:, 0]) > -near
     close = np.flatnonzero(close & ~costly[:, 0] if until_violation else close)
     if not len(close):
         return []
@@ -91,16 +95,16 @@ def open_loop(
     @jax.jit
     def walk(start: Array, actions: Array) -> jax.Array:
         def step(o: Array, a: Array) -> tuple[Array, Array]:
-            o = dynamics.predict_mean(net, model, o, a)[0]
+            o = dynamics.predict_mean(net, model, o, a).next_obs
             return o, o
 
         return jax.lax.scan(step, start, jnp.moveaxis(actions, 1, 0))[1]
 
     predicted = np.asarray(walk(obs[:, 0], action))
-    now = risk(obs[:, 0])
+    now = margin(obs[:, 0])
     rows = []
     for ahead in STEPS_AHEAD:
-        true, guess = risk(obs[:, ahead]) - now, risk(predicted[ahead - 1]) - now
+        true, guess = margin(obs[:, ahead]) - now, margin(predicted[ahead - 1]) - now
         if until_violation:
             clean = ~costly[:, :ahead].any(axis=1)
             true, guess = true[clean], guess[clean]
@@ -136,10 +140,10 @@ def open_loop_by_ring(
     rows = []
     for f in net.spec.rings:
 
-        def risk(obs: np.ndarray, f: Field = f) -> np.ndarray:
+        def ring_margin(obs: np.ndarray, f: Field = f) -> np.ndarray:
             return f.reach * (np.asarray(obs)[..., net.spec.slices[f.name]].max(axis=-1) - 1.0)
 
-        found = open_loop(net, model, risk, episodes, near, starts, until_violation=True)
+        found = open_loop(net, model, ring_margin, episodes, near, starts, until_violation=True)
         rows += [{"ring": f.name} | row for row in found]
     return rows
 
@@ -155,7 +159,7 @@ def _ridge(model: dynamics.Model, train: Dataset, obs: np.ndarray, action: np.nd
     """Ridge regression (penalty 1 on standardised inputs) of the changes."""
 
     def inputs(o: np.ndarray, a: np.ndarray) -> np.ndarray:
-        return np.concatenate([np.asarray(model.scale(o)), a, np.ones((len(a), 1))], axis=1)
+        return np.concatenate([np.asarray(model.normalizer(o)), a, np.ones((len(a), 1))], axis=1)
 
     logged_obs, logged_action, change = _changes(train, spread(train.size, 4 * MOST_ROWS))
     x = inputs(logged_obs, logged_action).astype(np.float64)

@@ -1,8 +1,7 @@
-"""What the simulator itself says of logged states: counterfactuals that really happen.
+"""Counterfactuals in the simulator: logged states restored and continued with other actions.
 
-For diagnosis after training only. Logs of the embedded collection can be played
-again from their seeds; amid an episode the worlds are saved, put back, and led
-elsewhere.
+For diagnosis after training only. Logs of the embedded collection can be repeated from their seeds;
+in the course of an episode the worlds are saved, restored, and continued with other actions.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,7 +26,7 @@ class Branches(NamedTuple):
     Attributes:
       obs: `[M, H + 1, O]` float32.
       unsafe: `[M, H]` bool, whether the next state truly cost.
-      amid: `[M]` snapshots at the asked steps; empty if none were asked for.
+      amid: `[M]` snapshots at the requested steps; empty if none were requested.
     """
 
     obs: np.ndarray
@@ -46,7 +45,7 @@ def restore(
       wanted: seeds and steps at which to save.
 
     Raises:
-      ValueError: if playing the logged actions leads elsewhere than logged.
+      ValueError: if the logged actions lead to other states than logged.
     """
     found: dict[tuple[int, int], Snapshot] = {}
     states = set(wanted)
@@ -72,7 +71,7 @@ def follow(
     plans: np.ndarray,
     save_at: np.ndarray | None = None,
 ) -> Branches:
-    """Leads each start through its planned actions `[M, H, A]`.
+    """Executes planned actions `[M, H, A]` from each start.
 
     Args:
       save_at: `[M]` steps in [0, H) before which to save; None saves nothing.
@@ -102,23 +101,23 @@ def unavoidable(
 ) -> np.ndarray:
     """Whether every attempt from a start violates within the horizon, `[M]` bool.
 
-    A start is left alone after the first attempt that avoids it.
+    No more attempts are made from a start after the first one that avoids a violation.
     """
-    lost = np.ones(len(starts), bool)
+    infeasible = np.ones(len(starts), bool)
     for attempt in attempts:
-        pending = np.flatnonzero(lost)
+        pending = np.flatnonzero(infeasible)
         for rows in _batches(env, [starts[i] for i in pending]):
             chosen = pending[rows]
-            lost[chosen] = _violates(env, [starts[i] for i in chosen], attempt, horizon)
-    return lost
+            infeasible[chosen] = _violates(env, [starts[i] for i in chosen], attempt, horizon)
+    return infeasible
 
 
 def attempts(env: BatchedEnv, policies: Sequence[Attempt], count: int, seed: int) -> list[Attempt]:
-    """Ways to stay safe: brake, turn away, full controls, policies, random.
+    """Attempts to avoid a violation: brake, turn away, full controls, policies, random actions.
 
     Args:
-      policies: as many of them as should be tried.
-      count: of all attempts; random persistent actions fill up.
+      policies: all of them are tried.
+      count: of all attempts; random persistent actions make up the rest.
       seed: of the random ones.
     """
     task, size = env.task, env.task.action_size
@@ -143,7 +142,7 @@ def attempts(env: BatchedEnv, policies: Sequence[Attempt], count: int, seed: int
 
 
 def _random(size: int, seed: list[int], held_for: int = 8) -> Attempt:
-    """Random actions, each held for a while; the same for every start."""
+    """Random actions, each held for `held_for` steps; the same for every start."""
     drawn = np.random.default_rng(seed).uniform(-1.0, 1.0, (64, size))
 
     def act(obs: np.ndarray, step: int) -> np.ndarray:
@@ -170,7 +169,7 @@ def _violates(
 
 
 def _batches(env: BatchedEnv, starts: Sequence[Snapshot]) -> list[np.ndarray]:
-    """Rows for the worlds to play together, those of a seed side by side."""
+    """Rows to simulate together, those of a seed next to each other."""
     order = np.argsort([saved.seed for saved in starts], kind="stable")
     count = -(-len(order) // env.num_envs)
     return [rows for rows in np.array_split(order, count) if len(rows)] if count else []
@@ -180,7 +179,7 @@ def _check_same(logged: np.ndarray, seen: np.ndarray, seed: int, step: int) -> N
     far = float(np.abs(logged - seen).max())
     if far > _TOLERANCE:
         raise ValueError(
-            f"seed {seed}, step {step}: the simulator shows something else than the logs (by "
-            f"{far:.3g}); only episodes of the embedded collection, recorded with this version of "
-            "the simulator, can be played again (--config.data.source=collect)"
+            f"seed {seed}, step {step}: the simulator's observation differs from the logged one by "
+            f"{far:.3g}; only episodes of the embedded collection, recorded with this version of "
+            "the simulator, can be repeated (--config.data.source=collect)"
         )

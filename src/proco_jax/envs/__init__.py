@@ -1,1 +1,1 @@
-"""Doors to the simulator: tasks, worlds, episodes and controllers."""
+"""The Safety-Gymnasium simulator: tasks, vectorized worlds, episodes and controllers."""

@@ -1,7 +1,7 @@
-"""Whole episodes from a vector environment, for collection and evaluation."""
+"""Whole episodes from a vector environment: the one runner of collection and evaluation."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,111 +11,185 @@ from proco_jax.types import Episode
 Act = Callable[[np.ndarray, np.ndarray, np.ndarray], Any]
 
 
+class Observed(NamedTuple):
+    """What is known in N worlds before a step.
+
+    Attributes:
+      obs: `[N, O]` float32, raw.
+      reward: `[N]` of the last step, 0 at the start of an episode.
+      cost: `[N]` of the last step.
+      action: `[N, A]` executed in it.
+      seeds: `[N]` int32, seeds of the episodes.
+      steps: `[N]` int32, steps taken in them.
+      active: `[N]` bool, whether the world is within an episode. Other rows repeat the last
+        observation of their last episode, and actions for them are ignored.
+    """
+
+    obs: np.ndarray
+    reward: np.ndarray
+    cost: np.ndarray
+    action: np.ndarray
+    seeds: np.ndarray
+    steps: np.ndarray
+    active: np.ndarray
+
+
 def run_episodes(
     env: VectorEnv,
     act: Act,
     seeds: Sequence[int],
     on_episode: Callable[[int, Episode], None] | None = None,
 ) -> list[Episode]:
-    """Runs one episode for each seed, as many at once as there are worlds.
-
-    A world whose episode ends starts the next pending seed at once. As far as
-    `act` treats each row by itself, the episodes do not depend on how many
-    worlds there are.
+    """Runs one episode per seed, as many at once as there are worlds.
 
     Args:
-      env: the worlds; any state that they are in is dropped.
-      act: `act(obs [N, O], seeds [N], steps [N]) -> actions [N, A]`, called once
-        for each step of the batch; `steps` counts from 0. Rows of worlds with
-        nothing left to do repeat their last observation; what is returned for
-        them is ignored.
-      seeds: seeds of the episodes.
-      on_episode: called with the place in `seeds` and the episode, as each ends.
+      env: the worlds; their current states are discarded.
+      act: (obs `[N, O]`, seeds `[N]`, steps `[N]`) to actions `[N, A]`, called once per step of the
+        batch. If it treats each row independently, the episodes do not depend on N.
+      seeds: of the episodes.
+      on_episode: called with the index in `seeds` and the episode, as each ends.
 
     Returns:
       The episodes in the order of `seeds`.
 
     Raises:
-      ValueError: if `act` returns a wrong shape or numbers that are not finite.
+      ValueError: if `act` returns actions of the wrong shape, or that are not finite.
     """
-    episodes: dict[int, Episode] = {}
+    report = None if on_episode is None else lambda group, index, e: on_episode(index, e)
+    return run_grouped_episodes(
+        env, lambda o: act(o.obs, o.seeds, o.steps), [seeds], on_episode=report
+    )[0]
+
+
+def run_grouped_episodes(
+    env: VectorEnv,
+    act: Callable[[Observed], Any],
+    seeds: Sequence[Sequence[int]],
+    *,
+    on_episode: Callable[[int, int, Episode], None] | None = None,
+    advance: Callable[[int], None] | None = None,
+) -> list[list[Episode]]:
+    """Runs the episodes of several groups, each in an equal share of the worlds.
+
+    World `g * n + j` always belongs to group g, which has n worlds. A world whose episode ends
+    starts the next pending episode of its group.
+
+    Args:
+      env: the worlds; their number is a multiple of the number of groups.
+      act: what is known to actions `[N, A]`.
+      seeds: `[G][E]`, of the episodes of each group.
+      on_episode: called with the group, the index in its seeds, and the episode, as each ends.
+      advance: called with the number of steps done, including those that an early termination
+        makes unnecessary.
+
+    Returns:
+      `[G][E]` episodes, in the order of `seeds`.
+
+    Raises:
+      ValueError: as `run_episodes`, or if the worlds cannot be shared evenly.
+    """
+    if not seeds or env.num_envs % len(seeds):
+        raise ValueError(f"{env.num_envs} worlds cannot be shared evenly by {len(seeds)} groups")
+    found: list[dict[int, Episode]] = [{} for _ in seeds]
     worlds = _Worlds(env, seeds)
-    worlds.start(range(min(env.num_envs, len(seeds))))
-    while worlds.busy.any():
-        actions = np.asarray(act(worlds.obs, worlds.seed, worlds.step), np.float32)
+    worlds.start(np.arange(env.num_envs))
+    while worlds.active.any():
+        actions = np.asarray(act(worlds.observed()), np.float32)
         result = env.step(worlds.record_actions(actions))
+        done = int(worlds.active.sum())
         worlds.record_result(result)
-        ended = np.flatnonzero(worlds.busy & (result.terminated | result.truncated))
+        ended = np.flatnonzero(worlds.active & (result.terminated | result.truncated))
         for world in ended:
-            place, episode = worlds.finish(int(world))
-            episodes[place] = episode
+            group, index, episode = worlds.finish(int(world))
+            found[group][index] = episode
+            done += env.task.episode_steps - len(episode.reward)
             if on_episode is not None:
-                on_episode(place, episode)
+                on_episode(group, index, episode)
         worlds.start(ended)
-    return [episodes[place] for place in range(len(seeds))]
+        if advance is not None:
+            advance(done)
+    return [[own[i] for i in range(len(own))] for own in found]
 
 
 class _Worlds:
-    """Which episode each world is in, and what it has recorded.
+    """The episode of each world and its record so far.
 
-    Recordings are `[N, T, ...]`: one write for each step of the whole batch.
+    Records are `[N, T, ...]`: one write per step of the whole batch.
+
+    Attributes:
+      active: `[N]` bool, whether a world is within an episode.
     """
 
-    def __init__(self, env: VectorEnv, seeds: Sequence[int]) -> None:
+    def __init__(self, env: VectorEnv, seeds: Sequence[Sequence[int]]) -> None:
         n, size, steps = env.num_envs, env.task.spec.size, env.task.episode_steps
-        self._env, self._seeds, self._pending = env, seeds, iter(range(len(seeds)))
-        self._begun = 0
-        self.busy = np.zeros(n, bool)
-        self.seed = np.zeros(n, np.int64)
-        self.step = np.zeros(n, np.int64)
-        self.obs = np.zeros((n, size), np.float32)
-        self._place = np.zeros(n, np.int64)
+        self._env, self._seeds = env, seeds
+        self._share = n // len(seeds)
+        self._pending = [iter(range(len(own))) for own in seeds]
+        self._begun = [0] * len(seeds)
+        self.active = np.zeros(n, bool)
+        self._seed, self._step, self._index = np.zeros((3, n), np.int32)
         self._row = np.arange(n)
+        self._now = np.zeros((n, size), np.float32)
         self._obs = np.zeros((n, steps + 1, size), np.float32)
         self._action = np.zeros((n, steps, env.task.action_size), np.float32)
-        self._reward = np.zeros((n, steps), np.float32)
-        self._cost = np.zeros((n, steps), np.float32)
+        self._reward, self._cost = np.zeros((2, n, steps), np.float32)
         self._terminated = np.zeros(n, bool)
+        self._prepare()
 
-    def start(self, worlds: Sequence[int] | range | np.ndarray) -> None:
-        """Starts pending episodes in these free worlds, as far as there are any."""
-        pairs = list(zip([int(w) for w in worlds], self._pending, strict=False))
+    def observed(self) -> Observed:
+        """What is known in each world."""
+        last, begun = np.maximum(self._step - 1, 0), self._step > 0
+        return Observed(
+            self._now,
+            np.where(begun, self._reward[self._row, last], np.float32(0)),
+            np.where(begun, self._cost[self._row, last], np.float32(0)),
+            np.where(begun[:, None], self._action[self._row, last], np.float32(0)),
+            self._seed,
+            self._step,
+            self.active,
+        )
+
+    def start(self, worlds: np.ndarray) -> None:
+        """Starts pending episodes in these free worlds, as far as their groups have any."""
+        taken = [(int(w), next(self._pending[w // self._share], None)) for w in worlds]
+        pairs = [(w, i) for w, i in taken if i is not None]
         if not pairs:
             return
-        rows, places = [w for w, _ in pairs], [p for _, p in pairs]
-        seeds = [int(self._seeds[p]) for p in places]
-        self.obs[rows] = self._env.reset(seeds, rows)
-        self._obs[rows, 0] = self.obs[rows]
-        self.busy[rows], self.step[rows] = True, 0
-        self.seed[rows], self._place[rows] = seeds, places
-        self._begun += len(rows)
-        coming = self._seeds[self._begun : self._begun + len(self.busy)]
-        self._env.prepare([int(seed) for seed in coming])
+        rows, indices = [w for w, _ in pairs], [i for _, i in pairs]
+        seeds = [int(self._seeds[w // self._share][i]) for w, i in pairs]
+        self._now[rows] = self._env.reset(seeds, rows)
+        self._obs[rows, 0] = self._now[rows]
+        self.active[rows], self._step[rows] = True, 0
+        self._seed[rows], self._index[rows] = seeds, indices
+        for world in rows:
+            self._begun[world // self._share] += 1
+        self._prepare()
 
     def record_actions(self, actions: np.ndarray) -> np.ndarray:
-        """Keeps the actions; those of idle worlds are replaced by zeros."""
-        expected = (len(self.busy), self._action.shape[-1])
+        """Records the actions; those of inactive worlds are replaced by zeros."""
+        expected = (len(self.active), self._action.shape[-1])
         if actions.shape != expected:
             raise ValueError(f"expected act to return actions {expected}, found {actions.shape}")
-        actions = np.where(self.busy[:, None], actions, np.float32(0))
-        rows = self._row[self.busy]
-        self._action[rows, self.step[rows]] = actions[rows]
+        actions = np.where(self.active[:, None], actions, np.float32(0))
+        rows = self._row[self.active]
+        self._action[rows, self._step[rows]] = actions[rows]
         return actions
 
     def record_result(self, result: StepResult) -> None:
-        rows = self._row[self.busy]
-        steps = self.step[rows]
+        """Records what a step gave in the active worlds."""
+        rows = self._row[self.active]
+        steps = self._step[rows]
         self._reward[rows, steps] = result.reward[rows]
         self._cost[rows, steps] = result.cost[rows]
         self._obs[rows, steps + 1] = result.obs[rows]
         self._terminated[rows] = result.terminated[rows]
-        self.obs[rows] = result.obs[rows]
-        self.step[rows] += 1
+        self._now[rows] = result.obs[rows]
+        self._step[rows] += 1
 
-    def finish(self, world: int) -> tuple[int, Episode]:
+    def finish(self, world: int) -> tuple[int, int, Episode]:
         """Takes the episode out of a world, which is then free."""
-        self.busy[world] = False
-        steps = int(self.step[world])
+        self.active[world] = False
+        steps = int(self._step[world])
         episode = Episode(
             obs=self._obs[world, : steps + 1].copy(),
             action=self._action[world, :steps].copy(),
@@ -123,4 +197,14 @@ class _Worlds:
             cost=self._cost[world, :steps].copy(),
             terminated=bool(self._terminated[world]),
         )
-        return int(self._place[world]), episode
+        return world // self._share, int(self._index[world]), episode
+
+    def _prepare(self) -> None:
+        """Announces the seeds that come next."""
+        share = self._share
+        coming = [
+            int(seed)
+            for own, begun in zip(self._seeds, self._begun, strict=True)
+            for seed in own[begun : begun + share]
+        ]
+        self._env.prepare(coming)

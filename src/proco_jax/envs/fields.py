@@ -1,8 +1,8 @@
-"""What every number of a Safety-Gymnasium observation means, by robot and task.
+"""The meaning of every number of a Safety-Gymnasium observation, by robot and task.
 
 Names and order are the simulator's (`task.obs_info.obs_space_dict`, then
 flattened); units and sizes are read from its MuJoCo models. These sentences
-also stand in the prompts that ask a language model what is unsafe.
+are also part of the prompts that ask a language model for unsafe states.
 """
 
 from proco_jax.observation import Field
@@ -68,7 +68,7 @@ _CAR_SENSORS = (
     ),
 )
 
-# What stands in the arena: the simulator's name, then a sentence. Sizes in metres.
+# Objects of the arena: the simulator's name and a description. Sizes in meters.
 _OBJECTS = {
     "goal": "the goal, a circle of radius 0.3 m on the floor that the robot shall reach",
     "hazards": "hazards, circles of radius 0.2 m on the floor that the robot can drive over",

@@ -8,14 +8,14 @@ import numpy as np
 from proco_jax.envs.simulator import import_safety_gymnasium
 from proco_jax.envs.vector import VectorEnv
 
-# Gymnasium loads its plugins when it is imported; the door keeps them quiet.
+# Importing Gymnasium loads its plugins; this import suppresses their output.
 import_safety_gymnasium()
 
 import gymnasium  # noqa: E402
 
 
 class GymnasiumVectorEnv(gymnasium.vector.VectorEnv):
-    """Worlds that begin again by themselves, after Gymnasium 0.28's conventions.
+    """Worlds that reset themselves, after the conventions of Gymnasium 0.28.
 
     When an episode ends, `step` returns the first observation of the next one;
     the last of the old one is `infos["final_observation"][i]`, where
@@ -54,7 +54,7 @@ class GymnasiumVectorEnv(gymnasium.vector.VectorEnv):
         return self._worlds.reset(first), {}
 
     def step_async(self, actions: np.ndarray) -> None:
-        """Keeps the `[N, A]` actions for `step_wait`."""
+        """Stores the `[N, A]` actions for `step_wait`."""
         self._actions = np.asarray(actions)
 
     def step_wait(

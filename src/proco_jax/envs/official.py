@@ -1,8 +1,8 @@
-"""The official environments, spread over worker processes: the reference path.
+"""The official environments in worker processes: the reference backend.
 
 Each worker builds its share of the worlds and steps them one after another.
-What a world computes is Safety-Gymnasium's own; only waiting, checking and
-counting happen here.
+All computations of a world are Safety-Gymnasium's own; this module waits,
+checks and counts.
 """
 
 import os
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from proco_jax.envs.simulator import make_official
+from proco_jax.envs.simulator import import_mujoco, make_official
 from proco_jax.envs.tasks import Task
 from proco_jax.envs.vector import StepResult, check_actions, check_reset
 
@@ -93,7 +93,7 @@ class OfficialEnv:
         return StepResult(self._obs.copy(), reward, cost, terminated, truncated)
 
     def prepare(self, seeds: Sequence[int]) -> None:
-        """Nothing: the original builds a world when it is reset."""
+        """Does nothing: the official environment builds its world at the reset."""
 
     def close(self) -> None:
         """Ends the worker processes; may be called twice."""
@@ -110,9 +110,9 @@ class OfficialEnv:
         self.close()
 
     def _exchange(self, messages: dict[int, Any]) -> dict[int, Any]:
-        """Sends to workers by index, all at once, and collects their answers.
+        """Sends messages to workers by index, all at once, and collects their replies.
 
-        After an error answers would no longer belong to questions, so it closes.
+        After an error, replies would no longer match messages, so all workers end.
         """
         try:
             for k, message in messages.items():
@@ -158,7 +158,7 @@ class _Worker:
             raise self._died() from error
 
     def receive(self) -> Any:
-        """The answer to the last message.
+        """The reply to the last message.
 
         Raises:
           RuntimeError: if the worker raised, died, or took too long.
@@ -166,7 +166,7 @@ class _Worker:
         try:
             if not self._pipe.poll(_TIMEOUT_S):
                 raise RuntimeError(
-                    f"a simulator process (pid {self.pid}) gave no answer for {_TIMEOUT_S:.0f} s"
+                    f"a simulator process (pid {self.pid}) did not reply within {_TIMEOUT_S:.0f} s"
                 )
             status, data = self._pipe.recv()
         except (EOFError, OSError) as error:
@@ -176,7 +176,7 @@ class _Worker:
         return data
 
     def hang_up(self) -> None:
-        """Closes the pipe, upon which the process ends by itself."""
+        """Closes the pipe, whereupon the process ends."""
         self._pipe.close()
 
     def wait(self) -> None:
@@ -196,21 +196,21 @@ class _Worker:
 
 
 def serve(handle: int) -> None:
-    """What a worker process does until its parent hangs up or is gone.
+    """Serves as a worker process until the parent closes the pipe or ends.
 
     Args:
       handle: file descriptor of its end of the pipe. The first message is
         `(task, worlds)`, every other one `("reset" or "step", data)`.
     """
-    # An interrupt is the parent's business; it then hangs up.
+    # The parent handles an interrupt, and then closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     pipe = Connection(handle)
     try:
         task, worlds = pipe.recv()
         _silence_mujoco_log()
         envs = [make_official(task) for _ in range(worlds)]
-        # A Car's first episode differs from any later one by rounding: with one
-        # behind it, a world's episodes are functions of their seeds alone.
+        # A Car's first episode differs from later ones by rounding. After one reset,
+        # episodes depend on their seeds only.
         _reset(envs, dict.fromkeys(range(worlds), 0))
         pipe.send(("ok", None))
         while True:
@@ -223,10 +223,10 @@ def serve(handle: int) -> None:
 
 
 def step_official(env: Any, action: np.ndarray) -> tuple[Any, float, float, bool, bool, bool]:
-    """One step of an official environment, with unstable physics made visible.
+    """One step of an official environment that detects unstable physics.
 
-    The simulator goes on after a warning (it resets the state silently) and
-    fails in various ways on NaN.
+    After a warning, the simulator resets the state silently and continues; on NaN
+    it raises various errors.
 
     Returns:
       obs, reward, cost, terminated, truncated, and whether the physics failed;
@@ -263,7 +263,5 @@ def _step(envs: list[Any], worlds: np.ndarray, actions: np.ndarray) -> tuple[Any
 
 
 def _silence_mujoco_log() -> None:
-    """Keeps MuJoCo from writing MUJOCO_LOG.TXT; warnings are counted instead."""
-    import mujoco
-
-    mujoco.set_mju_user_warning(lambda message: None)  # pyright: ignore[reportAttributeAccessIssue]
+    """Prevents MuJoCo from writing MUJOCO_LOG.TXT; its warnings are counted instead."""
+    import_mujoco().set_mju_user_warning(lambda message: None)

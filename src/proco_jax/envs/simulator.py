@@ -1,16 +1,16 @@
-"""The door to the safety-gymnasium package: a quiet import that works on Python 3.11.
+"""Imports safety-gymnasium 1.0.0 on Python 3.11 without output, and makes its environments.
 
-Two things stand in the way of `import safety_gymnasium` (1.0.0). Its
-dataclasses have NumPy arrays as defaults, which Python 3.11 refuses as
-mutable; and it imports `gymnasium_robotics`, for multi-agent tasks that nobody
-here uses, which prints warnings. Both are mended only while the import runs.
+`import safety_gymnasium` has two problems. Its dataclasses have NumPy arrays as
+defaults, which Python 3.11 rejects as mutable; and it imports
+`gymnasium_robotics` for multi-agent tasks, which are not used here and print
+warnings. Both are patched for the duration of the import only.
 
-Two more are in the way of resets. Every reset compiles the world anew, and most
-of that is decoding six pictures of a starry sky (1.5 s and 75 MB a world; 20 ms
-without): the sky is replaced by a plain one, which no number of a trajectory
-depends on. And crowded layouts are found by trying thousands of placements, each
-checked with NumPy on two numbers (0.3 s in Button2): here the same draws are
-checked with plain floats, to the same bits.
+Two patches speed up resets. Every reset compiles the world again, which mostly
+decodes six pictures of a starry sky (1.5 s and 75 MB per world; 20 ms without):
+a plain sky replaces them, and does not affect trajectories. Crowded layouts are
+found by trying thousands of placements, each checked with NumPy on two numbers
+(0.3 s in Button2): here the same draws are checked with plain floats, with
+bit-identical results.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ import copy
 import dataclasses
 import functools
 import importlib.metadata
+import importlib.util
 import math
 import os
 import sys
@@ -71,21 +72,22 @@ def make_official(task: Task, **kwargs: Any) -> Any:
 
 
 def import_safety_gymnasium() -> types.ModuleType:
-    """Imports `safety_gymnasium`, mended and without a word on the terminal.
+    """Imports `safety_gymnasium`, patched and without output on the terminal.
 
     Raises:
-      ImportError: saying what to install, if the simulator is missing.
+      ImportError: if the simulator is not installed, with the remedy.
     """
     if "safety_gymnasium" in sys.modules:
         return sys.modules["safety_gymnasium"]
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     try:
+        import_mujoco()
         with _robotics_stubbed(), _array_defaults_allowed():
             import safety_gymnasium
     except ModuleNotFoundError as error:
         raise ImportError(
             f"the simulator needs the package {error.name!r}, which is not installed; "
-            "on Python 3.11 `uv sync` brings it (safety-gymnasium 1.0.0 has no build for 3.12)"
+            "on Python 3.11, run `uv sync` (safety-gymnasium 1.0.0 has no build for 3.12)"
         ) from error
     from safety_gymnasium import world
     from safety_gymnasium.utils.random_generator import RandomGenerator
@@ -95,14 +97,41 @@ def import_safety_gymnasium() -> types.ModuleType:
     return safety_gymnasium
 
 
+def import_mujoco() -> types.ModuleType:
+    """Imports MuJoCo, whatever `MUJOCO_GL` holds.
+
+    MuJoCo loads the OpenGL library of that variable when it is imported, and
+    fails if there is none. The simulator renders nothing, so the import is then
+    repeated without OpenGL. The environment variables stay as they are.
+
+    Raises:
+      ImportError: if MuJoCo is not installed.
+    """
+    names = ("MUJOCO_GL", "PYOPENGL_PLATFORM")
+    before = {name: os.environ[name] for name in names if name in os.environ}
+    try:
+        import mujoco
+    except Exception:
+        if importlib.util.find_spec("mujoco") is None:
+            raise
+        os.environ["MUJOCO_GL"] = "disable"
+        try:
+            import mujoco
+        finally:
+            for name in names:
+                os.environ.pop(name, None)
+            os.environ.update(before)
+    return mujoco
+
+
 def simulator_versions() -> dict[str, str]:
-    """Versions of the packages that decide a trajectory, for every result row."""
+    """Versions of the packages that determine a trajectory, for every result row."""
     names = ("safety-gymnasium", "gymnasium", "mujoco", "numpy")
     return {name: importlib.metadata.version(name) for name in names}
 
 
 def _load_assets(file: Any, Loader: Any) -> dict[str, Any]:
-    """The textures and meshes of a world, with a plain sky, as its builder asks for them."""
+    """Stands in for `yaml.load`: the textures and meshes of a world, with a plain sky."""
     return copy.deepcopy(_parse_assets(file.name, Loader))
 
 

@@ -1,4 +1,4 @@
-"""Where a lidar controller wants to go: one way of heading for each kind of task.
+"""The direction in which a lidar controller moves, for each kind of task.
 
 Vectors in the robot's frame are complex numbers, x + iy, one for each row.
 """
@@ -17,7 +17,7 @@ _OBSTACLES = {
     "Button": {"hazards_lidar": 0.0, "gremlins_lidar": 0.15, "buttons_lidar": 0.1},
     "Push": {"hazards_lidar": 0.1, "pillars_lidar": 0.15},
 }
-# How strongly obstacles push the robot around them instead of straight away.
+# Share of the repulsion that acts across the line of sight, around an obstacle.
 _AROUND = 0.5
 _WALL = 1.125
 
@@ -41,43 +41,43 @@ def heading_vector(
     if task.kind == "Button":
         dark = (lidars["buttons_lidar"].max(axis=1) == 0) & (gain > 0)
         lidars["buttons_lidar"] = wrong_buttons(lidars["buttons_lidar"], lidars["goal_lidar"])
-    way = goal - gain * _push(_nearness(task, lidars, threshold), goal)
+    direction = goal - gain * _push(_nearness(task, lidars, threshold), goal)
     if task.kind == "Button":
-        # The buttons' ring is dark right after a press: get off the button,
-        # which from now on is most likely a wrong one.
-        way = np.where(dark, -2.0 * ahead(task), way)
-    return way
+        # The ring of the buttons is 0 right after a press: back off the button,
+        # which is most likely a wrong one from then on.
+        direction = np.where(dark, -2.0 * forward_axis(task), direction)
+    return direction
 
 
-def ahead(task: Task) -> complex:
+def forward_axis(task: Task) -> complex:
     """The direction in which the robot drives: its x axis, or a Car's own -y axis."""
     return -1j if task.robot == "Car" else 1.0 + 0j
 
 
 def _nearness(task: Task, lidars: dict[str, np.ndarray], threshold: np.ndarray) -> np.ndarray:
-    """`[N, 16]` how far obstacles are beyond the threshold, 1 for one at no distance."""
+    """`[N, 16]` closeness beyond the threshold, scaled to 1 for an obstacle at distance 0."""
     beyond = np.zeros((len(threshold), _BINS))
     for name, clearance in _OBSTACLES[task.kind].items():
         if name == "vases_lidar" and task.level == 1:
-            continue  # The one vase of Goal1 costs nothing.
+            continue  # The only vase of Goal1 has no cost.
         ring = lidars[name]
         beyond += np.maximum(ring + clearance / 3.0 * (ring > 0) - threshold[:, None], 0.0)
     return beyond / (1 - threshold[:, None])
 
 
 def _push(nearness: np.ndarray, goal: np.ndarray) -> np.ndarray:
-    """`[N]` complex: toward the obstacles, to be subtracted, and some of it around them.
+    """`[N]` complex vector toward the obstacles, and partly around them, to be subtracted.
 
     The part across the line of sight turns to the side on which the goal is, so
     that the robot passes obstacles instead of stopping before them.
     """
-    # Straight ahead counts as left, lest the robot dither before an obstacle.
+    # Straight ahead counts as left, so that the robot does not oscillate before an obstacle.
     side = np.where(np.imag(_DIRECTIONS * np.conj(goal)[:, None]) > -0.2, 1.0, -1.0)
     return 2.0 * ((nearness * (1 + 1j * _AROUND * side)) @ _DIRECTIONS)
 
 
 def locate(lidar: np.ndarray, reach: float) -> np.ndarray:
-    """Where the one object of a ring is.
+    """The position of the only object of a ring.
 
     The bins beside the brightest one share its value by angle, so that the
     position follows exactly.
@@ -105,8 +105,8 @@ def wrong_buttons(buttons: np.ndarray, goal: np.ndarray) -> np.ndarray:
 def _push_box(lidars: dict[str, np.ndarray]) -> np.ndarray:
     """Around the box to its far side from the goal, then against it.
 
-    The line from the box to the goal is the x axis of a frame in which the way
-    is found: a circle around the box, and behind it a course onto the line.
+    The line from the box to the goal is the x axis of a frame for the direction:
+    a circle around the box, and behind it a course onto the line.
     """
     box, goal = locate(lidars["push_box_lidar"], 3.0), locate(lidars["goal_lidar"], 3.0)
     line = _unit(goal - box)
@@ -115,8 +115,8 @@ def _push_box(lidars: dict[str, np.ndarray]) -> np.ndarray:
     circling = -1j * np.sign(angle) * outward + 4.0 * (0.5 - np.abs(robot)) * outward
     across = np.imag(robot)
     pushing = np.clip(1 - np.abs(across) / 0.2, 0.1, 1.0) - 4j * across
-    way = np.where(np.abs(angle) < 0.5, pushing, circling) * line
-    return np.where(np.isnan(goal), box, way)
+    direction = np.where(np.abs(angle) < 0.5, pushing, circling) * line
+    return np.where(np.isnan(goal), box, direction)
 
 
 def _along_circle(
@@ -132,12 +132,14 @@ def _along_circle(
     motion = (velocity[:, 0] + 1j * velocity[:, 1]) * np.conj(x_axis)
     radius = np.abs(position)
     outward = _unit(position)
-    way = 1j * outward + 2.0 * (1.5 - radius) * outward
+    direction = 1j * outward + 2.0 * (1.5 - radius) * outward
     soon = position + 0.3 * motion
     margin = 1 - threshold
     push_x = gain * _beyond(soon.real, margin)
     push_y = gain * _beyond(soon.imag, margin) if task.level == 2 else 0.0
-    return np.where(np.isnan(center), ahead(task), (way - push_x - 1j * push_y) * x_axis)
+    return np.where(
+        np.isnan(center), forward_axis(task), (direction - push_x - 1j * push_y) * x_axis
+    )
 
 
 def _beyond(coordinate: np.ndarray, margin: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The 21 Safety-Gymnasium tasks of DSRL: what is observed, scored and limited.
+"""The 21 Safety-Gymnasium tasks of DSRL: observations, reference returns and limits.
 
 Reference returns, which normalize scores, and file names are those of DSRL
 (Liu et al. 2024, "Datasets and Benchmarks for Offline Safe Reinforcement
@@ -51,14 +51,14 @@ class Task:
 
 
 def get_task(name: str) -> Task:
-    """The task of that name.
+    """Finds a task by its name.
 
     Args:
       name: `SafetyCarButton1`, `CarButton1`, `SafetyCarButton1-v0` or the
         Gymnasium id, in any case.
 
     Raises:
-      ValueError: naming the tasks and the closest match.
+      ValueError: for an unknown name, with the known tasks and the closest match.
     """
     key = name.split("-")[0].lower().removesuffix("gymnasium").removeprefix("safety")
     short = {task.removeprefix("Safety").lower(): task for task in TASKS}

@@ -1,4 +1,4 @@
-"""Many worlds of one task, stepped together: the protocol and who makes them."""
+"""Many worlds of one task, stepped together: the protocol and a factory."""
 
 import os
 from collections.abc import Sequence
@@ -6,12 +6,12 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from proco_jax.config.rules import BACKENDS
+from proco_jax.config.schema import BACKENDS
 from proco_jax.envs.tasks import Task
 
 
 class StepResult(NamedTuple):
-    """What a step of N worlds gives.
+    """The result of a step of N worlds.
 
     Attributes:
       obs: `[N, O]` float32, the true next observation, also at an episode's end.
@@ -50,9 +50,9 @@ class VectorEnv(Protocol):
         ...
 
     def prepare(self, seeds: Sequence[int]) -> None:
-        """Says which episodes will be started next, so that it takes no time then.
+        """Announces the seeds of coming resets, so that their layouts are drawn in advance.
 
-        It changes no episode. What was prepared before, other seeds, is forgotten.
+        Episodes do not depend on it. Seeds announced earlier are forgotten.
         """
         ...
 

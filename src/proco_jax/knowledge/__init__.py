@@ -1,1 +1,1 @@
-"""From what people know of danger to labels of states: rules, prompts, language models."""
+"""From knowledge of what is unsafe to labels of states: rules, prompts, language models."""

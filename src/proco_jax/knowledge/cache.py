@@ -1,4 +1,4 @@
-"""Replies that were paid for, kept as JSON lines and found again by content.
+"""A cache of paid replies: JSON lines, looked up by the content of the request.
 
 Appends are single writes under a lock, so runs may share a file, and a killed
 run loses no reply that had arrived.
@@ -77,7 +77,7 @@ class ReplyCache:
             record = json.loads(line)
             if not isinstance(record["key"], str) or not isinstance(record["reply"], str):
                 raise TypeError("key and reply must be text")
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             warnings.warn(
                 f"{self.path}: skipped a line that is no reply ({error}); it will be asked again",
                 stacklevel=2,

@@ -1,23 +1,23 @@
-"""Knowledge files: plain words on what is unsafe, beside what the numbers mean.
+"""Knowledge files: a plain-language description of what is unsafe, and of the observation.
 
 A knowledge file is Markdown with these sections:
 
     # SafetyPointGoal1
     ## What is unsafe      free text, for people and language models
     ## Observation         a table of the fields: field, size, kind, unit, reach, meaning
-    ## Rule                the same in the rule language, in a code block (optional)
-    ## Provenance          who wrote the rule, and from what (needed beside a rule)
+    ## Rule                the same as a rule, in a code block (optional)
+    ## Provenance          who wrote the rule, and from which sources (required with a rule)
 """
 
 import dataclasses
 import re
 from pathlib import Path
 
+from proco_jax.common.shipped import shipped_experiments
 from proco_jax.knowledge.rules.rule import Rule, parse_rule
 from proco_jax.knowledge.rules.syntax import RuleError
 from proco_jax.observation import Field, ObservationSpec
 
-SHIPPED = Path(__file__).resolve().parents[3] / "experiments" / "knowledge"
 MAX_TEXT = 8000
 _COLUMNS = ("field", "size", "kind", "unit", "reach", "meaning")
 _NEEDED = ("What is unsafe", "Observation")
@@ -25,7 +25,7 @@ _KNOWN = (*_NEEDED, "Rule", "Provenance")
 
 
 class KnowledgeError(ValueError):
-    """A knowledge file that cannot be used: which, what is wrong, what to do."""
+    """A knowledge file cannot be used; the message says what is wrong and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Knowledge:
 
     Attributes:
       name: its heading, for a shipped file the task.
-      text: what is unsafe, in plain words.
+      text: what is unsafe, in plain language.
       spec: the fields of the observation.
       rule: the grounding that is written in the file; None where there is none.
       provenance: who wrote the rule.
@@ -123,7 +123,7 @@ def _path(source: str | Path) -> Path:
     path = Path(source)
     if path.suffix == ".md" or path.exists():
         return path
-    shipped = SHIPPED / f"{source}.md"
+    shipped = shipped_experiments() / "knowledge" / f"{source}.md"
     if not shipped.exists():
         raise KnowledgeError(
             f"no knowledge is shipped for {str(source)!r} ({shipped} does not exist);"
@@ -173,13 +173,13 @@ def _read_row(row: str) -> Field:
     name, size, kind, unit, reach, meaning = cells
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", name):
         raise KnowledgeError(f"{name!r} is no field name: use letters, digits and underscores")
-    if not size.isdigit():
+    if not re.fullmatch("[0-9]{1,6}", size):
         raise KnowledgeError(f"field {name!r}: the size is a whole number, found {size!r}")
     if kind not in ("ring", "vector", "flat"):
         raise KnowledgeError(f"field {name!r}: the kind is ring, vector or flat, found {kind!r}")
     found = re.fullmatch(r"([0-9.]+)\s*m", reach)
     if kind == "ring" and not found:
-        raise KnowledgeError(f"ring {name!r}: the reach is in metres, like 3 m, found {reach!r}")
+        raise KnowledgeError(f"ring {name!r}: the reach is in meters, like 3 m, found {reach!r}")
     return Field(name, int(size), kind, unit, meaning, float(found[1]) if found else 0.0)
 
 

@@ -1,21 +1,28 @@
-"""Grounding knowledge: from words and a model's name to a labeller, and to labels."""
+"""Grounding: from knowledge in plain language, and the name of a model, to a labeler and labels."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from proco_jax.config.schema import Config
-from proco_jax.knowledge import llm_client as door
+from proco_jax.knowledge import llm_client
 from proco_jax.knowledge.cache import ReplyCache
 from proco_jax.knowledge.files import MAX_TEXT, Knowledge, KnowledgeError, load_knowledge
-from proco_jax.knowledge.labelers import Labeller, Usage, rule_labeller, shipped_rule
+from proco_jax.knowledge.labelers import Labeler, Usage, rule_labeler, shipped_rule
 from proco_jax.knowledge.llm_client import ModelError
 from proco_jax.knowledge.prompts import Messages, rule_messages, states_messages
 from proco_jax.knowledge.questions import Asker, BudgetError, Forecast, Question
+from proco_jax.knowledge.recorded import RecordedReplies, recorded_replies
+from proco_jax.knowledge.rule_checks import (
+    LoggedStates,
+    contradiction,
+    unsafe_shares,
+    vacuous,
+)
 from proco_jax.knowledge.rules.rule import Rule, parse_rule
-from proco_jax.knowledge.schemas import RuleReply, StatesReply, check_count
+from proco_jax.knowledge.schemas import ReplyError, RuleReply, StatesReply, check_count
 from proco_jax.knowledge.state_descriptions import describe
 from proco_jax.knowledge.state_selection import choose_disagreeing, choose_states
 from proco_jax.knowledge.state_variation import varied_fields, vary_states
@@ -23,29 +30,30 @@ from proco_jax.observation import ObservationSpec
 from proco_jax.types import LabeledStates
 
 SHIPPED_MODEL = "shipped"
+RECORDED_MODEL = "recorded"
 CACHE_NAME = "replies.jsonl"
 _RULE_TOKENS = 1200
 _LABEL_TOKENS = 40
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Grounding:
-    """A labeller and where it comes from.
+    """A labeler and where it comes from.
 
     Attributes:
       label: states to labels; may ask the model, and then raises ModelError.
-      labeller: `rule` or `states`.
-      model: `shipped` or the model's name.
+      labeler: `rule` or `states`.
+      model: `shipped`, `recorded` or the name of a language model.
       rules: the rules that vote; empty for `states`.
       provenance: who wrote them.
       usage: what was asked so far.
       knowledge: the file.
     """
 
-    label: Labeller
-    labeller: str
+    label: Labeler
+    labeler: str
     model: str
     rules: tuple[Rule, ...]
     provenance: str
@@ -53,16 +61,34 @@ class Grounding:
     knowledge: Knowledge
 
 
-def ground(config: Config, spec: ObservationSpec, workdir: Path, say: Say = print) -> Grounding:
-    """The labeller that the config asks for.
+def ground(
+    config: Config,
+    spec: ObservationSpec,
+    workdir: Path,
+    log: Log = print,
+    logged: LoggedStates | None = None,
+) -> Grounding:
+    """The labeler that the config asks for.
 
-    `shipped` takes the rule in the knowledge file, offline. A model name asks
-    that model: for rules at once, or for labels of states when they are to be
-    labelled. Every reply is kept in `config.knowledge.cache`, by default
-    `replies.jsonl` in the workdir.
+    `shipped` takes the rule in the knowledge file, `recorded` the rules that a language model
+    wrote for it; both work offline. Any other name is that of a language model, which is asked
+    for rules at once, or for labels whenever states are labeled. Every reply is kept in
+    `config.knowledge.cache`, by default `replies.jsonl` in the workdir.
+
+    With logged states, a rule that calls about all or none of the logged and varied states unsafe
+    is refused: a language model is asked again, a rule of a file is an error. Rules that
+    contradict safe logs are logged as a warning.
+
+    Args:
+      config: `knowledge`, and `cost.margin` for the widening of rules.
+      spec: the fields of the data.
+      workdir: folder of the cache.
+      log: takes lines for the user.
+      logged: states against which rules are checked; None checks nothing.
 
     Raises:
-      KnowledgeError: if the knowledge file cannot be used.
+      KnowledgeError: if the knowledge file cannot be used, no replies are recorded for it, or its
+        rule is refused.
       ModelError: if the model cannot be asked, has no key, is beyond the
         budget, or gave no usable rule.
     """
@@ -70,23 +96,29 @@ def ground(config: Config, spec: ObservationSpec, workdir: Path, say: Say = prin
     knowledge = knowledge_of(config, spec)
     if k.model == SHIPPED_MODEL:
         rules = (shipped_rule(knowledge),)
-        label = rule_labeller(rules, config.cost.margin)
+        if reason := _vacuous(rules[0], knowledge, logged, config):
+            raise KnowledgeError(f"the knowledge file {knowledge.name!r}: {reason}")
+        _warn_of_contradiction(rules, knowledge, logged, config, log)
+        label = rule_labeler(rules, config.cost.margin)
         return Grounding(label, "rule", k.model, rules, knowledge.provenance, Usage, knowledge)
-    door.check_access(k)
-    asker = Asker(k, ReplyCache(Path(k.cache) if k.cache else workdir / CACHE_NAME))
-    if k.labeller == "rule":
-        rules = _ask_rules(config, knowledge, asker, say)
-        label = rule_labeller(rules, config.cost.margin)
+    cache = ReplyCache(Path(k.cache) if k.cache else workdir / CACHE_NAME)
+    if k.model == RECORDED_MODEL:
+        return _ground_recorded(config, knowledge, cache, log, logged)
+    llm_client.check_access(k)
+    asker = Asker(k, cache)
+    if k.labeler == "rule":
+        rules = _ask_rules(config, knowledge, asker, log, logged)
+        label = rule_labeler(rules, config.cost.margin)
         provenance = f"written by the model {k.model} from the knowledge text"
     else:
         rules = ()
-        label = _state_labeller(config, knowledge, asker, say)
-        provenance = f"labelled by the model {k.model} from the knowledge text"
-    return Grounding(label, k.labeller, k.model, rules, provenance, lambda: asker.usage, knowledge)
+        label = _state_labeler(config, knowledge, asker, log)
+        provenance = f"labeled by the model {k.model} from the knowledge text"
+    return Grounding(label, k.labeler, k.model, rules, provenance, lambda: asker.usage, knowledge)
 
 
 def knowledge_of(config: Config, spec: ObservationSpec | None) -> Knowledge:
-    """The knowledge that the config names: its own words, its file, or the task's.
+    """The knowledge that the config names: its own text, its file, or that of the task.
 
     Args:
       config: `knowledge.text`, `knowledge.file`, or else `task`.
@@ -113,15 +145,15 @@ def questions_shown(config: Config, knowledge: Knowledge, obs: np.ndarray) -> li
       knowledge: the file.
       obs: `[M, O]` states, of which one batch is shown.
     """
-    if config.knowledge.labeller == "rule":
+    if config.knowledge.labeler == "rule":
         return [rule_messages(knowledge)]
     batch = [describe(row, knowledge.spec) for row in obs[: config.knowledge.batch]]
     return [states_messages(knowledge, batch, config.cost.margin)]
 
 
-# Labels so far and states [K, O] to how little costs fitted to those labels agree on them,
-# [K], and whether they call them unsafe, [K] bool.
-Doubt = Callable[[LabeledStates, np.ndarray], tuple[np.ndarray, np.ndarray]]
+# From the labels so far and states [K, O]: the disagreement [K] of cost networks fitted to these
+# labels, and whether they call the states unsafe, [K] bool.
+Uncertainty = Callable[[LabeledStates, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def label_states(
@@ -129,45 +161,43 @@ def label_states(
     obs: np.ndarray,
     config: Config,
     seed: int,
-    doubt: Doubt | None = None,
+    uncertainty: Uncertainty | None = None,
 ) -> LabeledStates:
     """Chooses states and labels them, in one or more rounds.
 
-    The first round covers the candidates, with attention to the boundary where
-    a rule tells where it is; rules need no other. A model that labels states is
-    then asked about those on which the costs fitted so far disagree, until
-    they find `cost.recall` of what it calls unsafe among them. To the candidates
-    come as many changed copies (`vary_states`): a network must be shown what
-    lies inside of the unsafe set, and safe logs don't show it.
+    The first round covers the candidates and as many varied copies of them (`vary_states`), with
+    more states near the boundary if a rule gives it; rules need no other round. A model that
+    labels states is then asked about those on which the cost networks fitted so far disagree,
+    until they find `cost.recall` of what it calls unsafe among them.
 
     Args:
       grounding: from `ground`.
       obs: `[M, O]` raw candidate states, logged and imagined.
       config: states, shares and rounds.
       seed: of the choice; the same candidates ask the same questions.
-      doubt: what the costs fitted to labels so far say; None stops after the
-        first round.
+      uncertainty: disagreement of cost networks fitted to the labels so far; None stops after
+        the first round.
     """
     k, spec = config.knowledge, grounding.knowledge.spec
     named = tuple(sorted({name for rule in grounding.rules for name in rule.fields}))
-    made_up = vary_states(obs, spec, named or varied_fields(spec), len(obs), seed)
-    obs = np.concatenate([np.asarray(obs, np.float32), made_up])
+    varied = vary_states(obs, spec, named or varied_fields(spec), len(obs), seed)
+    obs = np.concatenate([np.asarray(obs, np.float32), varied])
     by_rule = bool(grounding.rules)
     margin = _boundary(grounding, obs, config.cost.margin)
-    rounds = 1 if by_rule or doubt is None else max(k.rounds, 1)
+    rounds = 1 if by_rule or uncertainty is None else max(k.rounds, 1)
     wanted = k.rule_states if by_rule else k.states
     later = wanted // 2 // (rounds - 1) if rounds > 1 else 0
     asked = choose_states(obs, wanted - later * (rounds - 1), seed, margin, k.boundary_share)
     labels = grounding.label(obs[asked])
     for number in range(1, rounds):
-        assert doubt is not None  # or there is one round
-        unsure, called = doubt(labels, obs)
+        assert uncertainty is not None  # or there is one round
+        unsure, called = uncertainty(labels, obs)
         chosen = choose_disagreeing(obs, unsure, later, seed + number, asked)
         asked = np.concatenate([asked, chosen])
         try:
             new = grounding.label(obs[chosen])
         except BudgetError:
-            break  # what is labelled so far stands
+            break  # the labels so far are kept
         labels = _joined(labels, new)
         unsafe = new.unsafe >= 0.5
         if unsafe.any() and called[chosen][unsafe].mean() >= config.cost.recall:
@@ -176,33 +206,99 @@ def label_states(
 
 
 def _boundary(grounding: Grounding, obs: np.ndarray, widening: float) -> np.ndarray | None:
-    """`[M]` distances to the boundary of what will be labelled unsafe.
+    """`[M]` distances to the boundary of what will be labeled unsafe.
 
-    For a model that labels states, a rule in the knowledge file tells only
-    where to look, never what the label is.
+    For a model that labels states, a rule in the knowledge file only guides which states are
+    chosen, and gives no label.
     """
     rules = grounding.rules or (
         (grounding.knowledge.rule,) if grounding.knowledge.rule is not None else ()
     )
     if not rules:
         return None
-    return rule_labeller(rules, widening)(obs).margin + widening
+    return rule_labeler(rules, widening)(obs).margin + widening
 
 
 def _joined(a: LabeledStates, b: LabeledStates) -> LabeledStates:
     return LabeledStates(*(np.concatenate(pair) for pair in zip(a, b, strict=True)))
 
 
-def _ask_rules(config: Config, knowledge: Knowledge, asker: Asker, say: Say) -> tuple[Rule, ...]:
+def _vacuous(
+    rule: Rule, knowledge: Knowledge, logged: LoggedStates | None, config: Config
+) -> str | None:
+    if logged is None:
+        return None
+    return vacuous(unsafe_shares(rule, logged.obs, knowledge.spec, config.seed))
+
+
+def _warn_of_contradiction(
+    rules: Sequence[Rule],
+    knowledge: Knowledge,
+    logged: LoggedStates | None,
+    config: Config,
+    log: Log,
+) -> None:
+    if logged is None or not logged.safe:
+        return
+    shares = [unsafe_shares(rule, logged.obs, knowledge.spec, config.seed) for rule in rules]
+    if warning := contradiction(rules, shares):
+        log(warning)
+
+
+def _ground_recorded(
+    config: Config,
+    knowledge: Knowledge,
+    cache: ReplyCache,
+    log: Log,
+    logged: LoggedStates | None,
+) -> Grounding:
+    """Grounds by recorded replies, which are cached, parsed and counted like a model's own."""
+    k = config.knowledge
+    if k.labeler != "rule":
+        raise KnowledgeError(
+            "the recorded replies are rules; use --config.knowledge.labeler=rule, or the name of a"
+            " language model"
+        )
+    recorded = recorded_replies(knowledge)
+    if k.votes > len(recorded.replies):
+        raise KnowledgeError(
+            f"{len(recorded.replies)} replies are recorded, found --config.knowledge.votes="
+            f"{k.votes}; lower it, or use the name of a language model"
+        )
+    # A recorded reply that is refused cannot be asked for again.
+    asker = Asker(dataclasses.replace(k, retries=1), cache)
+    rules = _ask_rules(config, knowledge, asker, log, logged, recorded)
+    label = rule_labeler(rules, config.cost.margin)
+    provenance = (
+        "written by a large language model from the knowledge text and the observation table"
+        f" alone (recorded replies to version {recorded.prompt_version} of the prompt)"
+    )
+    return Grounding(label, "rule", k.model, rules, provenance, lambda: asker.usage, knowledge)
+
+
+def _ask_rules(
+    config: Config,
+    knowledge: Knowledge,
+    asker: Asker,
+    log: Log,
+    logged: LoggedStates | None,
+    recorded: RecordedReplies | None = None,
+) -> tuple[Rule, ...]:
     def accept(reply: RuleReply) -> Rule:
-        return parse_rule(reply.rule, knowledge.spec)
+        rule = parse_rule(reply.rule, knowledge.spec)
+        if reason := _vacuous(rule, knowledge, logged, config):
+            raise ReplyError(reason)
+        return rule
 
     messages = rule_messages(knowledge)
     questions = [
         Question(messages, RuleReply, accept, vote, _RULE_TOKENS)
         for vote in range(config.knowledge.votes)
     ]
-    answers = _ask(asker, questions, config, say)
+    if recorded is not None:
+        for question, reply in zip(questions, recorded.replies, strict=False):
+            asker.add_recorded(question, reply, recorded.messages, recorded.prompt_version)
+    answers = _ask(asker, questions, config, log)
     rules = tuple(rule for rule in answers if rule is not None)
     if not rules:
         raise ModelError(
@@ -210,11 +306,12 @@ def _ask_rules(config: Config, knowledge: Knowledge, asker: Asker, say: Say) -> 
             f" {config.knowledge.retries} tries; the last reason: {asker.problems[-1]}"
         )
     for rule in rules:
-        say(f"rule: {rule.text}")
+        log(f"rule: {rule.text}")
+    _warn_of_contradiction(rules, knowledge, logged, config, log)
     return rules
 
 
-def _state_labeller(config: Config, knowledge: Knowledge, asker: Asker, say: Say) -> Labeller:
+def _state_labeler(config: Config, knowledge: Knowledge, asker: Asker, log: Log) -> Labeler:
     k = config.knowledge
 
     def label(obs: np.ndarray) -> LabeledStates:
@@ -226,7 +323,7 @@ def _state_labeller(config: Config, knowledge: Knowledge, asker: Asker, say: Say
             for i in starts
             for vote in range(k.votes)
         ]
-        answers = _ask(asker, questions, config, say)
+        answers = _ask(asker, questions, config, log)
         if questions and all(answer is None for answer in answers):
             raise ModelError(
                 f"the model {k.model!r} gave no usable label; the last reason: {asker.problems[-1]}"
@@ -272,19 +369,19 @@ def _counted(obs: np.ndarray, votes: np.ndarray) -> LabeledStates:
     return LabeledStates(obs, unsafe, margin, agree.astype(np.float32))
 
 
-def _ask(asker: Asker, questions: list[Question], config: Config, say: Say) -> list:
+def _ask(asker: Asker, questions: list[Question], config: Config, log: Log) -> list:
     forecast = asker.forecast(questions)
-    say(_forecast_text(forecast, config))
+    log(_forecast_text(forecast, config))
     asker.check_budget(forecast)
     before = asker.unanswered
     answers = asker.ask(questions)
     u = asker.usage
-    say(
+    log(
         f"{u.calls} calls so far, {u.cached} answers from the cache, {u.tokens_in} tokens in,"
         f" {u.tokens_out} out, {u.usd:.4f} USD"
     )
     if asker.unanswered > before:
-        say(
+        log(
             f"{asker.unanswered - before} of {len(questions)} questions got no usable answer; the"
             f" last reason: {asker.problems[-1]}"
         )
@@ -293,7 +390,7 @@ def _ask(asker: Asker, questions: list[Question], config: Config, say: Say) -> l
 
 def _forecast_text(forecast: Forecast, config: Config) -> str:
     k = config.knowledge
-    money = "price unknown" if forecast.usd is None else f"at most {forecast.usd:.4f} USD"
+    money = "price unknown" if forecast.usd is None else f"about {forecast.usd:.4f} USD"
     return (
         f"{forecast.calls} calls to {k.model} ({money}), {forecast.cached} answers from the cache;"
         f" budget {k.budget_calls} calls, {k.budget_usd:g} USD"

@@ -1,4 +1,4 @@
-"""Labellers: functions from states to how unsafe they are."""
+"""Labelers: functions from states to labels."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -13,14 +13,14 @@ from proco_jax.knowledge.rules.rule import Rule
 from proco_jax.observation import ObservationSpec
 from proco_jax.types import LabeledStates
 
-Labeller = Callable[[np.ndarray], LabeledStates]
+Labeler = Callable[[np.ndarray], LabeledStates]
 
 _CHUNK = 16384
 
 
 @dataclasses.dataclass(frozen=True)
 class Usage:
-    """What a labeller has asked of a model so far.
+    """Calls of a language model so far.
 
     Attributes:
       calls: calls that reached the model; answers from the cache are none.
@@ -37,14 +37,14 @@ class Usage:
     usd: float = 0.0
 
 
-def shipped_labeller(config: Config, spec: ObservationSpec) -> Labeller:
+def shipped_labeler(config: Config, spec: ObservationSpec) -> Labeler:
     """The grounding in the knowledge file: its rule, widened by `cost.margin`.
 
     Raises:
       KnowledgeError: if there is no knowledge file for the task, or it has no rule.
     """
     knowledge = load_knowledge(config.knowledge.file or config.task, spec)
-    return rule_labeller([shipped_rule(knowledge)], config.cost.margin)
+    return rule_labeler([shipped_rule(knowledge)], config.cost.margin)
 
 
 def shipped_rule(knowledge: Knowledge) -> Rule:
@@ -61,7 +61,7 @@ def shipped_rule(knowledge: Knowledge) -> Rule:
     return knowledge.rule
 
 
-def rule_labeller(rules: Sequence[Rule], widening: float) -> Labeller:
+def rule_labeler(rules: Sequence[Rule], widening: float) -> Labeler:
     """Labels by the votes of rules, each widened.
 
     The probability is the share of rules that call a state unsafe, the

@@ -1,7 +1,7 @@
-"""The door to litellm: one call to a language model, its price, and what went wrong.
+"""Calls of a language model through litellm, their price and their errors.
 
-litellm is imported at the first call (it takes seconds), asks no server for
-its price list, and retries nothing by itself.
+litellm is imported at the first call, because the import takes seconds. It is configured not to
+download its price list and not to retry.
 """
 
 import asyncio
@@ -11,7 +11,9 @@ import importlib
 import math
 import os
 import re
-from collections.abc import Coroutine
+import urllib.parse
+import urllib.request
+from collections.abc import Coroutine, Iterator
 from typing import Any
 
 import pydantic
@@ -22,18 +24,21 @@ from proco_jax.knowledge.prompts import Messages
 _SECRET_NAMES = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")
 _SECRET_SHAPE = re.compile(r"\b(?:sk|pk|rk|xai|gsk)[-_][A-Za-z0-9_\-]{8,}")
 _LONGEST_ERROR = 500
+# Characters of a reply that are kept; schemas.py refuses such a long one.
+_LONGEST_REPLY = 200_001
+_MOST_TOKENS = 10**9
 _TICK_S = 0.05
 
 
 class ModelError(ValueError):
-    """A model that cannot be asked: why, and what to do. Never holds a key."""
+    """A model cannot be called; the message says why and what to do, without any key."""
 
 
 class TransientError(RuntimeError):
-    """A call that failed and may succeed later.
+    """A call failed and may succeed later.
 
     Attributes:
-      retry_after_s: how long the server asked to wait; None where it didn't.
+      retry_after_s: seconds that the server asked to wait; None if it did not.
     """
 
     def __init__(self, reason: str, retry_after_s: float | None = None) -> None:
@@ -43,7 +48,7 @@ class TransientError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class RawReply:
-    """What a model answered.
+    """The answer of a model.
 
     Attributes:
       text: the content, without secrets.
@@ -61,7 +66,7 @@ class RawReply:
 
 
 def check_access(config: KnowledgeConfig) -> None:
-    """Checks before anything is asked that the model and its key are there.
+    """Checks that the model and its key exist, before any call.
 
     Raises:
       ModelError: naming the environment variable that is missing.
@@ -83,7 +88,7 @@ def check_access(config: KnowledgeConfig) -> None:
 
 
 def price(config: KnowledgeConfig, tokens_in: int, tokens_out: int) -> float | None:
-    """What such a call costs in USD, or None where no price is known."""
+    """The price of such a call in USD; None if it is unknown."""
     if config.api_base:
         return None
     try:
@@ -99,40 +104,50 @@ async def call(
     config: KnowledgeConfig,
     messages: Messages,
     schema: type[pydantic.BaseModel] | None,
-    max_tokens: int,
+    unsupported: set[str],
 ) -> RawReply:
-    """Asks once.
+    """One call.
+
+    If the server refuses a parameter as unsupported, the call is repeated without it;
+    `max_tokens` is first renamed to `max_completion_tokens`, which reasoning models expect.
 
     Args:
-      config: model, address, temperature and time limit, which holds for the
-        whole call, however slowly it drips.
+      config: model, address, temperature, most tokens, and the time limit, which holds for the
+        whole call, however slowly the reply arrives.
       messages: the question.
       schema: what the answer shall look like; the provider may not enforce it.
-      max_tokens: most tokens of the answer.
+      unsupported: names of parameters that the server refused so far; new ones are added.
 
     Raises:
       TransientError: what may work later: overload, server error, timeout.
       ModelError: what will not: no access, no such model, a refused request.
     """
     litellm = _litellm()
-    try:
-        response = await _within(
-            litellm.acompletion(**_request(config, messages, schema, max_tokens)),
-            config.timeout_s,
-        )
-    except (TimeoutError, litellm.Timeout):
-        raise TransientError(f"no complete answer within {config.timeout_s:g} s") from None
-    except litellm.RateLimitError as error:
-        raise TransientError(f"too many requests: {clean(error)}", _retry_after(error)) from None
-    except (litellm.BadRequestError, litellm.UnprocessableEntityError) as error:
-        if schema is not None:
-            return await call(config, messages, None, max_tokens)
-        raise _fatal(config, error) from None
-    except _final_errors(litellm) as error:
-        raise _fatal(config, error) from None
-    except Exception as error:
-        raise TransientError(f"{type(error).__name__}: {clean(error)}") from None
-    return _reply(config, response)
+    while True:
+        request = _request(config, messages, schema, unsupported)
+        try:
+            response = await _within(litellm.acompletion(**request), config.timeout_s)
+        except (TimeoutError, litellm.Timeout):
+            raise TransientError(f"no complete answer within {config.timeout_s:g} s") from None
+        except litellm.RateLimitError as error:
+            reason = f"too many requests: {clean(error)[:_LONGEST_ERROR]}"
+            raise TransientError(reason, _retry_after(error)) from None
+        except _final_errors(litellm) as error:
+            raise _fatal(config, error) from None
+        except Exception as error:
+            # litellm has classes of its own for 400 and 422, but not for every provider.
+            if getattr(error, "status_code", None) not in (400, 422):
+                raise _failure(config, error) from None
+            problem = error
+        else:
+            if response is not None:
+                return _reply(config, response)
+            # litellm swallows a 422 after one repetition of its own.
+            problem = ValueError("the server answers that the request is unprocessable (422)")
+        refused = _refused_parameter(problem, request)
+        if refused is None:
+            raise _fatal(config, problem)
+        unsupported.add(refused)
 
 
 async def close() -> None:
@@ -141,7 +156,7 @@ async def close() -> None:
 
 
 def clean(text: object) -> str:
-    """Text without any value of a secret environment variable, nor what looks like a key."""
+    """Text without the values of secret environment variables and strings that look like keys."""
     result = str(text)
     secrets = {v for k, v in os.environ.items() if _SECRET_NAMES.search(k) and len(v) >= 6}
     for secret in sorted(secrets, key=len, reverse=True):
@@ -163,6 +178,9 @@ def _litellm() -> Any:
     litellm.suppress_debug_info = True
     litellm.telemetry = False
     litellm.drop_params = True
+    from proco_jax.knowledge.http_limits import limit_litellm
+
+    limit_litellm()
     return litellm
 
 
@@ -188,24 +206,41 @@ def _request(
     config: KnowledgeConfig,
     messages: Messages,
     schema: type[pydantic.BaseModel] | None,
-    max_tokens: int,
+    unsupported: set[str],
 ) -> dict[str, Any]:
     request: dict[str, Any] = {
         "model": config.model,
         "messages": messages,
-        "temperature": config.temperature,
-        "max_tokens": max_tokens,
         "timeout": config.timeout_s,
         "num_retries": 0,
         "max_retries": 0,
     }
-    if schema is not None:
+    if "temperature" not in unsupported:
+        request["temperature"] = config.temperature
+    names = [n for n in ("max_tokens", "max_completion_tokens") if n not in unsupported]
+    if config.max_tokens and names:
+        request[names[0]] = config.max_tokens
+    if schema is not None and "response_format" not in unsupported:
         request["response_format"] = schema
     if config.api_base:
         request["api_base"] = config.api_base
         if _litellm().validate_environment(model=config.model).get("missing_keys"):
             request["api_key"] = "none"  # a server of one's own often needs no key
     return request
+
+
+def _refused_parameter(error: Exception, request: dict[str, Any]) -> str | None:
+    """The parameter of the request that a 400 is about; None if no parameter is left to drop.
+
+    An error that names no parameter is taken to be about `response_format`, which many servers do
+    not know and whose refusals differ most.
+    """
+    text = str(error).lower()
+    # "Use 'max_completion_tokens' instead" names the new parameter beside the old one.
+    for name in ("temperature", "max_tokens", "max_completion_tokens"):
+        if name in request and re.search(rf"\b{name}\b", text):
+            return name
+    return "response_format" if "response_format" in request else None
 
 
 def _final_errors(litellm: Any) -> tuple[type[Exception], ...]:
@@ -219,13 +254,59 @@ def _fatal(config: KnowledgeConfig, error: Exception) -> ModelError:
     return ModelError(f"the model {config.model!r}{where} cannot be asked: {reason}")
 
 
+def _failure(config: KnowledgeConfig, error: Exception) -> Exception:
+    """What a failed call raises, with its cause where litellm's own message leaves it out."""
+    from proco_jax.knowledge.http_limits import ResponseRefused
+
+    chain = list(_chain(error))
+    for cause in chain:
+        if isinstance(cause, ResponseRefused):
+            if cause.final:
+                return ModelError(f"the model {config.model!r} cannot be asked: {clean(cause)}")
+            return TransientError(clean(cause))
+    text = clean(error)[:_LONGEST_ERROR]
+    causes = [clean(cause) for cause in chain[1:] if isinstance(cause, OSError) and str(cause)]
+    if not causes and not re.search(r"connection error|cannot connect", text, re.IGNORECASE):
+        return TransientError(f"{type(error).__name__}: {text}")
+    reason = (causes[-1] if causes else text)[:_LONGEST_ERROR]
+    return TransientError(f"the connection to {_address(config)} failed: {reason}")
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that caused it."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def _address(config: KnowledgeConfig) -> str:
+    """The server of the model and the proxy on the way to it, without credentials."""
+    if not config.api_base:
+        address, scheme, host = f"the provider of {config.model!r}", "https", ""
+    else:
+        parts = urllib.parse.urlsplit(config.api_base)
+        address, scheme, host = _without_credentials(config.api_base), parts.scheme, parts.hostname
+    proxies = urllib.request.getproxies()
+    proxy = proxies.get(scheme) or proxies.get("all")
+    if not proxy or (host and urllib.request.proxy_bypass(host)):
+        return f"{address} (no proxy is set for it)"
+    return f"{address} through the proxy {_without_credentials(proxy)}, which the environment sets"
+
+
+def _without_credentials(address: str) -> str:
+    return clean(re.sub(r"(?<=//)[^/@]*@", "", address))
+
+
 def _retry_after(error: Any) -> float | None:
     for headers in (
         getattr(getattr(error, "response", None), "headers", None),
         getattr(error, "litellm_response_headers", None),
     ):
         wanted = str((headers or {}).get("retry-after", ""))
-        if re.fullmatch(r"\d+(\.\d+)?", wanted):
+        if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", wanted):
             return float(wanted)
     return None
 
@@ -233,10 +314,19 @@ def _retry_after(error: Any) -> float | None:
 def _reply(config: KnowledgeConfig, response: Any) -> RawReply:
     choice = response.choices[0] if response.choices else None
     message = getattr(choice, "message", None)
-    text = getattr(message, "content", None) or getattr(message, "refusal", None) or ""
+    text = str(getattr(message, "content", None) or getattr(message, "refusal", None) or "")
+    # A lone surrogate could be neither written nor sent.
+    text = text[:_LONGEST_REPLY].encode("utf-8", "replace").decode()
     usage = getattr(response, "usage", None)
-    tokens_in = int(getattr(usage, "prompt_tokens", 0) or 0)
-    tokens_out = int(getattr(usage, "completion_tokens", 0) or 0)
+    tokens_in = _tokens(getattr(usage, "prompt_tokens", 0))
+    tokens_out = _tokens(getattr(usage, "completion_tokens", 0))
     usd = price(config, tokens_in, tokens_out) or 0.0
     finish = str(getattr(choice, "finish_reason", "") or "")
     return RawReply(clean(text), finish, tokens_in, tokens_out, usd)
+
+
+def _tokens(count: Any) -> int:
+    """A server's count of tokens, or 0 for what is no count."""
+    if not isinstance(count, int | float) or not 0 <= count <= _MOST_TOKENS:
+        return 0
+    return int(count)

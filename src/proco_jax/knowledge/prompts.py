@@ -1,7 +1,7 @@
-"""What is asked of a language model, word for word.
+"""The prompts of a language model.
 
 Knowledge text and described states are data inside the user's message, between
-markers that they cannot contain. They never change who says what.
+markers that they cannot contain. They cannot change the role of a message.
 """
 
 import re
@@ -12,7 +12,7 @@ from proco_jax.knowledge.rules.functions import FUNCTIONS
 from proco_jax.knowledge.rules.units import known_units, own_symbols
 from proco_jax.observation import Field, ObservationSpec
 
-PROMPT_VERSION = "1"
+PROMPT_VERSION = "2"
 _QUOTED_REPLY = 2000
 
 Messages = list[dict[str, str]]
@@ -84,7 +84,7 @@ def states_messages(knowledge: Knowledge, descriptions: Sequence[str], margin: f
 
 
 def again(messages: Messages, reply: str, reason: str) -> Messages:
-    """The same question once more, after a reply that could not be used."""
+    """The same question again, after a reply that could not be used, with the reason."""
     return [
         *messages,
         {"role": "assistant", "content": reply[:_QUOTED_REPLY] or "(nothing)"},
@@ -108,7 +108,7 @@ def plain(text: str) -> str:
 
 
 def show(messages: Messages) -> str:
-    """Messages as a person reads them."""
+    """Messages as text for a person."""
     return "\n\n".join(f"[{m['role']}]\n{m['content']}" for m in messages)
 
 

@@ -1,4 +1,4 @@
-"""Asking many questions: cached, validated, asked again, within a budget."""
+"""Questions to a language model: cached, validated, repeated with the reason, within a budget."""
 
 import asyncio
 import dataclasses
@@ -10,7 +10,7 @@ from typing import Any
 import pydantic
 
 from proco_jax.config.schema import KnowledgeConfig
-from proco_jax.knowledge import llm_client as door
+from proco_jax.knowledge import llm_client
 from proco_jax.knowledge.cache import ReplyCache, content_key
 from proco_jax.knowledge.labelers import Usage
 from proco_jax.knowledge.llm_client import ModelError, RawReply, TransientError
@@ -33,19 +33,19 @@ class Question:
       accept: turns a valid answer into the result; raises ReplyError or
         RuleError with the reason if it cannot be used.
       vote: tells apart independent answers to the same question.
-      max_tokens: most tokens of the answer.
+      expected_tokens: tokens of a long answer, for the forecast of the price.
     """
 
     messages: Messages
     schema: type[pydantic.BaseModel]
     accept: Callable[[Any], Any]
     vote: int
-    max_tokens: int
+    expected_tokens: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Forecast:
-    """What questions will cost.
+    """The expected cost of questions.
 
     Attributes:
       calls: those that the cache doesn't answer, one call each.
@@ -59,15 +59,19 @@ class Forecast:
 
 
 class BudgetError(ModelError):
-    """More would be asked than the budget allows."""
+    """The questions would exceed the budget."""
+
+
+class _Exhausted(Exception):
+    """The answer ended before it began; asking again would end in the same way."""
 
 
 class _Spent(Exception):
-    """The budget has no room for one more call."""
+    """The budget does not cover another call."""
 
 
 class Asker:
-    """Asks a model, and keeps account.
+    """Calls a model and keeps account of the calls.
 
     Attributes:
       usage: what was asked so far.
@@ -82,20 +86,39 @@ class Asker:
         self._cache = cache
         self._first_wait_s = first_wait_s
         self._reserved_usd = 0.0
+        self._unsupported: set[str] = set()
         self.usage = Usage()
         self.unanswered = 0
         self.problems: list[str] = []
 
     def forecast(self, questions: Sequence[Question]) -> Forecast:
-        """What these questions will cost, before any is asked."""
-        new = [q for q in questions if self._cache.get(self._key(q.messages, q, 0)) is None]
+        """The expected cost of these questions, before any call."""
+        new = [q for q in questions if self._cache.get(self._first_key(q)) is None]
         prices = [self._worst_price(q.messages, q) for q in new]
         known = [p for p in prices if p is not None]
         usd = math.fsum(known) if len(known) == len(prices) else None
         return Forecast(len(new), len(questions) - len(new), usd)
 
+    def add_recorded(
+        self, question: Question, reply: str, messages: Messages, version: str
+    ) -> None:
+        """Caches a reply that was recorded elsewhere as the answer to a question.
+
+        Args:
+          question: the question that it answers.
+          reply: its text.
+          messages: what the model was really shown, kept as provenance.
+          version: version of the prompt that made these messages.
+        """
+        key = self._first_key(question)
+        if (self._cache.get(key) or {}).get("reply") == reply:
+            return
+        record = {"key": key, "model": self._config.model, "prompt_version": version}
+        record |= {"schema": question.schema.__name__, "vote": question.vote, "attempt": 0}
+        self._cache.put(record | {"messages": messages, "reply": reply, "finish": "stop"})
+
     def check_budget(self, forecast: Forecast) -> None:
-        """Refuses questions that the budget cannot pay for.
+        """Checks that the budget covers questions.
 
         Raises:
           BudgetError: saying what they need and what there is.
@@ -115,11 +138,11 @@ class Asker:
             )
 
     def ask(self, questions: Sequence[Question]) -> list[Any]:
-        """The accepted answer to each question, None where there was none.
+        """The accepted answer to each question; None if there was none.
 
         Replies come from the cache where it has them. A reply that cannot be
-        used is shown to the model with the reason, and it is asked again, until
-        the tries or the budget are spent.
+        used is returned to the model with the reason, until the attempts or the budget are
+        exhausted.
 
         Raises:
           ModelError: if the model cannot be asked at all.
@@ -137,7 +160,7 @@ class Asker:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             if self.usage.calls > paid:
-                await door.close()
+                await llm_client.close()
 
     async def _one(self, question: Question, limit: asyncio.Semaphore) -> Any:
         messages, problem = question.messages, ""
@@ -145,13 +168,16 @@ class Asker:
             for attempt in range(self._config.retries):
                 try:
                     reply = await self._reply(messages, question, attempt)
-                    return _accepted(reply, question)
+                    return _accepted(reply, question, self._config.max_tokens)
                 except TransientError as error:
                     problem = str(error)
                     await self._wait(attempt, error.retry_after_s)
                 except (ReplyError, RuleError) as error:
                     problem = str(error)
                     messages = again(question.messages, reply.text, problem)
+                except _Exhausted as error:
+                    problem = str(error)
+                    break
                 except _Spent:
                     problem = "the budget is spent"
                     break
@@ -160,7 +186,7 @@ class Asker:
         return None
 
     async def _reply(self, messages: Messages, question: Question, attempt: int) -> RawReply:
-        """From the cache, or from the model into the cache."""
+        """The reply in the cache, or else of the model, which is then cached."""
         key = self._key(messages, question, attempt)
         record = self._cache.get(key)
         if record is not None:
@@ -168,7 +194,9 @@ class Asker:
             return RawReply(record["reply"], record.get("finish", "stop"), 0, 0, 0.0)
         worst = self._reserve(messages, question)
         try:
-            reply = await door.call(self._config, messages, question.schema, question.max_tokens)
+            reply = await llm_client.call(
+                self._config, messages, question.schema, self._unsupported
+            )
         finally:
             self._reserved_usd -= worst
         self._account(reply)
@@ -192,6 +220,9 @@ class Asker:
         )
         return reply
 
+    def _first_key(self, question: Question) -> str:
+        return self._key(question.messages, question, 0)
+
     def _key(self, messages: Messages, question: Question, attempt: int) -> str:
         return content_key(
             {
@@ -200,14 +231,14 @@ class Asker:
                 "messages": messages,
                 "schema": question.schema.model_json_schema(),
                 "temperature": self._config.temperature,
-                "max_tokens": question.max_tokens,
+                "max_tokens": self._config.max_tokens,
                 "vote": question.vote,
                 "attempt": attempt if messages is not question.messages else 0,
             }
         )
 
     def _reserve(self, messages: Messages, question: Question) -> float:
-        """Makes room in the budget for one call, or raises _Spent."""
+        """Reserves the budget for one call, or raises _Spent."""
         worst = self._worst_price(messages, question) or 0.0
         if self.usage.calls >= self._config.budget_calls:
             raise _Spent
@@ -220,7 +251,8 @@ class Asker:
     def _worst_price(self, messages: Messages, question: Question) -> float | None:
         characters = sum(len(m["content"]) for m in messages)
         tokens_in = math.ceil(characters / _CHARACTERS_A_TOKEN)
-        return door.price(self._config, tokens_in, question.max_tokens)
+        tokens_out = self._config.max_tokens or question.expected_tokens
+        return llm_client.price(self._config, tokens_in, tokens_out)
 
     def _account(self, reply: RawReply) -> None:
         u = self.usage
@@ -237,9 +269,23 @@ class Asker:
             await asyncio.sleep(min(max(wanted, 0.0), _LONGEST_WAIT_S))
 
 
-def _accepted(reply: RawReply, question: Question) -> Any:
+def _accepted(reply: RawReply, question: Question, max_tokens: int) -> Any:
     if reply.finish == "length":
+        if not _answer(reply.text):
+            limit = f"--config.knowledge.max_tokens={max_tokens}" if max_tokens else "its own limit"
+            raise _Exhausted(
+                f"the model used all tokens ({limit}) before it began to answer, as reasoning"
+                " models do when the limit is low; set a higher --config.knowledge.max_tokens"
+            )
         raise ReplyError("the answer was cut off before its end; answer more briefly")
     if not reply.text.strip():
         raise ReplyError(f"the answer is empty (it ended with {reply.finish or 'no reason'!r})")
     return question.accept(read_reply(reply.text, question.schema))
+
+
+def _answer(text: str) -> str:
+    """The part of a reply that is no reasoning."""
+    _, closed, answer = text.rpartition("</think>")
+    if closed:
+        return answer.strip()
+    return text.partition("<think>")[0].strip()

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server on loopback that answers from a record.
+"""An OpenAI-compatible server on loopback that answers with recorded replies.
 
     python -m proco_jax.knowledge.replay --port 8080 --from runs/x/replies.jsonl
 
@@ -7,17 +7,18 @@ replies that an earlier run paid for. Tests use the same server with answers of
 their own, good and bad ones.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from absl import app, flags
 
 from proco_jax.knowledge.cache import ReplyCache, content_key
 
@@ -26,7 +27,7 @@ _LARGEST_REQUEST = 10_000_000
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What the server sends.
+    """A response of the server.
 
     Attributes:
       body: sent as it is.
@@ -122,22 +123,27 @@ def serve(answer: Answerer, port: int = 0) -> Iterator[str]:
         thread.join()
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command."""
-    parser = argparse.ArgumentParser(prog="python -m proco_jax.knowledge.replay")
-    parser.add_argument("--port", type=int, default=8080, help="0 takes a free one")
-    parser.add_argument("--from", dest="path", type=Path, required=True, metavar="FILE.jsonl")
-    options = parser.parse_args(arguments)
+def run() -> None:
+    """Defines the flags and runs the command."""
+    flags.DEFINE_integer("port", 8080, "Port to serve on; 0 takes a free one.")
+    flags.DEFINE_string("from", None, "JSON lines file of recorded replies.", required=True)
+    app.run(main)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Serves the replies until it is interrupted."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    values = flags.FLAGS.flag_values_dict()
+    path = Path(values["from"])
     try:
-        server = _server(recorded(options.path), options.port)
+        server = _server(recorded(path), values["port"])
     except (ValueError, OSError) as error:
-        print(f"cannot replay: {error}", file=sys.stderr)
-        return 1
-    print(f"replaying {options.path} on {_address(server)}", flush=True)
+        sys.exit(f"error: cannot replay: {error}")
+    print(f"replaying {path} on {_address(server)}", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         server.serve_forever()
     server.server_close()
-    return 0
 
 
 def _address(server: ThreadingHTTPServer) -> str:
@@ -191,4 +197,4 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

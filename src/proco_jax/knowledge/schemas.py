@@ -1,7 +1,6 @@
-"""What a language model may answer, and how an answer is read. A reply is data."""
+"""Schemas of the replies of a language model, and how a reply is parsed. A reply is only data."""
 
 import json
-import re
 from typing import TypeVar
 
 import pydantic
@@ -11,6 +10,8 @@ from proco_jax.knowledge.rules.syntax import MAX_LENGTH
 Reply = TypeVar("Reply", bound=pydantic.BaseModel)
 
 _LONGEST = 200_000
+# Places at which an object may start, so that no text takes long to read.
+_MOST_BRACES = 10_000
 
 
 class ReplyError(ValueError):
@@ -21,7 +22,7 @@ class RuleReply(pydantic.BaseModel):
     """A rule in the expression language."""
 
     rule: str = pydantic.Field(min_length=1, max_length=MAX_LENGTH)
-    explanation: str = pydantic.Field(default="", max_length=4000)
+    explanation: str | None = pydantic.Field(default=None, max_length=4000)
 
 
 class StateLabel(pydantic.BaseModel):
@@ -39,28 +40,43 @@ class StatesReply(pydantic.BaseModel):
 
 
 def read_reply(text: str, schema: type[Reply]) -> Reply:
-    """Reads the JSON object in a reply.
+    """Reads the last complete JSON object in a reply that is as asked.
+
+    Models wrap the object in prose and code fences, repeat it, or write down their reasoning
+    first; what stands before `</think>` is no answer.
 
     Raises:
-      ReplyError: if there is none, or it is not what was asked for.
+      ReplyError: if there is none, or none that fits the schema.
     """
     if len(text) > _LONGEST:
-        raise ReplyError(f"the answer has {len(text)} characters, far more than was asked for")
-    try:
-        found = json.loads(_object(text))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ReplyError(f"the answer is no JSON object ({error})") from None
-    try:
-        return schema.model_validate(found)
-    except pydantic.ValidationError as error:
-        places = [
-            f"{'.'.join(map(str, e['loc'])) or 'the object'}: {e['msg']}" for e in error.errors()
-        ]
-        raise ReplyError("the JSON is not as asked: " + "; ".join(places[:5])) from None
+        raise ReplyError(f"the answer has more than {_LONGEST} characters, far too many")
+    thoughts_end = text.rfind("</think>")
+    answer: Reply | None = None
+    problem, start, outer_end = "", -1, 0
+    for _ in range(_MOST_BRACES):
+        start = text.find("{", start + 1)
+        if start < 0:
+            break
+        try:
+            found, end = json.JSONDecoder().raw_decode(text, start)
+        except (ValueError, RecursionError):
+            continue
+        if end <= thoughts_end:
+            continue
+        try:
+            answer = schema.model_validate(found)
+            start = end - 1
+        except pydantic.ValidationError as error:
+            # The parts of an object that is not as asked are no separate mistakes.
+            problem = _places(error) if start >= outer_end else problem
+        outer_end = max(outer_end, end)
+    if answer is None:
+        raise ReplyError(problem or "the answer holds no complete JSON object")
+    return answer
 
 
 def check_count(reply: StatesReply, count: int) -> None:
-    """Checks that every state is labelled once, in order.
+    """Checks that every state is labeled once, in order.
 
     Raises:
       ReplyError: if not.
@@ -73,9 +89,7 @@ def check_count(reply: StatesReply, count: int) -> None:
         )
 
 
-def _object(text: str) -> str:
-    """The outermost braces: models like to wrap JSON in fences and pleasantries."""
-    fenced = re.search(r"```(?:json)?\s*(\{.*\})\s*```", text, re.DOTALL)
-    text = fenced[1] if fenced else text
-    start, end = text.find("{"), text.rfind("}")
-    return text[start : end + 1] if 0 <= start < end else text
+def _places(error: pydantic.ValidationError) -> str:
+    errors = error.errors(include_url=False, include_context=False, include_input=False)
+    places = [f"{'.'.join(map(str, e['loc'])) or 'the object'}: {e['msg']}" for e in errors]
+    return "the JSON is not as asked: " + "; ".join(places[:5])

@@ -1,4 +1,4 @@
-"""States in words: what a person would say who read the sensors."""
+"""Text descriptions of states, for language models."""
 
 import math
 import re
@@ -26,8 +26,8 @@ _AHEAD_OF_X = {
 def describe(obs: np.ndarray, spec: ObservationSpec) -> str:
     """One state as a few lines of text, in the units of the fields.
 
-    Rings become the nearest objects with distance and direction, vectors a
-    length and a direction, everything else its numbers with their unit.
+    A ring becomes its nearest objects with distance and direction, a vector its length and
+    direction, any other field its numbers with their unit.
     Directions are counted from ahead (`front_angle`).
 
     Args:
@@ -60,7 +60,7 @@ def front_angle(spec: ObservationSpec) -> float:
     return 0.0
 
 
-def direction_in_words(angle: float, front: float = 0.0) -> str:
+def direction_text(angle: float, front: float = 0.0) -> str:
     """An angle as `22 deg left`, `straight ahead`, or `straight behind`."""
     degrees = round(math.degrees(math.remainder(angle - front, 2 * math.pi)))
     if degrees == 0:
@@ -92,7 +92,7 @@ def _ring(f: Field, values: np.ndarray, front: float, velocity: np.ndarray | Non
         return f"nothing within {f.reach:g} m"
     texts = []
     for number, (closeness, angle) in enumerate(peaks[:_OBJECTS]):
-        text = f"{f.reach * (1 - closeness):.2f} m, {direction_in_words(angle, front)}"
+        text = f"{f.reach * (1 - closeness):.2f} m, {direction_text(angle, front)}"
         if number == 0 and velocity is not None:
             text = f"nearest {text}, {_closing(velocity, angle)}"
         elif number == 0:
@@ -112,7 +112,7 @@ def _peaks(values: np.ndarray) -> list[tuple[float, float]]:
     """Closeness and angle of what the ring sees, nearest first.
 
     An object also fills the two bins beside its own, so these are taken
-    together; a second object right beside a nearer one is not told apart.
+    together; a second object right beside a nearer one is not listed.
     """
     left, found = values.copy(), []
     while len(found) < _OBJECTS and left.max() > _SAME_OBJECT:
@@ -128,7 +128,7 @@ def _peaks(values: np.ndarray) -> list[tuple[float, float]]:
 def _vector(f: Field, values: np.ndarray, front: float) -> str:
     length = float(np.hypot(values[0], values[1]))
     unit = f" {f.unit}" if re.fullmatch(r"\S+", f.unit) else ""
-    where = f" towards {direction_in_words(math.atan2(values[1], values[0]), front)}"
+    where = f" towards {direction_text(math.atan2(values[1], values[0]), front)}"
     text = f"{_number(length)}{unit}{where if length >= 0.005 else ''} in the plane"
     return text + (f", {_number(values[2])}{unit} up" if f.size > 2 else "")
 

@@ -1,4 +1,4 @@
-"""Which states to ask about: a covering sample, with attention to the boundary."""
+"""Which states are labeled: a covering sample with extra states near the boundary."""
 
 import numpy as np
 

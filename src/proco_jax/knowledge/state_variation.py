@@ -1,9 +1,8 @@
-"""States that no log holds: logged ones, changed in what the knowledge speaks of.
+"""Varied copies of logged states, changed in the fields that a rule reads.
 
-A label belongs to a state, whoever reached it, so the states that are asked
-about need not be reachable. Logs in which nothing ever went wrong hold none
-inside of the unsafe set, and a model of such logs imagines few; a network that
-was never shown what is there may call it anything.
+Logs without violations hold no unsafe states, and a dynamics model fitted to them imagines few. A
+cost network that is trained on none can predict anything there. A label depends on the state
+alone, so that the labeled states need not be reachable.
 """
 
 import re
@@ -17,13 +16,12 @@ from proco_jax.observation import Field, ObservationSpec
 def vary_states(
     obs: np.ndarray, spec: ObservationSpec, names: Sequence[str], count: int, seed: int
 ) -> np.ndarray:
-    """Changed copies of states.
+    """Varied copies of states.
 
-    Each copy has each named field changed with probability one half: the
-    nearest object of a ring moves to between no and twice its distance, and in
-    half of these all of the ring turns by whole bins; a vector turns, and if it
-    has a unit is stretched by up to 2; other numbers are stretched and shifted
-    by their spread.
+    Each named field of a copy changes with probability one half. In a ring, the nearest object
+    moves to between zero and twice its distance, and in half of these cases the ring turns by
+    whole bins. A vector turns, and if it has a unit is scaled by up to 2. Other numbers are scaled
+    and shifted by their spread.
 
     Args:
       obs: `[M, O]` raw states, at least one.

@@ -1,9 +1,8 @@
-"""The conservative cost network: labels of states, distilled into c(s').
+"""The conservative cost network c(s'), distilled from labels of states.
 
-Unsure is unsafe, four times over: the labels' margin is wider than the
-constraint (the labeller's), a missed unsafe state weighs more than a false
-alarm, the output is an upper confidence bound over an ensemble, and the
-threshold is calibrated for a stated recall on held-out labels.
+It is conservative in four ways: the labels' margin is wider than the constraint, a missed unsafe
+state has a larger weight than a false alarm, the output is an upper confidence bound over an
+ensemble, and the threshold is calibrated for a stated recall on held-out labels.
 """
 
 import functools
@@ -18,8 +17,8 @@ from flax import struct
 
 from proco_jax.config.schema import CostConfig, EncoderConfig
 from proco_jax.models import losses
-from proco_jax.models.networks import Critic, Encoder, apply
-from proco_jax.models.normalizer import Scale
+from proco_jax.models.networks import Critic, apply, make_encoder
+from proco_jax.models.normalizer import Normalizer
 from proco_jax.observation import ObservationSpec
 from proco_jax.types import Array
 
@@ -29,20 +28,20 @@ class CostModel(NamedTuple):
 
     Attributes:
       params: with leading axis `[E]`.
-      scale: of the observations.
-      deviations: standard deviations added to the ensemble's mean logit.
+      normalizer: of the observations.
+      ucb_coefficient: standard deviations added to the ensemble's mean logit.
       threshold: score from which a state counts as unsafe.
     """
 
     params: Any
-    scale: Scale
-    deviations: Array
+    normalizer: Normalizer
+    ucb_coefficient: Array
     threshold: Array
 
 
 @struct.dataclass
 class CostState:
-    """State of the fit: parameters and optimiser with leading axis `[E]`, step, key."""
+    """State of the fit: parameters and optimizer with leading axis `[E]`, steps done, typed key."""
 
     params: Any
     optimizer: optax.OptState
@@ -51,20 +50,15 @@ class CostState:
 
 
 class Labels(NamedTuple):
-    """Labels on the device: scaled observations `[M, O]` and P(unsafe) `[M]`."""
+    """Labels on the device: normalized observations `[M, O]` and P(unsafe) `[M]`."""
 
     obs: Array
     unsafe: Array
 
 
-def encoder(config: EncoderConfig, spec: ObservationSpec) -> Encoder:
-    """The observation encoder that cost, critics and policy share in form."""
-    return Encoder(spec, config.rings, config.bin_hidden, config.features, config.neighbours)
-
-
 def network(config: CostConfig, encoder_config: EncoderConfig, spec: ObservationSpec) -> Critic:
     """The network of one member: one logit a state."""
-    return Critic(encoder(encoder_config, spec), config.hidden, 1)
+    return Critic(make_encoder(encoder_config, spec), config.hidden, 1)
 
 
 def init(config: CostConfig, net: Critic, key: Array) -> CostState:
@@ -79,7 +73,7 @@ def init(config: CostConfig, net: Critic, key: Array) -> CostState:
 def update(
     config: CostConfig, net: Critic, labels: Labels, state: CostState
 ) -> tuple[CostState, dict[str, jax.Array]]:
-    """One gradient step of every member on its own batch of labelled states."""
+    """One gradient step of every member, each on its own batch of labeled states."""
     key = jax.random.fold_in(state.key, state.step)
     shape = (config.members, config.batch)
     index = jax.random.randint(key, shape, 0, labels.unsafe.shape[0])
@@ -108,12 +102,12 @@ def score(net: Critic, model: CostModel, obs: Array) -> jax.Array:
       obs: `[..., O]` raw observations.
 
     Returns:
-      `[...]` mean plus `deviations` standard deviations over the ensemble.
+      `[...]` mean plus `ucb_coefficient` standard deviations over the ensemble.
     """
     logits = jax.vmap(functools.partial(apply, net), in_axes=(0, None))(
-        model.params, model.scale(obs)
+        model.params, model.normalizer(obs)
     )[..., 0]
-    return jnp.mean(logits, axis=0) + model.deviations * jnp.std(logits, axis=0)
+    return jnp.mean(logits, axis=0) + model.ucb_coefficient * jnp.std(logits, axis=0)
 
 
 def unsafe(net: Critic, model: CostModel, obs: Array) -> jax.Array:
@@ -122,14 +116,14 @@ def unsafe(net: Critic, model: CostModel, obs: Array) -> jax.Array:
 
 
 def conformal_threshold(unsafe_scores: np.ndarray, recall: float) -> float:
-    """The highest threshold that catches new unsafe states with the stated recall.
+    """The largest threshold that finds new unsafe states with the stated recall.
 
-    Split conformal: with n exchangeable held-out scores of unsafe states, the
-    k-th smallest, k = floor((n + 1) (1 - recall)), misses a new one with
-    probability at most 1 - recall.
+    Split conformal prediction: with n exchangeable held-out scores of unsafe states, a threshold at
+    the k-th smallest, k = floor((n + 1) (1 - recall)), misses a new one with probability at most
+    1 - recall.
 
     Args:
-      unsafe_scores: `[n]` scores of held-out states that are labelled unsafe.
+      unsafe_scores: `[n]` scores of held-out states with the label unsafe.
       recall: in (0, 1).
 
     Raises:

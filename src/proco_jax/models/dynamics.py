@@ -1,12 +1,10 @@
-"""An ensemble that predicts the next observation and the reward.
+"""The dynamics model: an ensemble that predicts the next observation and the reward.
 
-Each member is a network with a mean and a variance head, fitted to
-standardised changes. The mean is fitted by squared error and the variance to
-the error of the fixed mean: with a plain Gaussian likelihood the variance
-explains the hard dimensions away and the mean never learns them (the cure of
-Seitzer et al. 2022, taken to its end). Members differ by initialisation and by
-the bootstrap of the logs that they see; those best on held-out episodes, the
-elites, predict. Ensemble as in MOPO (Yu et al. 2020).
+Each member is a network with a mean and a variance head, fitted to standardized changes. The mean
+is fitted by squared error and the variance to the error of the fixed mean: under a plain Gaussian
+likelihood, the variance grows on hard dimensions and their mean is never learned (Seitzer et al.
+2022, of whose beta-NLL this is the limit). Members differ by initialization and bootstrap; the best
+on held-out episodes, the elites, predict, as in MOPO (Yu et al. 2020).
 """
 
 import dataclasses
@@ -23,25 +21,25 @@ from proco_jax.config.schema import DynamicsConfig
 from proco_jax.models import losses
 from proco_jax.models.dynamics_targets import REWARDS, ROBUST, Targets, standardized
 from proco_jax.models.networks import DynamicsNetwork, apply
-from proco_jax.models.normalizer import Scale
+from proco_jax.models.normalizer import Normalizer
 from proco_jax.observation import ObservationSpec
 from proco_jax.types import Array, Dataset
 
 
 class Model(NamedTuple):
-    """A fitted ensemble, all that prediction needs.
+    """A fitted ensemble.
 
     Attributes:
       params: network parameters with leading axis `[E]`.
       elites: `[K]` indices of the members that predict.
-      scale: of the observations.
+      normalizer: of the observations.
       targets: of the changes.
-      limit: disagreement beyond which a rollout has left what the logs show.
+      limit: disagreement above which a rollout has left the support of the logs.
     """
 
     params: Any
     elites: Array
-    scale: Scale
+    normalizer: Normalizer
     targets: Targets
     limit: Array
 
@@ -52,9 +50,9 @@ class DynamicsState:
 
     Attributes:
       params: current parameters.
-      optimizer: optimiser state.
+      optimizer: optimizer state.
       best_params: parameters at the best holdout error.
-      best_error: `[E]` that error, mean squared and standardised.
+      best_error: `[E]` that error, mean squared and standardized.
       step: gradient steps done.
       key: typed key; a step derives its own by folding in `step`.
     """
@@ -69,7 +67,7 @@ class DynamicsState:
 
 def network(config: DynamicsConfig, spec: ObservationSpec) -> DynamicsNetwork:
     """The network of one member."""
-    return DynamicsNetwork(spec, config.bin_hidden, config.hidden, config.neighbours, REWARDS)
+    return DynamicsNetwork(spec, config.bin_hidden, config.hidden, config.neighbors, REWARDS)
 
 
 def init(config: DynamicsConfig, spec: ObservationSpec, actions: int, key: Array) -> DynamicsState:
@@ -95,15 +93,15 @@ def update(
     config: DynamicsConfig,
     net: DynamicsNetwork,
     targets: Targets,
-    scale: Scale,
+    normalizer: Normalizer,
     data: Dataset,
     state: DynamicsState,
 ) -> tuple[DynamicsState, dict[str, jax.Array]]:
-    """One gradient step of every member on its own bootstrap of the logs."""
+    """One gradient step of every member, each on its own bootstrap of the logs."""
     members = state.best_error.shape[0]
     key = jax.random.fold_in(state.key, state.step)
     draw = jax.random.randint(key, (members, config.batch), 0, data.size)
-    batch = standardized(targets, scale, data, _bootstrap(state.key, draw, data.size))
+    batch = standardized(targets, normalizer, data, _bootstrap(state.key, draw, data.size))
     optimizer = _optimizer(config)
 
     def step(params: Any, opt_state: optax.OptState, member_batch: Any) -> Any:
@@ -118,16 +116,16 @@ def update(
     return state, {"dynamics/loss": jnp.mean(value)}
 
 
-def look(
+def validate(
     net: DynamicsNetwork,
     targets: Targets,
-    scale: Scale,
+    normalizer: Normalizer,
     holdout: Dataset,
     state: DynamicsState,
 ) -> tuple[DynamicsState, dict[str, jax.Array]]:
-    """Measures the holdout error and keeps the parameters that are best so far."""
+    """Measures the holdout error and keeps the best parameters so far."""
     index = jnp.linspace(0, holdout.size - 1, min(holdout.size, 4096)).astype(jnp.int32)
-    obs, action, target = standardized(targets, scale, holdout, index)
+    obs, action, target = standardized(targets, normalizer, holdout, index)
     mean, _ = jax.vmap(functools.partial(apply, net), in_axes=(0, None, None))(
         state.params, obs, action
     )
@@ -147,7 +145,7 @@ def model(
     config: DynamicsConfig,
     net: DynamicsNetwork,
     targets: Targets,
-    scale: Scale,
+    normalizer: Normalizer,
     data: Dataset,
     state: DynamicsState,
     limit: tuple[float, float],
@@ -155,24 +153,33 @@ def model(
     """The fitted model: best parameters, elites, and the disagreement limit.
 
     Args:
-      limit: (quantile, slack): rollouts may go on up to slack times this
-        quantile of the disagreement on logged transitions.
+      limit: (quantile, slack): the limit is slack times this quantile of the disagreement on
+        logged transitions.
     """
     elites = jnp.argsort(state.best_error)[: config.elites]
-    fitted = Model(state.best_params, elites, scale, targets, jnp.inf)
+    fitted = Model(state.best_params, elites, normalizer, targets, jnp.inf)
     index = jnp.linspace(0, data.size - 1, min(data.size, 4096)).astype(jnp.int32)
     obs, action = data.obs[data.obs_index[index]], data.action[index]
-    _, seen = predict_mean(net, fitted, obs, action)
+    seen = predict_mean(net, fitted, obs, action).disagreement
     return fitted._replace(limit=limit[1] * jnp.quantile(seen, limit[0]))
 
 
+def empty_model(config: DynamicsConfig, spec: ObservationSpec, actions: int) -> Model:
+    """A model of the structure and shapes of a fitted one, with arbitrary values."""
+    state = init(config, spec, actions, jax.random.key(0))
+    each, change = jnp.zeros(spec.size), jnp.zeros(spec.size + REWARDS)
+    targets = Targets(change, change, change, jnp.zeros(max(len(spec.rings), 1)), jnp.zeros(2))
+    elites = jnp.zeros(min(config.elites, config.members), jnp.int32)
+    return Model(state.best_params, elites, Normalizer(each, each), targets, jnp.zeros(()))
+
+
 class Prediction(NamedTuple):
-    """Mean and deviation of what follows.
+    """Mean and standard deviation of the next observation and the reward.
 
     Attributes:
       next_obs: `[..., O]` raw.
       reward: `[...]`, the usual part.
-      bonus: `[...]`, the expected rest.
+      bonus: `[...]`, the expected remainder of the reward.
       deviation: `[..., O + 2]` standard deviations of the three.
     """
 
@@ -185,7 +192,7 @@ class Prediction(NamedTuple):
 def predict(
     net: DynamicsNetwork, model: Model, member: Array, obs: Array, action: Array
 ) -> Prediction:
-    """What one elite predicts for a batch.
+    """The prediction of one elite for a batch.
 
     Args:
       member: index among the elites.
@@ -193,7 +200,7 @@ def predict(
       action: `[..., A]`.
     """
     params = jax.tree.map(lambda x: x[model.elites[member]], model.params)
-    mean, log_variance = apply(net, params, model.scale(obs), action)
+    mean, log_variance = apply(net, params, model.normalizer(obs), action)
     size = model.targets.size * model.targets.varies
     change = mean * size + model.targets.shift * model.targets.varies
     deviation = jnp.exp(0.5 * log_variance) * size
@@ -201,42 +208,49 @@ def predict(
     return Prediction(next_obs, change[..., -2], change[..., -1], deviation)
 
 
-def predict_elites(
-    net: DynamicsNetwork, model: Model, obs: Array, action: Array
-) -> tuple[jax.Array, jax.Array]:
-    """Mean predictions of all elites: next_obs `[K, ..., O]`, reward `[K, ...]`."""
+def predict_elites(net: DynamicsNetwork, model: Model, obs: Array, action: Array) -> Prediction:
+    """Predictions of all elites; every leaf has a leading axis `[K]`."""
     members = jnp.arange(model.elites.shape[0])
-    found = jax.vmap(lambda m: predict(net, model, m, obs, action))(members)
-    return found.next_obs, found.reward + found.bonus
+    return jax.vmap(lambda m: predict(net, model, m, obs, action))(members)
 
 
-def predict_mean(
-    net: DynamicsNetwork, model: Model, obs: Array, action: Array
-) -> tuple[jax.Array, jax.Array]:
-    """Mean next observation `[..., O]` of the elites, and their disagreement `[...]`.
+class MeanPrediction(NamedTuple):
+    """Mean prediction of the elites, and how far they disagree.
 
-    The disagreement is the root mean square spread of what they predict,
-    standardised.
+    Attributes:
+      next_obs: `[..., O]` raw.
+      reward: `[...]`, the usual part.
+      disagreement: `[...]`, root mean square spread of the elites' next observations, in
+        standardized units.
     """
-    next_obs, _ = predict_elites(net, model, obs, action)
-    spread = jnp.var(next_obs / model.targets.size[:-REWARDS], axis=0)
+
+    next_obs: Array
+    reward: Array
+    disagreement: Array
+
+
+def predict_mean(net: DynamicsNetwork, model: Model, obs: Array, action: Array) -> MeanPrediction:
+    """Mean of the elites' predictions for raw obs `[..., O]` and actions `[..., A]`."""
+    found = predict_elites(net, model, obs, action)
+    spread = jnp.var(found.next_obs / model.targets.size[:-REWARDS], axis=0)
     varies = model.targets.varies[:-REWARDS]
-    return next_obs.mean(axis=0), jnp.sqrt(jnp.sum(spread * varies, axis=-1) / jnp.sum(varies))
+    disagreement = jnp.sqrt(jnp.sum(spread * varies, axis=-1) / jnp.sum(varies))
+    return MeanPrediction(found.next_obs.mean(axis=0), found.reward.mean(axis=0), disagreement)
 
 
 def clip_rings(spec: ObservationSpec, obs: jax.Array) -> jax.Array:
-    """Closeness stays in [0, 1]; other fields are left alone."""
+    """Clips rings to [0, 1]; other fields stay as they are."""
     return jnp.where(_ring_mask(spec, 0), jnp.clip(obs, 0.0, 1.0), obs)
 
 
 def _ring_mask(spec: ObservationSpec, more: int) -> np.ndarray:
-    """Which dimensions belong to rings, `[O + more]` bool."""
+    """Whether each dimension belongs to a ring, `[O + more]` bool."""
     ring = [np.full(f.size, f.kind == "ring") for f in spec.fields]
     return np.concatenate([*ring, np.zeros(more, bool)])
 
 
 def _fit_error(spec: ObservationSpec, error: Array) -> jax.Array:
-    """Errors `[..., O + REWARDS]` squared; those of rings, which jump, in their robust form."""
+    """Squared errors `[..., O + REWARDS]`; rings, which may jump, have the robust loss."""
     ring = _ring_mask(spec, REWARDS)
     return jnp.where(ring, losses.robust_square(error, ROBUST), jnp.square(error))
 
@@ -260,10 +274,10 @@ def _loss(
 def _nearest_loss(
     spec: ObservationSpec, targets: Targets, obs: Array, mean: Array, target: Array
 ) -> jax.Array:
-    """Robust error of the change of each ring's largest bin, the nearest object.
+    """Robust error in the change of each ring's largest bin, the nearest object.
 
-    Whether the nearest object comes closer is a small part of the error of 16
-    bins that trade places while the agent turns, but it is what costs.
+    The cost depends on the nearest object, whose change is a small part of the error of 16 bins
+    that shift while the agent turns.
     """
     total = jnp.zeros(())
     for i, f in enumerate(spec.rings):
@@ -278,10 +292,9 @@ def _nearest_loss(
 
 
 def _bootstrap(key: Array, draw: Array, size: int) -> jax.Array:
-    """Maps draws `[E, B]` to each member's resample of the logs, without storing it.
+    """Maps draws `[E, B]` to each member's bootstrap resample of the logs, without storing it.
 
-    Draw i of member e is the same transition whenever it is drawn, and the map
-    is random, so about 37% of the logs are never seen by a member.
+    The map is random but fixed for each member, so a member never sees about 37% of the logs.
     """
     members = draw.shape[0]
     salt = jax.random.bits(jax.random.fold_in(key, 2**31 - 1), (members, 2), jnp.uint32)

@@ -1,7 +1,7 @@
-"""Losses and targets on arrays; the networks are the caller's.
+"""Losses and targets as functions of arrays.
 
-Every function works on one batch and refuses arrays whose shapes differ, so
-that nothing broadcasts by accident.
+Every function takes one batch and rejects arrays of different shapes, so that nothing is
+broadcast by accident.
 """
 
 import chex
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from proco_jax.types import Array
 
 
-def expectile_loss(error: Array, expectile: float) -> jax.Array:
+def expectile_loss(error: Array, expectile: Array | float) -> jax.Array:
     """Asymmetric squared error `|expectile - 1[error < 0]| error^2`.
 
     With `expectile` near 1, a value fitted to `error = target - value`
@@ -31,52 +31,62 @@ def expectile_loss(error: Array, expectile: float) -> jax.Array:
 
 
 def reachability_target(
-    h: Array, next_value: Array, continues: Array, discount: float, duration: float = 0.0
+    h: Array,
+    next_value: Array,
+    continues: Array,
+    discount: Array | float,
+    violation_discount: Array | float = 0.0,
 ) -> Array:
     """The discounted Hamilton-Jacobi backup: the worst h from here on.
 
-        (1 - g) h + g max(h, V_h(s'))      while the episode goes on
+        (1 - g) h + g max(h, V_h(s'))      while the episode continues
         (1 - k) h + k max(0, V_h(s'))      instead, for k > 0, where h > 0
-        h                                  where it truly terminates
+        h                                  at a true termination
 
-    By the published backup (k = 0) it makes no difference within a violation
-    what is done: all actions are as bad as can be. With k above 0 a violation
-    counts the more the longer it lasts, and every violation still above 0.
+    In the published backup (k = 0) all actions within a violation have the same value. With
+    k > 0 the value of a violation grows with its length and stays above 0.
 
     Args:
       h: `[B]` constraint value of the next state, positive when unsafe.
       next_value: `[B]` V_h of the next state.
       continues: `[B]` 0 at a true termination, else 1.
       discount: g in (0, 1).
-      duration: k in [0, 1).
+      violation_discount: k in [0, 1).
 
     Returns:
       `[B]` targets of Q_h, without gradient.
 
-    Source: FISOR (Zheng et al. 2024), equation 7, after Fisac et al. 2019; the
-    second line is ours.
+    Source: FISOR (Zheng et al. 2024), equation 7, after Fisac et al. 2019; the second line is ours.
     """
     chex.assert_equal_shape([h, next_value, continues])
-    ahead = (1.0 - discount) * h + discount * jnp.maximum(h, next_value)
-    if duration > 0:
-        lasting = (1.0 - duration) * h + duration * jnp.maximum(0.0, next_value)
-        ahead = jnp.where(h > 0, lasting, ahead)
-    return jax.lax.stop_gradient(jnp.where(continues > 0, ahead, h))
+    published = (1.0 - discount) * h + discount * jnp.maximum(h, next_value)
+    k = violation_discount
+    lasting = (1.0 - k) * h + k * jnp.maximum(0.0, next_value)
+    backup = jnp.where((h > 0) & (jnp.asarray(k) > 0), lasting, published)
+    return jax.lax.stop_gradient(jnp.where(continues > 0, backup, h))
 
 
-def n_step_target(reward: Array, value: Array, discount: Array) -> Array:
-    """`r_t + g r_{t+1} + ... + g^n V(s_{t+n})`.
+def n_step_target(
+    reward: Array, valid: Array, value: Array, continues: Array, discount: Array | float
+) -> Array:
+    """`r_t + g r_{t+1} + ... + g^m V(s_{t+m})` over the m valid steps of a window.
 
     Args:
-      reward: `[B]` discounted sum of n rewards.
-      value: `[B]` V of the state after them.
-      discount: `[B]` g^n, 0 behind a true termination.
+      reward: `[B, n]`.
+      valid: `[B, n]` bool, a prefix of each row, at least one.
+      value: `[B]` V of the state after the last valid step.
+      continues: `[B]` 0 if that step is a true termination, else 1.
+      discount: g.
 
     Returns:
       `[B]` targets, without gradient.
     """
-    chex.assert_equal_shape([reward, value, discount])
-    return jax.lax.stop_gradient(reward + discount * value)
+    chex.assert_equal_shape([reward, valid])
+    chex.assert_equal_shape([reward[:, 0], value, continues])
+    powers = discount ** jnp.arange(reward.shape[1])[None]
+    earned = jnp.sum(jnp.where(valid, powers * reward, 0.0), axis=1)
+    last = continues * discount ** jnp.sum(valid, axis=1)
+    return jax.lax.stop_gradient(earned + last * value)
 
 
 def policy_weights(
@@ -84,8 +94,8 @@ def policy_weights(
     qh: Array,
     vh: Array,
     outcome: Array,
-    temperatures: tuple[float, float],
-    limits: tuple[float, float],
+    temperatures: tuple[Array | float, Array | float],
+    limits: tuple[Array | float, Array | float],
 ) -> Array:
     """Weights of the policy's regression on actions.
 
@@ -94,11 +104,11 @@ def policy_weights(
         otherwise               0
 
     Args:
-      reward_advantage: `[B]` A, what the action earned more than V_r; -inf
-        where that is not known, for a weight of 0.
+      reward_advantage: `[B]` A, the n-step return minus V_r; -inf where it is unknown, for a
+        weight of 0.
       qh: `[B]` Q_h of the state and action.
       vh: `[B]` V_h of the state.
-      outcome: `[B]` G_h, what V_h came to by what was done.
+      outcome: `[B]` G_h, the n-step backup of V_h along the actions that were taken.
       temperatures: (tr, tc).
       limits: (lr, lc), the largest weights.
 
@@ -109,7 +119,7 @@ def policy_weights(
     """
     chex.assert_equal_shape([reward_advantage, qh, vh, outcome])
     safe = _clipped_exp(temperatures[0] * reward_advantage, limits[0])
-    # A temperature of 0 must not give weight to what nobody knows.
+    # A temperature of 0 must not give weight to rows whose advantage is unknown.
     safe = jnp.where(jnp.isneginf(reward_advantage), 0.0, safe)
     unsafe = _clipped_exp(temperatures[1] * (vh - outcome), limits[1])
     weights = jnp.where(vh > 0, unsafe, jnp.where(qh <= 0, safe, 0.0))
@@ -129,7 +139,7 @@ def gaussian_nll(error: Array, log_variance: Array) -> Array:
 
 
 def weighted_cross_entropy(logits: Array, target: Array, positive_weight: float) -> Array:
-    """Binary cross-entropy in which a missed positive weighs `positive_weight`.
+    """Binary cross-entropy in which the positive class has the weight `positive_weight`.
 
     Args:
       logits: any shape.
@@ -144,6 +154,6 @@ def weighted_cross_entropy(logits: Array, target: Array, positive_weight: float)
     return positive + (1.0 - target) * jax.nn.softplus(logits)
 
 
-def _clipped_exp(x: Array, limit: float) -> jax.Array:
+def _clipped_exp(x: Array, limit: Array | float) -> jax.Array:
     # Clipping the exponent first keeps the unused branch finite.
     return jnp.exp(jnp.minimum(x, jnp.log(limit)))

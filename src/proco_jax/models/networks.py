@@ -1,10 +1,9 @@
-"""Networks. Every one reads observations through the same encoder.
+"""Networks; all of them read observations through the same form of encoder.
 
-The encoder is built from the description of the observation: the bins of a
-ring share one network, in which each bin sees its neighbours, the vectors that
-turn with the agent rotated into the bin's own frame, the heading, and all other
-sensors. A sensor that turns with the agent is so learned once, not once a bin.
-Observations come in scaled, see `scaling.Scale`.
+The encoder follows the description of the observation. The bins of a ring share one network, in
+which each bin sees its neighbors, the planar vectors rotated into the bin's own frame, the heading,
+and all other sensors, so that the network is equivariant to rotations of the agent. Inputs are
+normalized observations, see `normalizer.Normalizer`.
 """
 
 from collections.abc import Sequence
@@ -15,19 +14,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from proco_jax.config.schema import EncoderConfig
 from proco_jax.observation import ObservationSpec
+from proco_jax.types import Array
 
-# An actuator that saturates at 1 / SATURATION of its range is seen to do so.
+# Actuators may saturate at about 1 / SATURATION of an action's range.
 SATURATION = 30.0
 
 
 def apply(net: nn.Module, params: Any, *inputs: jax.Array) -> Any:
-    """What a network gives for these parameters and inputs."""
+    """The output of a network for these parameters and inputs."""
     return net.apply(params, *inputs)
 
 
 def ring_sizes(spec: ObservationSpec) -> tuple[int, ...]:
-    """The different numbers of bins among the rings."""
+    """The distinct numbers of bins of the rings."""
     return tuple(dict.fromkeys(f.size for f in spec.rings))
 
 
@@ -37,7 +38,7 @@ def take_rings(spec: ObservationSpec, obs: jax.Array, bins: int) -> jax.Array:
 
 
 def take_sensors(spec: ObservationSpec, obs: jax.Array) -> jax.Array:
-    """Everything that belongs to no ring, in order."""
+    """All fields that are no rings, in order."""
     parts = [obs[..., spec.slices[f.name]] for f in spec.fields if f.kind != "ring"]
     return jnp.concatenate(parts, axis=-1) if parts else obs[..., :0]
 
@@ -51,7 +52,7 @@ def take_planar(spec: ObservationSpec, obs: jax.Array) -> jax.Array:
 
 
 def into_bin_frames(vectors: jax.Array, bins: int) -> jax.Array:
-    """Planar vectors as seen from the middle of each bin.
+    """Planar vectors in the frame of each bin.
 
     Args:
       vectors: `[..., K, 2]` x and y in the agent's frame.
@@ -67,28 +68,26 @@ def into_bin_frames(vectors: jax.Array, bins: int) -> jax.Array:
     return jnp.concatenate([cos * x + sin * y, cos * y - sin * x], axis=-1)
 
 
-def with_neighbours(bins: jax.Array, neighbours: int) -> jax.Array:
-    """Each bin beside its neighbours: `[..., n, R]` to `[..., n, R (2k + 1)]`."""
-    shifts = range(-neighbours, neighbours + 1)
+def with_neighbors(bins: jax.Array, neighbors: int) -> jax.Array:
+    """Each bin concatenated with its k neighbors on either side: `[..., n, R (2k + 1)]`."""
+    shifts = range(-neighbors, neighbors + 1)
     return jnp.concatenate([jnp.roll(bins, -shift, axis=-2) for shift in shifts], axis=-1)
 
 
 def with_near_range(rings: jax.Array) -> jax.Array:
-    """Closeness beside its 8th power: `[..., n, R]` to `[..., n, 2 R]`.
+    """Closeness c and c^8: `[..., n, R]` to `[..., n, 2 R]`.
 
-    Closeness c is linear in the distance over the whole reach, so the last
-    centimetres, where safety is decided, are a sliver of its range. c^8 gives
-    them four times the slope and is flat far away.
+    Closeness is linear in the distance, so the last centimeters, which decide about safety, are a
+    small part of its range. c^8 has four times the slope there and is flat far away.
     """
     return jnp.concatenate([rings, rings**8], axis=-1)
 
 
 def with_saturation(action: jax.Array) -> jax.Array:
-    """Actions, and behind them tanh(SATURATION a): `[..., A]` to `[..., 2 A]`.
+    """Actions a and tanh(SATURATION a): `[..., A]` to `[..., 2 A]`.
 
-    Actuators often give all their force at a small part of the action's range
-    (MuJoCo clips a Point's at 0.05 and a Car's at 0.02), so the sign of an
-    action tells more than its size.
+    Actuators may saturate at a small part of the action's range (a Point's force at 0.05, a Car's
+    wheels at 0.02), so the sign of an action matters more than its size.
     """
     return jnp.concatenate([action, jnp.tanh(SATURATION * action)], axis=-1)
 
@@ -96,19 +95,18 @@ def with_saturation(action: jax.Array) -> jax.Array:
 class BinNetwork(nn.Module):
     """One network shared over the bins of all rings of one size.
 
-    Maps scaled observations `[..., O]` and further inputs `[..., X]` to
-    features `[..., n, hidden[-1]]`.
+    Maps normalized observations `[..., O]` and further inputs `[..., X]` to features
+    `[..., n, hidden[-1]]`.
 
     Attributes:
-      gated: what a bin sees of the rings is multiplied with what all bins share,
-        smoothly: a change is a speed times a slope, and a sum of the two must
-        first learn to multiply.
+      gated: whether the features of a bin are multiplied by a gate made from what all bins share.
+        A change is a speed times a slope, a product that sums must first learn.
     """
 
     spec: ObservationSpec
     bins: int
     hidden: Sequence[int]
-    neighbours: int
+    neighbors: int
     gated: bool = False
 
     @nn.compact
@@ -118,9 +116,9 @@ class BinNetwork(nn.Module):
         planar = take_planar(self.spec, obs)
         forward = jnp.broadcast_to(jnp.array([1.0, 0.0]), (*planar.shape[:-2], 1, 2))
         turned = into_bin_frames(jnp.concatenate([forward, planar], axis=-2), self.bins)
-        local = jnp.concatenate([with_neighbours(rings, self.neighbours), turned], axis=-1)
+        local = jnp.concatenate([with_neighbors(rings, self.neighbors), turned], axis=-1)
         sensors = jnp.concatenate([take_sensors(self.spec, obs), extra], axis=-1)
-        # What all bins share is multiplied once, not once a bin.
+        # The layer of what all bins share is applied once, not once per bin.
         x = nn.Dense(self.hidden[0])(local)
         x = x + nn.Dense(self.hidden[0], use_bias=False)(sensors)[..., None, :]
         x = activation(x)
@@ -133,18 +131,17 @@ class BinNetwork(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Scaled observations `[..., O]` and inputs `[..., X]` to `[..., features]`.
+    """Normalized observations `[..., O]` and inputs `[..., X]` to `[..., features]`.
 
-    Without rings in the description, or with `rings` off, it is one plain
-    layer, and the network that uses it a plain MLP. With `flat` on it sees the
-    whole observation directly as well as through the rings' bins.
+    Without rings in the description, or with `rings` off, it is a dense layer, and the network that
+    uses it an MLP. With `flat` on, the dense layer reads the rings directly too.
     """
 
     spec: ObservationSpec
     rings: bool
     bin_hidden: Sequence[int]
     features: int
-    neighbours: int
+    neighbors: int
     flat: bool = False
 
     @nn.compact
@@ -152,14 +149,14 @@ class Encoder(nn.Module):
         whole = self.flat or not self.rings
         parts = [obs if whole else take_sensors(self.spec, obs), extra]
         for bins in ring_sizes(self.spec) if self.rings else ():
-            network = BinNetwork(self.spec, bins, self.bin_hidden, self.neighbours)
+            network = BinNetwork(self.spec, bins, self.bin_hidden, self.neighbors)
             x = network(obs, extra)
             parts += [jnp.max(x, axis=-2), jnp.mean(x, axis=-2)]
         return nn.relu(nn.Dense(self.features)(jnp.concatenate(parts, axis=-1)))
 
 
 class Heads(nn.Module):
-    """Several networks behind one encoding: `[..., F]` to `[..., heads, outputs]`."""
+    """Several MLPs on one encoding: `[..., F]` to `[..., heads, outputs]`."""
 
     hidden: Sequence[int]
     heads: int
@@ -180,7 +177,7 @@ class Heads(nn.Module):
 
 
 class Critic(nn.Module):
-    """Values of states, or of states and actions: `[..., heads]`, at first about `start`."""
+    """Values of states, or of states and actions, `[..., heads]`; initially about `start`."""
 
     encoder: Encoder
     hidden: Sequence[int]
@@ -196,9 +193,8 @@ class Critic(nn.Module):
 class GaussianPolicy(nn.Module):
     """A diagonal Gaussian over actions: mean in [-1, 1] and log std, each `[..., A]`.
 
-    Not squashed, as in IQL's code (Kostrikov et al. 2022): before a tanh the
-    logged actions at the ends of the range, which are common, would lie
-    infinitely far out and decide the fit.
+    It is not squashed, as in IQL's code (Kostrikov et al. 2022): logged actions at the ends of the
+    range are common, and before a tanh they would be infinite and dominate the fit.
     """
 
     encoder: Encoder
@@ -216,18 +212,18 @@ class GaussianPolicy(nn.Module):
 
 
 class DynamicsNetwork(nn.Module):
-    """Standardised change of the observation and the reward, and log variances.
+    """Standardized change of the observation and the reward, and log variances.
 
-    Maps scaled observations `[..., O]` and actions `[..., A]` to mean and log
-    variance, both `[..., O + rewards]`, the parts of the reward last. A ring
-    changes by a kernel over shifts (the agent turns under it), made from sensors
-    and action, plus what the network shared over its bins adds.
+    Maps normalized observations `[..., O]` and actions `[..., A]` to mean and log variance, both
+    `[..., O + rewards]`, the parts of the reward last. The change of a ring is a kernel over shifts
+    (the agent turns under it), made from sensors and action, plus the output of the network shared
+    over its bins.
     """
 
     spec: ObservationSpec
     bin_hidden: Sequence[int]
     hidden: Sequence[int]
-    neighbours: int
+    neighbors: int
     rewards: int
 
     @nn.compact
@@ -236,7 +232,7 @@ class DynamicsNetwork(nn.Module):
         sensors = jnp.concatenate([take_sensors(self.spec, obs), action], axis=-1)
         means, log_variances, pooled = {}, {}, []
         for bins in ring_sizes(self.spec):
-            x = BinNetwork(self.spec, bins, self.bin_hidden, self.neighbours, gated=True)(
+            x = BinNetwork(self.spec, bins, self.bin_hidden, self.neighbors, gated=True)(
                 obs, action
             )
             rings = take_rings(self.spec, obs, bins)
@@ -254,8 +250,8 @@ class DynamicsNetwork(nn.Module):
         return mean, jnp.clip(log_variance, -10.0, 4.0)
 
     def _turn(self, rings: jax.Array, sensors: jax.Array) -> jax.Array:
-        """Change of the rings `[..., n, R]` by shifting them, `self.neighbours` at most."""
-        count, shifts = rings.shape[-1], range(-self.neighbours, self.neighbours + 1)
+        """Change of the rings `[..., n, R]` by shifting them, `self.neighbors` at most."""
+        count, shifts = rings.shape[-1], range(-self.neighbors, self.neighbors + 1)
         hidden = nn.swish(nn.Dense(self.bin_hidden[0])(sensors))
         kernel = nn.Dense(count * len(shifts))(hidden)
         kernel = kernel.reshape(*kernel.shape[:-1], 1, len(shifts), count)
@@ -276,3 +272,22 @@ class DynamicsNetwork(nn.Module):
                 parts.append(rest[..., start : start + f.size])
                 start += f.size
         return jnp.concatenate([*parts, rest[..., start:]], axis=-1)
+
+
+def make_encoder(config: EncoderConfig, spec: ObservationSpec) -> Encoder:
+    """The encoder of a config for an observation."""
+    return Encoder(spec, config.rings, config.bin_hidden, config.features, config.neighbors)
+
+
+def sample_gaussian(net: GaussianPolicy, params: Any, obs: Array, key: Array, n: int) -> jax.Array:
+    """Actions `[n, A]` of a Gaussian policy in one normalized state `[O]`, clipped to [-1, 1]."""
+    mean, log_std = apply(net, params, obs)
+    noise = jax.random.normal(key, (n, *mean.shape))
+    return jnp.clip(mean + jnp.exp(log_std) * noise, -1.0, 1.0)
+
+
+def log_probability(net: GaussianPolicy, params: Any, obs: Array, action: Array) -> jax.Array:
+    """Log density `[B]` of actions under a Gaussian policy, up to a constant."""
+    mean, log_std = apply(net, params, obs)
+    error = (action - mean) * jnp.exp(-log_std)
+    return -jnp.sum(0.5 * jnp.square(error) + log_std, axis=-1)

@@ -1,4 +1,4 @@
-"""Bringing observations to the scale that networks expect, without breaking their geometry."""
+"""Normalization of observations that preserves the geometry of rings and planar vectors."""
 
 import jax
 import jax.numpy as jnp
@@ -9,17 +9,16 @@ from proco_jax.observation import ObservationSpec
 from proco_jax.types import Array
 
 CONSTANT_BELOW = 1e-5
-# Sensors spike on impact, and an imagined sensor may run away; beyond so many
-# standard deviations a network is told no more than "very much".
+# In standard deviations. Sensors spike on impact, and imagined sensors may diverge.
 CLIP = 8.0
 
 
 @struct.dataclass
-class Scale:
+class Normalizer:
     """`(obs - shift) * factor`, clipped to +-CLIP, with factor 0 for dimensions that never change.
 
-    Rings stay closeness in [0, 1], and a planar vector is scaled as one and
-    not shifted, so that turning it commutes with scaling it.
+    Rings keep their closeness in [0, 1]. A planar vector is scaled by one factor and not shifted,
+    so that rotation and normalization commute.
 
     Attributes:
       shift: `[O]`.
@@ -30,7 +29,7 @@ class Scale:
     factor: Array
 
     def __call__(self, obs: Array) -> jax.Array:
-        """Scales `[..., O]` raw observations."""
+        """Normalizes raw observations `[..., O]`."""
         return jnp.clip((jnp.asarray(obs) - self.shift) * self.factor, -CLIP, CLIP)
 
     @property
@@ -39,8 +38,8 @@ class Scale:
         return self.factor > 0
 
 
-def fit_scale(spec: ObservationSpec, obs: np.ndarray) -> Scale:
-    """The scale of logged observations.
+def fit_normalizer(spec: ObservationSpec, obs: np.ndarray) -> Normalizer:
+    """Fits the normalizer of logged observations.
 
     Args:
       spec: the description of the observation, of size O.
@@ -51,7 +50,7 @@ def fit_scale(spec: ObservationSpec, obs: np.ndarray) -> Scale:
     """
     if obs.ndim != 2 or obs.shape[1] != spec.size:
         raise ValueError(
-            f"observations of shape {obs.shape} do not fit a description of size {spec.size}"
+            f"observations: found shape {obs.shape}, expected [M, {spec.size}] by the description"
         )
     mean, std = obs.mean(0, dtype=np.float64), obs.std(0, dtype=np.float64)
     rms = np.sqrt(mean**2 + std**2)
@@ -65,4 +64,4 @@ def fit_scale(spec: ObservationSpec, obs: np.ndarray) -> Scale:
             shift[planar], size[planar] = 0.0, np.sqrt(np.mean(rms[planar] ** 2))
     varies = std > CONSTANT_BELOW
     factor = np.where(varies, 1.0 / np.where(varies, size, 1.0), 0.0)
-    return Scale(shift.astype(np.float32), factor.astype(np.float32))
+    return Normalizer(shift.astype(np.float32), factor.astype(np.float32))

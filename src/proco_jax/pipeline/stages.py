@@ -1,29 +1,67 @@
-"""The stages of a run, in order, each resumable, each leaving an artefact."""
+"""All stages of a run, in order; each can be resumed, each leaves files in the workdir.
 
+logs -> dynamics -> labels -> cost network        (world model, shared through the store)
+logs + world model -> policies                     (each algorithm with each augmentation)
+policies -> violation forecast -> episodes         (each policy under each shield) -> report
+"""
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from proco_jax.common.files import write_text
+from proco_jax.augmentation.base import Context
 from proco_jax.config.schema import Config
 from proco_jax.data.logs import Logs, load_logs, to_dataset
-from proco_jax.deployment import policy as deploy
-from proco_jax.diagnostics import dynamics_error as foresight
+from proco_jax.deployment.acting import Deployed
+from proco_jax.deployment.calibration import forecast_table, within
+from proco_jax.deployment.policy import FOLDER, save_policies
+from proco_jax.deployment.shield import ShieldState
+from proco_jax.diagnostics import dynamics_error
 from proco_jax.envs.tasks import Task, get_task
 from proco_jax.evaluation.results import FILE, load_rows
-from proco_jax.knowledge.grounding import Grounding, ground, label_states
-from proco_jax.models.normalizer import fit_scale
-from proco_jax.pipeline import artifacts, fits, learning
-from proco_jax.pipeline.fits import Data
-from proco_jax.pipeline.learning import Learner
+from proco_jax.knowledge.grounding import Grounding, ground
+from proco_jax.models import cost, dynamics
+from proco_jax.models.normalizer import fit_normalizer
+from proco_jax.pipeline import policies, reports
+from proco_jax.pipeline.policies import Learner, Trained
+from proco_jax.pipeline.store import digest
 from proco_jax.pipeline.workdir import DONE, Run
+from proco_jax.pipeline.world_model import (
+    Data,
+    FittedCost,
+    Nets,
+    fit_cost,
+    fit_dynamics,
+    label,
+    make_nets,
+    make_world,
+    rule_score,
+)
 from proco_jax.report.markdown import write_report
 from proco_jax.report.tables import print_summary, summarize
-from proco_jax.training import loop as train
-from proco_jax.training.loop import Context, Parts
+from proco_jax.training.loop import make_program
+from proco_jax.types import TaskSpec
+
+FORECAST = "violation_forecast.json"
+THRESHOLDS = ("qh_threshold", "planner_threshold")
+
+
+class Fitted(NamedTuple):
+    """The world model of a run.
+
+    Attributes:
+      dynamics: the fitted ensemble.
+      cost: the fitted cost network.
+      inputs: content hashes of both, by kind.
+    """
+
+    dynamics: dynamics.Model
+    cost: FittedCost
+    inputs: dict[str, Any]
 
 
 def run_all(run: Run, render: bool = False) -> Path:
@@ -31,19 +69,20 @@ def run_all(run: Run, render: bool = False) -> Path:
 
     Args:
       run: opened by `open_run`.
-      render: draw an episode of each learner as an animation.
+      render: draw an episode of each policy as an animation.
 
     Returns:
       The path of `report.md`.
     """
     task = get_task(run.config.task)
-    learners = learners_of(run.config)
-    drawn = all((run.workdir / "pictures" / f"episode_{x.name}.gif").exists() for x in learners)
-    if run.read_json(DONE) is None or (render and not drawn):
-        grounding = ground(run.config, task.spec, run.workdir, run.log)
+    if run.read_json(DONE) is None or (render and not _rendered(run)):
+        grounding = None
+        # Without an augmentation no knowledge is used, and no language model is asked.
+        if set(run.config.augmentations) != {"none"}:
+            grounding = ground(run.config, task.spec, run.workdir, run.log)
         with run.stage("data", "Data"):
             logs = load_logs(run.config, run.workdir, run.log)
-        _learn(run, task, logs, grounding, learners, render)
+        _learn_and_evaluate(run, task, logs, grounding, render)
         run.write_json(DONE, {"steps": run.config.train.steps})
     report = write_report(run.workdir)
     print_summary(summarize(load_rows(run.workdir / FILE)))
@@ -52,140 +91,259 @@ def run_all(run: Run, render: bool = False) -> Path:
 
 
 def run_knowledge(run: Run) -> None:
-    """Runs the stages up to the cost network and its report, in the run's own folder."""
+    """Runs the stages up to the cost network and its report."""
     task = get_task(run.config.task)
     grounding = ground(run.config, task.spec, run.workdir, run.log)
     with run.stage("data", "Data"):
         logs = load_logs(run.config, run.workdir, run.log)
-    parts = make_parts(run, logs)
-    know(run, parts, device_data(logs), logs, grounding, risk_of(grounding))
+    fit_world_model(run, make_nets(run.config, logs.spec), device_data(logs), logs, grounding)
 
 
 def learners_of(config: Config) -> tuple[Learner, ...]:
-    """PROCO if it is enabled, and the baseline if it is wanted or nothing else is left."""
-    # With 0, rewards have no say in the weights of actions.
-    rewarded = config.agent.reward_temperature > 0
-    algorithm = learning.ALGORITHM if rewarded else learning.CLONING
-    baseline = Learner("baseline", False, algorithm)
-    if not config.proco.enabled:
-        return (baseline,)
-    proco = Learner(deploy.PROCO, True, algorithm)
-    return (proco, baseline) if config.baseline else (proco,)
+    """Every algorithm with every augmentation, those with an augmentation first."""
+    order = sorted(config.augmentations, key=lambda name: name == "none")
+    return tuple(Learner(a, b) for a in config.algorithms for b in order)
 
 
-def _learn(
-    run: Run,
-    task: Task,
-    logs: Logs,
-    grounding: Grounding,
-    learners: tuple[Learner, ...],
-    render: bool,
-) -> None:
-    """Everything between the logs and the last row of results."""
-    parts = make_parts(run, logs)
-    data = device_data(logs)
-    actions = data.train.action.shape[1]
-    write_text(run.workdir / deploy.SCALE_FILE, deploy.scale_text(parts.spec, data.scale, actions))
-    knowledge, risk = None, risk_of(grounding)
-    if any(learner.proco for learner in learners):
-        knowledge = know(run, parts, data, logs, grounding, risk)
-    contexts = {
-        x.name: Context(data.train, data.scale, knowledge if x.proco else None) for x in learners
-    }
-    agents = {}
-    for learner in learners:
-        context = contexts[learner.name]
-        with run.stage(f"train/{learner.name}", f"Training: {learner.name}"):
-            state = learning.train_policies(run, parts, task, context, learner)
-        agents[learner.name] = state.agent
-        known = context.knowledge
-        deploy.save_policy(
-            run.workdir,
-            learner.name,
-            run.config.train.steps,
-            state.agent,
-            None if known is None else known.model,
-        )
-        if state.buffer is not None and run.read_json("rollouts.json") is None:
-            artifacts.report_rollouts(run, data, state)
-    if knowledge is not None and run.config.evaluation.foreseen:
-        with run.stage("foreseen", "What the model foresees of the policies"):
-            score, proco = _score(grounding), agents[deploy.PROCO]
-            artifacts.report_foreseen(run, parts, data, logs, knowledge, score, proco)
-    played = {x.name: deployed_parts(run, parts, x) for x in learners}
-    with run.stage("evaluation", "Evaluation"):
-        for learner in learners:
-            steps, episodes = run.config.train.steps, run.config.evaluation.episodes
-            if not learning.evaluated(run, learner, steps, episodes):
-                own, agent = played[learner.name], agents[learner.name]
-                context = contexts[learner.name]
-                learning.evaluate_agents(run, own, task, context, agent, learner, steps, episodes)
-    with run.stage("diagnosis", "Feasibility report"):
-        artifacts.report_feasibility(run, parts, data, logs, risk, agents)
-    if render:
-        with run.stage("render", "Episodes as animations"):
-            artifacts.render(run, task, contexts, played, agents)
-
-
-def know(
-    run: Run,
-    parts: Parts,
-    data: Data,
-    logs: Logs,
-    grounding: Grounding,
-    risk: foresight.Risk | None,
-) -> train.Knowledge:
+def fit_world_model(run: Run, nets: Nets, data: Data, logs: Logs, grounding: Grounding) -> Fitted:
     """Dynamics, labels and cost network, each with its report."""
     with run.stage("dynamics", "Dynamics"):
-        model = fits.fit_dynamics(run, parts, data)
-        if risk is not None and run.read_json("dynamics.json") is None:
-            fits.report_dynamics(run, parts, data, model, logs, risk)
+        model, dynamics_folder = fit_dynamics(run, nets, data)
+        margin = margin_of(grounding)
+        if margin is not None and run.read_json("dynamics.json") is None:
+            reports.report_dynamics(run, nets, data, model, logs, margin)
     with run.stage("cost", "Knowledge and cost"):
-        config = run.config
-
-        def ask(obs: np.ndarray) -> Any:
-            doubt = fits.doubt(run, parts, data.scale)
-            return label_states(grounding, obs, config, config.seed, doubt)
-
-        labels = fits.label_states(run, parts, data, model, ask, _score(grounding))
-        cost_model, report, held_out = fits.fit_cost(run, parts, data.scale, labels)
+        labels, labels_folder = label(run, nets, data, model, dynamics_folder, grounding)
+        fitted = fit_cost(run, nets, data.normalizer, labels, labels_folder)
         if run.read_json("cost.json") is None:
-            artifacts.draw_cost_network(run, parts, fits.first(cost_model), held_out, grounding)
-            artifacts.report_cost(
-                run, parts, cost_model, report, logs, grounding, len(labels.unsafe)
-            )
-        return fits.knowledge(run, parts, data, model, cost_model)
+            reports.report_cost(run, nets, fitted, logs, grounding)
+    inputs = {"dynamics": dynamics_folder.name, "cost": fitted.folder.name}
+    return Fitted(model, fitted, inputs)
 
 
-def make_parts(run: Run, logs: Logs) -> Parts:
-    """The networks of a run on these logs."""
-    return train.make_parts(run.config, logs.spec, logs.episodes[0].action.shape[1])
+def make_contexts(
+    run: Run, nets: Nets, data: Data, fitted: Fitted | None, augmentations: Sequence[str]
+) -> dict[str, tuple[Context, dict[str, Any]]]:
+    """What trainings with each augmentation read, and the hashes of what it is made of."""
+    found: dict[str, tuple[Context, dict[str, Any]]] = {}
+    for name in augmentations:
+        world, inputs = None, {"logs": data.digest}
+        if name != "none":
+            assert fitted is not None
+            cost_model = None if name == "control" else fitted.cost.model
+            world = make_world(run.config, nets, data, fitted.dynamics, cost_model)
+            inputs["dynamics"] = fitted.inputs["dynamics"]
+            if name != "control":
+                inputs["cost"] = fitted.inputs["cost"]
+        found[name] = Context(data.train, data.normalizer, world), inputs
+    return found
 
 
-def deployed_parts(run: Run, parts: Parts, learner: Learner) -> Parts:
-    """The networks of a run, PROCO's with the bounds on Q_h that it is deployed with."""
-    if not learner.proco:
-        return parts
-    return parts._replace(config=deploy.deployed(run.workdir, parts.config))
+def task_spec(task: Task, config: Config, logs: Logs) -> TaskSpec:
+    """What algorithms must know of the task, with the fields that the logs have."""
+    actions = logs.episodes[0].action.shape[1]
+    return TaskSpec(logs.spec, actions, task.episode_steps, config.cost_limit)
 
 
 def device_data(logs: Logs) -> Data:
     """The split logs on the device. Without held-out episodes the training ones stand in."""
-    held = logs.holdout or logs.episodes
-    part = to_dataset(logs.episodes)
-    scale = fit_scale(logs.spec, part.obs)
-    return jax.tree.map(jnp.asarray, Data(part, to_dataset(held), scale))
+    train = to_dataset(logs.episodes)
+    normalizer = fit_normalizer(logs.spec, train.obs)
+    holdout = to_dataset(logs.holdout or logs.episodes)
+    train, holdout, normalizer = jax.tree.map(jnp.asarray, (train, holdout, normalizer))
+    # Kinds and reach of fields decide networks and rules, whatever the numbers are.
+    found = digest({"logs": logs.digest, "fields": logs.spec.to_json()})
+    return Data(train, holdout, normalizer, found)
 
 
-def risk_of(grounding: Grounding) -> foresight.Risk | None:
-    """The rule's own margin, the trivial score; None where a model labels states alone."""
-    if not grounding.rules:
+def margin_of(grounding: Grounding | None) -> dynamics_error.Margin | None:
+    """The rules' signed margin; None without rules, or if their units differ."""
+    if grounding is None or len({rule.unit for rule in grounding.rules}) != 1:
         return None
     return lambda obs: grounding.label(obs).margin
 
 
-def _score(grounding: Grounding) -> fits.Score | None:
-    """The rules' largest margin as a compiled function; None without rules."""
-    if not grounding.rules:
-        return None
-    return lambda obs: jnp.stack([rule.margin(obs) for rule in grounding.rules]).max(axis=0)
+def _learn_and_evaluate(
+    run: Run, task: Task, logs: Logs, grounding: Grounding | None, render: bool
+) -> None:
+    """Everything between the logs and the last row of results."""
+    config = run.config
+    nets, data = make_nets(config, logs.spec), device_data(logs)
+    fitted = None
+    if grounding is not None:
+        fitted = fit_world_model(run, nets, data, logs, grounding)
+    contexts = make_contexts(run, nets, data, fitted, config.augmentations)
+    trained = []
+    for learner in learners_of(config):
+        spec = task_spec(task, config, logs)
+        program = make_program(config, spec, learner.algorithm, learner.augmentation)
+        context, inputs = contexts[learner.augmentation]
+        name = f"{program.algorithm.name}, augmentation {learner.augmentation}"
+        with run.stage(f"train/{learner.algorithm}-{learner.augmentation}", f"Training: {name}"):
+            trained.append(policies.train_policies(run, program, task, context, learner, inputs))
+        if trained[-1].name in [policy.name for policy in trained[:-1]]:
+            raise ValueError(
+                f"--config.algorithms: two algorithms are called {program.algorithm.name!r}; give "
+                "your own a name of its own"
+            )
+    reports.report_rollouts(run, data, trained)
+    with run.stage("feasibility", "Feasibility report"):
+        reports.report_feasibility(run, data, logs, margin_of(grounding), trained)
+    shields = {}
+    if grounding is not None and set(config.shields) != {"none"}:
+        with run.stage("forecast", "Violation forecast"):
+            shields = _calibrated_shields(run, nets, logs, grounding, contexts, trained)
+    deployed = {}
+    for policy in trained:
+        context = contexts[policy.learner.augmentation][0]
+        shield = shields.get(_shield_donor(policy, trained))
+        deployed[policy.name] = policies.deploy(policy, context, shield)
+        algorithm, augmentation = policy.learner
+        save_policies(run.workdir, policy.program, algorithm, augmentation, deployed[policy.name])
+    with run.stage("evaluation", "Evaluation"):
+        _evaluate_all(run, task, trained, deployed)
+    if render:
+        with run.stage("render", "Episodes as animations"):
+            _render_all(run, task, trained, deployed)
+
+
+def _calibrated_shields(
+    run: Run,
+    nets: Nets,
+    logs: Logs,
+    grounding: Grounding,
+    contexts: Mapping[str, tuple[Context, Any]],
+    trained: Sequence[Trained],
+) -> dict[str, ShieldState]:
+    """The shields of all policies with critics, their thresholds set by the violation forecast.
+
+    Writes `violation_forecast.json`. A forecast that is there is not made again, so thresholds stay
+    as they are when a run is resumed.
+    """
+    score = rule_score(grounding)
+    obs = np.concatenate([e.obs[:-1] for e in logs.holdout or logs.episodes])
+    report = run.read_json(FORECAST) or {}
+    found = {}
+    for policy in trained:
+        context = contexts[policy.learner.augmentation][0]
+        shield = policies.shield_state(policy, context)
+        if shield is None:
+            continue
+        if context.world is None or context.world.cost is None:
+            # Without knowledge nothing says what violates: the config's thresholds stay.
+            found[policy.name] = shield
+            continue
+        unsafe = (
+            _unsafe_by_network(nets, context.world.cost)
+            if score is None
+            else _unsafe_by_rule(score)
+        )
+        if policy.name not in report:
+            rows = forecast_table(
+                policy.program,
+                policies.deploy(policy, context, shield),
+                unsafe,
+                obs,
+                run.config.shield.forecast_starts,
+            )
+            report[policy.name] = {"rows": rows}
+            run.write_json(FORECAST, report)
+        try:
+            row = next(row for row in report[policy.name]["rows"] if row["deployed"])
+            thresholds = {name: jnp.float32(row[name]) for name in THRESHOLDS}
+        except (KeyError, TypeError, ValueError, StopIteration) as error:
+            raise ValueError(
+                f"{run.workdir / FORECAST}: found no deployed thresholds of {policy.name}; remove "
+                "it, then the same command writes it anew"
+            ) from error
+        found[policy.name] = shield._replace(**thresholds)
+        _log_choice(run, policy.name, row)
+    return found
+
+
+def _log_choice(run: Run, name: str, row: Mapping[str, Any]) -> None:
+    target = run.config.shield.target_violation_rate
+    words = f"Q_h threshold {row['qh_threshold']:g}, planner above {row['planner_threshold']:g}"
+    if target > 0:
+        inside = "within" if within(row, target) else "NOT within"
+        words += f"; the forecast is {inside} the target violation rate of {target:g}"
+    run.log(f"   {name}: {words}")
+
+
+def _unsafe_by_rule(score: Any) -> Any:
+    # A margin that is not a number counts as unsafe.
+    return lambda obs: ~(score(obs) < 0)
+
+
+def _unsafe_by_network(nets: Nets, model: cost.CostModel) -> Any:
+    return lambda obs: cost.unsafe(nets.cost, model, obs)
+
+
+def _shield_donor(policy: Trained, trained: Sequence[Trained]) -> str:
+    """The name of the policy whose shield a policy is evaluated under.
+
+    Its own, or without augmentation that of its twin, trained with PROCO if there is one: so the
+    same shield guards both, and the rows under it differ by training alone.
+    """
+    if policy.learner.augmentation != "none":
+        return policy.name
+    twins = {
+        other.learner.augmentation: other.name
+        for other in trained
+        if other.learner.algorithm == policy.learner.algorithm
+    }
+    return twins.get("proco") or twins.get("control") or policy.name
+
+
+def _evaluate_all(
+    run: Run, task: Task, trained: Sequence[Trained], deployed: Mapping[str, Deployed]
+) -> None:
+    steps, episodes = run.config.train.steps, run.config.evaluation.episodes
+    by_name = {policy.name: policy for policy in trained}
+    for policy in trained:
+        for shield in run.config.shields:
+            donor = by_name[_shield_donor(policy, trained)]
+            inputs = {**policy.inputs, "shield_of": donor.inputs if shield != "none" else None}
+            policies.evaluate(
+                run,
+                policy.program,
+                task,
+                policy.learner,
+                shield,
+                deployed[policy.name],
+                inputs,
+                steps,
+                episodes,
+            )
+
+
+def _rendered(run: Run) -> bool:
+    names = [path.name for path in (run.workdir / FOLDER).glob("[!.]*")]
+    return all(
+        reports.episode_picture(run, f"{name}-{shield}").exists()
+        for name in names
+        for shield in run.config.shields
+    )
+
+
+def _render_all(
+    run: Run, task: Task, trained: Sequence[Trained], deployed: Mapping[str, Deployed]
+) -> None:
+    players = {}
+    for policy in trained:
+        whole = deployed[policy.name]
+        guard = whole.shield
+
+        def first(tree: Any) -> Any:
+            return jax.tree.map(lambda x: x[:1], tree)
+
+        one = whole._replace(
+            algorithm=first(whole.algorithm),
+            hyper=first(whole.hyper),
+            shield=None if guard is None else guard._replace(critics=first(guard.critics)),
+        )
+        for shield in run.config.shields:
+            players[f"{policy.name}-{shield}"] = policies.make_player(
+                policy.program, shield, one, run.config.seed
+            )
+    reports.render(run, task, players)

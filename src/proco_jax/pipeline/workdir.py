@@ -1,4 +1,4 @@
-"""One run's folder: its config, clock, metrics and lock."""
+"""The folder of a run: its config, lock, metrics and times."""
 
 import contextlib
 import dataclasses
@@ -10,12 +10,14 @@ from typing import Any
 
 from proco_jax.common.files import locked, write_text
 from proco_jax.common.metrics import MetricsWriter
-from proco_jax.config import schema as configs
+from proco_jax.config import schema
 from proco_jax.config.schema import Config
+from proco_jax.config.validation import validate
 
 CONFIG = "config.json"
 TIMING = "timing.json"
 DONE = "done.json"
+STORE = "store"
 
 
 class ConfigMismatchError(ValueError):
@@ -28,7 +30,8 @@ class Run:
 
     Attributes:
       config: validated.
-      workdir: the only folder that the run writes to, the dataset store apart.
+      workdir: the folder that the run writes its results to.
+      store: root of the shared artifacts, see `store.py`.
       metrics: writer of `metrics.jsonl`.
       log: takes lines for the user.
       timed: whether stages add their seconds to `timing.json`.
@@ -36,26 +39,34 @@ class Run:
 
     config: Config
     workdir: Path
+    store: Path
     metrics: MetricsWriter
     log: Callable[[str], None] = print
     timed: bool = True
 
-    def checkpoints(self, part: str) -> Path:
-        """Folder of a part's checkpoints."""
-        return self.workdir / "checkpoints" / part
-
     def write_json(self, name: str, content: Any) -> None:
-        """Writes an artefact, whole or not at all."""
+        """Writes a file of the workdir atomically."""
         write_text(self.workdir / name, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
     def read_json(self, name: str) -> Any | None:
-        """An artefact, None if it is not there."""
+        """The content of a file of the workdir; None if there is no such file.
+
+        Raises:
+          ValueError: if the file is damaged.
+        """
         path = self.workdir / name
-        return json.loads(path.read_text()) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            return json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(
+                f"{path} is damaged ({error}); remove it, then the same command writes it anew"
+            ) from error
 
     @contextlib.contextmanager
     def stage(self, name: str, title: str) -> Iterator[None]:
-        """A heading, and the stage's seconds in `timing.json`, summed over resumes."""
+        """Logs a heading, and adds the stage's seconds to `timing.json`, also over resumptions."""
         self.log(f"\n== {title}")
         start = time.monotonic()
         try:
@@ -70,37 +81,48 @@ class Run:
 
 
 def check_finished(workdir: Path) -> None:
-    """Raises ValueError unless the folder holds a finished run."""
+    """Checks that a folder holds a finished run.
+
+    Raises:
+      ValueError: if it does not.
+    """
     if not (workdir / DONE).exists():
         raise ValueError(
-            f"{workdir} holds no finished run; first: python -m proco_jax.main --config=..."
+            f"{workdir} holds no finished run; run python -m proco_jax.main --config=... first"
         )
 
 
 @contextlib.contextmanager
 def open_run(
-    config: Config, workdir: Path, tensorboard: bool = False, log: Callable[[str], None] = print
+    config: Config,
+    workdir: Path,
+    store: Path | None = None,
+    tensorboard: bool = False,
+    log: Callable[[str], None] = print,
 ) -> Iterator[Run]:
-    """Opens a run's folder, new or to go on.
+    """Opens the folder of a run, a new one or one to resume.
+
+    Args:
+      store: root of the shared artifacts; None for the folder `store` beside the workdir, which
+        runs in the same parent folder share.
 
     Raises:
-      ValueError: if the config cannot be run.
-      ConfigMismatchError: if the folder holds a run with another config, with
-        the differences.
+      ValueError: if the config cannot be run, or the folder's own is damaged.
+      ConfigMismatchError: if the folder holds a run with another config, with the differences.
     """
-    configs.validate(config)
+    validate(config)
     _check_same(config, workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     with locked(workdir / ".lock", log, "run"):
         # Another process may have begun here while this one waited.
         _check_same(config, workdir)
         if not (workdir / CONFIG).exists():
-            write_text(workdir / CONFIG, configs.to_json(config))
+            write_text(workdir / CONFIG, schema.to_json(config))
         try:
             with MetricsWriter(workdir, tensorboard=tensorboard) as metrics:
-                yield Run(config, workdir, metrics, log)
+                yield Run(config, workdir, store or workdir.absolute().parent / STORE, metrics, log)
         except Exception:
-            # What failed before it made anything binds nobody to its config.
+            # A run that failed before it made anything does not fix the config.
             if {path.name for path in workdir.iterdir()} <= {CONFIG, TIMING, ".lock"}:
                 (workdir / CONFIG).unlink()
             raise
@@ -108,7 +130,16 @@ def open_run(
 
 def _check_same(config: Config, workdir: Path) -> None:
     path = workdir / CONFIG
-    if path.exists() and (lines := configs.differences(config, path.read_text())):
+    if not path.exists():
+        return
+    try:
+        lines = schema.differences(config, path.read_text())
+    except (ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); if the folder belongs to this config, remove that file, "
+            "then the same command writes it anew; otherwise give another --workdir"
+        ) from error
+    if lines:
         raise ConfigMismatchError(
             f"{workdir} holds a run with another config (there -> now):\n  "
             + "\n  ".join(lines)

@@ -1,1 +1,1 @@
-"""What a run tells: result rows, tables, metrics, pictures, and `report.md`."""
+"""Tables, pictures and `report.md` of the results of a run."""

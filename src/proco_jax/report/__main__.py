@@ -1,32 +1,47 @@
-"""`python -m proco_jax.report runs/a runs/b`: the results of several runs as one table."""
+"""Results and gains of several runs as Markdown tables.
 
-import argparse
+    python -m proco_jax.report runs/a runs/b
+
+Prints the tables on standard output. With --write, `report.md` and the pictures of
+each run are written again first.
+"""
+
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from proco_jax.report.markdown import write_report
-from proco_jax.report.tables import results_table
+from absl import app, flags
+
+from proco_jax.evaluation.results import FILE, load_rows
+from proco_jax.report.markdown import results_markdown, write_report
+from proco_jax.report.tables import summarize
+
+_WRITE = flags.DEFINE_bool("write", False, "Write report.md and its pictures of each run again.")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the Markdown table of the given runs; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m proco_jax.report", description=__doc__)
-    parser.add_argument("workdirs", nargs="+", type=Path, help="folders of runs")
-    parser.add_argument(
-        "--write", action="store_true", help="write report.md and its pictures of each run anew"
-    )
-    options = parser.parse_args(arguments)
+def main(argv: Sequence[str]) -> None:
+    """Prints the tables of the runs whose workdirs are the arguments after the program's name.
+
+    Raises:
+      UsageError: if there is no workdir among the arguments.
+      SystemExit: with a message, if a workdir has no results or a file is damaged.
+    """
+    workdirs = [Path(argument) for argument in argv[1:]]
+    if not workdirs:
+        raise app.UsageError("no workdir given: python -m proco_jax.report runs/a runs/b")
     try:
-        if options.write:
-            for workdir in options.workdirs:
+        if _WRITE.value:
+            for workdir in workdirs:
                 print(f"wrote {write_report(workdir)}", file=sys.stderr)
-        print(results_table(options.workdirs), end="")
-    except (FileNotFoundError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+        summaries = [
+            summary
+            for workdir in workdirs
+            for summary in summarize(load_rows(workdir / FILE), run=str(workdir))
+        ]
+        print(results_markdown(summaries), end="")
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from None
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    app.run(main)

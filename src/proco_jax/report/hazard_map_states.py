@@ -1,11 +1,11 @@
-"""States on a grid around one hazard, for a map of what a critic thinks of them."""
+"""Observations at grid positions around one hazard, for maps of a critic's values."""
 
 import numpy as np
 
 from proco_jax.observation import ObservationSpec
 
-# Rings that are emptied, so that the one hazard is all there is to avoid.
-OBSTACLES = ("hazards_lidar", "vases_lidar", "gremlins_lidar", "pillars_lidar")
+# Rings that are set to 0, so that the hazard is the only obstacle.
+_OBSTACLES = ("hazards_lidar", "vases_lidar", "gremlins_lidar", "pillars_lidar")
 
 
 def states_around_hazard(
@@ -18,31 +18,30 @@ def states_around_hazard(
     speed: float = 0.0,
     ring: str = "hazards_lidar",
 ) -> np.ndarray:
-    """A robot that heads along +x, at every place around a hazard at the origin.
+    """Observations of a robot that heads along +x, at each position around a hazard at the origin.
 
-    Only what the obstacle rings and the velocimeter read is computed; every
-    other field is taken from a logged observation, so the states are made up
-    and their goal lies where it lay in that observation.
+    Only the obstacle rings and the velocimeter are computed. All other fields, the
+    goal among them, are copied from `base`; the states are therefore synthetic.
 
     Args:
-      spec: the fields; `ring` must be one of them.
-      base: `[O]`, the observation that is changed.
-      xs: `[X]` places of the robot, metres.
-      ys: `[Y]`.
+      spec: the fields of an observation; `ring` must be one of them.
+      base: `[O]`, the observation whose other fields are copied.
+      xs: `[X]` positions of the robot, meters.
+      ys: `[Y]` positions of the robot, meters.
       ahead: angle of the robot's forward direction in its own frame: 0 for
         Point, -pi/2 for Car.
-      speed: of the robot, forward, m/s.
+      speed: forward speed of the robot, m/s.
       ring: the field that shows the hazard.
 
     Returns:
       `[Y, X, O]` float32.
 
     Raises:
-      KeyError: if there is no such ring.
+      KeyError: if `spec` has no field `ring`.
     """
     field, slices = spec.field(ring), spec.slices
     states = np.broadcast_to(base, (len(ys), len(xs), spec.size)).astype(np.float32)
-    for name in OBSTACLES:
+    for name in _OBSTACLES:
         if name in slices:
             states[..., slices[name]] = 0.0
     x, y = np.meshgrid(xs, ys)
@@ -56,16 +55,17 @@ def states_around_hazard(
 
 
 def ring_reading(distance: np.ndarray, angle: np.ndarray, bins: int, reach: float) -> np.ndarray:
-    """What a lidar ring reads of one object.
+    """The reading of a lidar ring with one object.
 
-    The object's bin reads its closeness; the neighbours read it in proportion
-    to how near the object lies to their side (Safety-Gymnasium's alias).
+    The object's bin reads its closeness. The two adjacent bins read it in
+    proportion to how close the object is to their side (alias of
+    Safety-Gymnasium's pseudo lidar).
 
     Args:
-      distance: `[...]` metres.
+      distance: `[...]` meters.
       angle: `[...]` radians in the agent's frame.
-      bins: of the ring.
-      reach: distance in metres from which a bin reads 0.
+      bins: number of bins.
+      reach: distance in meters from which a bin reads 0.
 
     Returns:
       `[..., bins]`.

@@ -1,66 +1,36 @@
-"""`report.md`: everything a run has left in its workdir, for a person to read.
+"""`report.md`: the results of a run and the artifacts of its stages, for a person to read.
 
-Each part of a run leaves a JSON file. The report shows those that are there
-and says which are not; it can be written anew at any time.
+The report shows the artifacts that are in the workdir and names those that are
+not. It can be written again at any time.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from proco_jax.common import metrics
 from proco_jax.common.files import write_text
 from proco_jax.evaluation import results
 from proco_jax.report import pictures
-from proco_jax.report.nested_tables import tidy
-from proco_jax.report.tables import CAPTION, markdown_table, number, summarize, summary_markdown
+from proco_jax.report.gains import GAINS_CAPTION, gains_markdown
+from proco_jax.report.nested_tables import nested_tables
+from proco_jax.report.tables import (
+    CAPTION,
+    Summary,
+    logs_name,
+    markdown_table,
+    number,
+    summarize,
+    summary_markdown,
+)
 
 FILE = "report.md"
-
-# Heading, file, what its numbers are, and how its pictures' names begin.
-PARTS = (
-    ("Data", "dataset.json", "", ("dataset",)),
-    (
-        "Dynamics",
-        "dynamics.json",
-        "R2 on held-out transitions by sensor group, against persistence (nothing changes) and "
-        "ridge regression; below, the distance to the unsafe set predicted open loop with logged "
-        "actions, and the distance to the nearest object of each ring, until something is "
-        "violated.",
-        ("open_loop", "dynamics"),
-    ),
-    (
-        "Cost",
-        "cost.json",
-        "Recall and precision on held-out labels; `true` ones against the simulator's cost are a "
-        "diagnosis that no part of the training sees.",
-        ("cost",),
-    ),
-    ("Imagined rollouts", "rollouts.json", "", ("rollouts",)),
-    (
-        "Feasibility",
-        "feasibility.json",
-        "The share of held-out, violation-free logged states called infeasible, and the AUROC of "
-        "V_h for a violation within so many steps, beside the trivial score (nearest distance).",
-        ("feasibility", "v_h"),
-    ),
-    (
-        "Foreseen",
-        "foreseen.json",
-        "How often PROCO's policies violate, by the fitted model alone: followed from held-out "
-        "logged states for 125 steps, of which the first 25 do not count, as long as the elites "
-        "agree. `violating episodes` is the share that this comes to over a whole episode, with "
-        "the bounds of the config first; `deployed` tells those that were taken, the boldest "
-        "within `agent.risk` even if one more had violated.",
-        (),
-    ),
-    ("Time", "timing.json", "Wall time by stage, in seconds.", ("timing",)),
-)
+PICTURES = "pictures"
 
 
 def write_report(workdir: Path) -> Path:
-    """Draws the pictures that can be drawn and writes `report.md` atomically.
+    """Draws the pictures of the results and metrics, and writes `report.md` atomically.
 
     Args:
       workdir: folder of a run.
@@ -69,141 +39,302 @@ def write_report(workdir: Path) -> Path:
       The path of the report.
 
     Raises:
-      FileNotFoundError: if there is no such folder.
-      ValueError: if one of its files isn't what it should be.
+      FileNotFoundError: if the folder does not exist.
+      ValueError: if one of its files is damaged.
     """
     if not workdir.is_dir():
         raise FileNotFoundError(f"no folder {workdir}: expected the workdir of a run")
     shown: set[Path] = set()
     sections = [_head(workdir), _results(workdir, shown)]
-    for heading, file, words, names in PARTS:
-        sections.append(_part(workdir, heading, file, words, names, shown))
+    sections += [_section(workdir, section, shown) for section in _SECTIONS]
     sections += [_training(workdir, shown), _other_pictures(workdir, shown)]
     write_text(workdir / FILE, "\n".join(section for section in sections if section))
     return workdir / FILE
 
 
+def results_markdown(summaries: Sequence[Summary]) -> str:
+    """The table of results and the table of gains, each with its caption."""
+    gains = gains_markdown(summaries)
+    if not gains:
+        gains = "No two policies differ in their augmentation or shield only.\n"
+    else:
+        gains += f"\n{GAINS_CAPTION}\n"
+    table = f"{summary_markdown(summaries)}\n{CAPTION}\n"
+    return f"{table}\n### Gains from training and from the shield\n\n{gains}"
+
+
 def read_json(path: Path) -> Any:
-    """The content of a JSON file, None where there is none.
+    """The content of a JSON file, None if the file does not exist.
 
     Raises:
-      ValueError: if it isn't JSON.
+      ValueError: if it is not JSON.
     """
     if not path.exists():
         return None
     try:
         return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}); delete it and run again") from error
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not JSON ({error}); remove it and {path.with_name('done.json')}, then run "
+            "the same command again to write it anew"
+        ) from error
 
 
 def _head(workdir: Path) -> str:
     config = read_json(workdir / "config.json")
     if config is None:
-        return "# Report\n\nNo `config.json`: what was run isn't known.\n"
+        return "# Report\n\nNo `config.json`: the settings of this run are not known.\n"
+
+    def setting(name: str) -> Any:
+        value = config
+        for part in name.split("."):
+            if not isinstance(value, Mapping) or part not in value:
+                raise ValueError(
+                    f"{workdir / 'config.json'} has no setting {name!r}: expected the config "
+                    "of a run of this version"
+                )
+            value = value[part]
+        return value
+
+    def listed(name: str) -> str:
+        return ", ".join(setting(name))
+
+    logs = logs_name(setting("data.source"), setting("data.regime"))
     rows = [
-        ("task", config["task"]),
-        ("logs", f"{config['data']['source']}, regime `{config['data']['regime']}`"),
-        ("policies", f"{config['seeds']} seeds from {config['seed']}"),
-        ("training steps", number(config["train"]["steps"])),
-        ("generated costs", number(config["proco"]["enabled"])),
-        (
-            "unsafe states from",
-            f"{config['knowledge']['labeller']}, {config['knowledge']['model']}",
-        ),
+        ("experiment", f"{setting('experiment')}, variant {setting('variant')}"),
+        ("task", setting("task")),
+        ("logs", logs),
+        ("algorithms", listed("algorithms")),
+        ("augmentations", listed("augmentations")),
+        ("shields", listed("shields")),
+        ("seeds", f"{setting('seeds')}, the first is {setting('seed')}"),
+        ("training steps", number(setting("train.steps"))),
+        ("cost limit", number(setting("cost_limit"))),
+        ("labels from", f"{setting('knowledge.labeler')}, {setting('knowledge.model')}"),
     ]
-    title = f"# {config['experiment']}, variant {config['variant']}: {config['task']}\n"
-    return f"{title}\n{markdown_table(['setting', 'value'], rows)}\nAll settings: `config.json`.\n"
+    title = f"# {setting('experiment')}, variant {setting('variant')}: {setting('task')}\n"
+    table = markdown_table(["setting", "value"], rows, text_columns=2)
+    return f"{title}\n{table}\nAll settings are in `config.json`.\n"
 
 
 def _results(workdir: Path, shown: set[Path]) -> str:
-    if not (workdir / results.FILE).exists():
-        return f"## Results\n\nNo `{results.FILE}`: no policy has been evaluated yet.\n"
-    rows = results.load_rows(workdir / results.FILE)
+    path = workdir / results.FILE
+    rows = results.load_rows(path) if path.exists() else []
     if not rows:
-        return f"## Results\n\n`{results.FILE}` holds no row yet.\n"
-    folder = workdir / "pictures"
-    card = read_json(workdir / "dataset.json")
-    drawn = [pictures.policy_scatter(folder / "policies.png", rows, card)]
-    if len({row["step"] for row in rows}) > 1:
+        reason = f"`{results.FILE}` has no rows" if path.exists() else f"No `{results.FILE}`"
+        return f"## Results\n\n{reason}: no policy has been evaluated yet.\n"
+    folder = workdir / PICTURES
+    summaries = summarize(rows)
+    drawn = [pictures.results_picture(folder / "results.png", summaries)]
+    steps: dict[tuple[str, ...], set[int]] = {}
+    for row in rows:
+        policy = row["algorithm"], row["augmentation"], row["shield"]
+        steps.setdefault(policy, set()).add(row["step"])
+    if max(map(len, steps.values())) > 1:
         drawn.append(pictures.learning_curves(folder / "learning_curves.png", rows))
-    animations = sorted(folder.glob("*.gif"))
-    last = {row["algorithm"]: row for row in rows}.values()
-    versions = dict.fromkeys(
-        ", ".join(f"{name} {version}" for name, version in row["versions"].items()) for row in last
-    )
+    final = [row for group in results.final_rows(rows).values() for row in group]
+    provenance = dict.fromkeys(_provenance(row) for row in final)
     return "\n".join(
         [
             "## Results\n",
-            summary_markdown(summarize(rows)),
-            CAPTION + "\n",
-            *(f"Versions: {text}.\n" for text in versions),
-            *_embedded(workdir, [*drawn, *animations], shown),
+            results_markdown(summaries),
+            *_embedded(workdir, drawn, shown),
+            *(f"Evaluated with {text}.\n" for text in provenance),
+            *_embedded(workdir, sorted(folder.glob("*.gif")), shown),
         ]
     )
 
 
-def _part(
-    workdir: Path, heading: str, file: str, words: str, names: Sequence[str], shown: set[Path]
-) -> str:
-    content = read_json(workdir / file)
+def _provenance(row: results.Row) -> str:
+    packages = ", ".join(f"{name} {version}" for name, version in row["versions"].items())
+    return f"commit {row['commit']} on {row['device']}, settings {row['settings']}, {packages}"
+
+
+class _Section(NamedTuple):
+    """A section of the report that shows one artifact.
+
+    Attributes:
+      heading: of the section.
+      file: the artifact.
+      text: what its numbers are.
+      pictures: beginnings of the names of its pictures.
+      tables: from the content of the file to Markdown.
+    """
+
+    heading: str
+    file: str
+    text: str
+    pictures: tuple[str, ...]
+    tables: Callable[[Any], str] = nested_tables
+
+
+def _section(workdir: Path, section: _Section, shown: set[Path]) -> str:
+    content = read_json(workdir / section.file)
     if content is None:
-        return f"## {heading}\n\nNo `{file}`: this part hasn't run, or has nothing to say.\n"
-    if file == "dynamics.json" and content.get("open_loop"):
-        pictures.open_loop_curves(workdir / "pictures" / "open_loop.png", content["open_loop"])
-    body = _data_card(content) if file == "dataset.json" else tidy(content)
-    found = [
+        return f"## {section.heading}\n\nNo `{section.file}`: this stage has not run.\n"
+    folder = workdir / PICTURES
+    if section.file == "dynamics.json" and content.get("open_loop"):
+        pictures.open_loop_curves(folder / "open_loop.png", content["open_loop"])
+    drawn = [
         path
-        for name in names
-        for path in sorted((workdir / "pictures").glob(f"{name}*"))
+        for name in section.pictures
+        for path in sorted(folder.glob(f"{name}*.png"))
         if path not in shown
     ]
-    intro = [words + "\n"] if words else []
-    return "\n".join([f"## {heading}\n", *intro, body, *_embedded(workdir, found, shown)])
+    text = [section.text + "\n"] if section.text else []
+    tables = section.tables(content)
+    return "\n".join([f"## {section.heading}\n", *text, tables, *_embedded(workdir, drawn, shown)])
 
 
-def _data_card(card: Mapping[str, Any]) -> str:
-    """The card without its list of trajectories, which the scatter shows."""
-    extents = {
+def _dataset_tables(card: Mapping[str, Any]) -> str:
+    """The card without its list of trajectories, which a picture shows."""
+    parts = ("before", "after", "train", "holdout", "dropped")
+    sizes = {
         name: {key: card[name].get(key) for key in ("episodes", "steps", "violation_free_share")}
-        for name in ("before", "after", "train", "holdout", "dropped")
+        for name in parts
         if name in card
     }
-    spreads = {
+    quantiles = {
         f"{key} {name} the regime": card[name][key]
         for key in ("return", "cost")
         for name in ("before", "after")
         if key in card.get(name, {})
     }
-    nested = {"before", "after", "train", "holdout", "dropped", "trajectories", "observation"}
+    nested = {*parts, "trajectories", "observation"}
     rest = {key: value for key, value in card.items() if key not in nested}
-    return tidy({"logs": extents, "quantiles over trajectories": spreads} | rest)
+    return nested_tables({"logs": sizes, "quantiles over trajectories": quantiles} | rest)
+
+
+def _forecast_tables(content: Mapping[str, Any]) -> str:
+    header = [
+        "policy",
+        "Q_h threshold",
+        "planner threshold",
+        "deployed",
+        "violating episodes",
+        "interval",
+        "violating trajectories",
+        "steps",
+    ]
+    rows = [
+        [
+            name,
+            number(row["qh_threshold"]),
+            number(row["planner_threshold"]),
+            number(row["deployed"]),
+            number(row["violating_episodes"]),
+            f"[{number(row['interval_low'])}, {number(row['interval_high'])}]",
+            f"{number(row['violating'])} of {number(row['trajectories'])}",
+            number(row["steps"]),
+        ]
+        for name, report in content.items()
+        for row in report["rows"]
+    ]
+    return markdown_table(header, rows)
+
+
+_SECTIONS = (
+    _Section("Logs", "dataset.json", "", ("dataset",), _dataset_tables),
+    _Section(
+        "Dynamics model",
+        "dynamics.json",
+        "R2 on held-out transitions by sensor group, beside persistence (the state does not "
+        "change) and ridge regression. Open loop: the distance to the unsafe set, and to the "
+        "nearest object of each lidar ring, predicted with the logged actions until the first "
+        "violation.",
+        ("open_loop", "dynamics"),
+    ),
+    _Section(
+        "Cost network",
+        "cost.json",
+        "Recall and precision on held-out labels. Values named `true` compare with the "
+        "simulator's cost; they are a diagnosis only, no part of the training uses them.",
+        ("cost",),
+    ),
+    _Section(
+        "Imagined rollouts",
+        "rollouts.json",
+        "Rollouts of each policy in the dynamics model at the end of training.",
+        ("rollouts",),
+    ),
+    _Section(
+        "Feasibility critics",
+        "feasibility.json",
+        "The share of held-out, violation-free states that V_h calls infeasible, and the AUROC of "
+        "V_h for a violation within the given number of steps, beside a trivial score (the "
+        "distance to the nearest obstacle). Means over seeds.",
+        ("feasibility", "v_h"),
+    ),
+    _Section(
+        "Violation forecast",
+        "violation_forecast.json",
+        "The share of episodes that a policy is expected to violate in, estimated from rollouts "
+        "in the dynamics model, without the simulator, for several thresholds of the shield. "
+        "`deployed` marks the thresholds that the policy is deployed with.",
+        (),
+        _forecast_tables,
+    ),
+    _Section("Time", "timing.json", "Wall time of each stage in seconds.", ("timing",)),
+)
 
 
 def _training(workdir: Path, shown: set[Path]) -> str:
     if not (workdir / metrics.FILE).exists():
-        return f"## Training\n\nNo `{metrics.FILE}`: nothing has been trained yet.\n"
+        return f"## Training metrics\n\nNo `{metrics.FILE}`: nothing has been trained yet.\n"
     families: dict[str, list[dict[str, Any]]] = {}
     for line in metrics.load_metrics(workdir / metrics.FILE):
         if any(value is not None for name, value in line.items() if name not in ("stage", "step")):
             families.setdefault(line["stage"].split("/")[0], []).append(line)
     drawn = [
         pictures.metric_curves(
-            workdir / "pictures" / f"metrics-{family}.png", lines, f"{family}: means over seeds"
+            workdir / PICTURES / f"metrics-{family}.png", lines, f"{family}: means over seeds"
         )
         for family, lines in families.items()
     ]
-    return "\n".join(["## Training\n", *_embedded(workdir, drawn, shown)])
+    return "\n".join(["## Training metrics\n", *_embedded(workdir, drawn, shown)])
 
 
 def _other_pictures(workdir: Path, shown: set[Path]) -> str:
-    rest = [path for path in sorted((workdir / "pictures").glob("*.png")) if path not in shown]
-    return "\n".join(["## More pictures\n", *_embedded(workdir, rest, shown)]) if rest else ""
+    rest = [path for path in sorted((workdir / PICTURES).glob("*.png")) if path not in shown]
+    return "\n".join(["## Other pictures\n", *_embedded(workdir, rest, shown)]) if rest else ""
 
 
 def _embedded(workdir: Path, paths: Sequence[Path], shown: set[Path]) -> list[str]:
+    """The pictures, each followed by its caption if it has one."""
     shown.update(paths)
-    return [
-        f"![{path.stem.replace('_', ' ')}]({path.relative_to(workdir).as_posix()})\n"
-        for path in paths
-    ]
+    lines = []
+    for path in paths:
+        name = path.stem.replace("_", " ")
+        lines.append(f"![{name}]({path.relative_to(workdir).as_posix()})\n")
+        if path.stem in _CAPTIONS:
+            lines.append(f"*{_CAPTIONS[path.stem]}*\n")
+    return lines
+
+
+_CAPTIONS = {
+    "results": (
+        "Mean return and mean cost per episode of every policy, with 95% bootstrap intervals. "
+        "Colors are trained policies, markers are shields, and a line joins the policies that "
+        "differ only in their shield. The dashed line is the cost limit; costs above 1 are on a "
+        "logarithmic scale if they exceed 20."
+    ),
+    "learning_curves": (
+        "Evaluations during training: means over seeds, with a band from the lowest seed to the "
+        "highest."
+    ),
+    "dataset": (
+        "Above, the trajectories with violations; below, the returns of the violation-free ones."
+    ),
+    "open_loop": (
+        "Error of the predicted distances, and correlation of predicted and true changes of "
+        "distance, against the prediction horizon."
+    ),
+    "cost": (
+        "Left, if rules define distances, the mean prediction for held-out states by distance and "
+        "approach speed (empty cells have too few states). Right, its calibration."
+    ),
+    "feasibility_map": (
+        "V_h, mean over seeds, over positions of the robot around one obstacle. The solid line is "
+        "V_h = 0, the dashed circle is the unsafe set."
+    ),
+}

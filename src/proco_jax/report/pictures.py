@@ -6,157 +6,168 @@ from typing import Any
 
 import numpy as np
 
-from proco_jax.evaluation.results import Row, final_rows, policy_name
+from proco_jax.common.statistics import Interval
+from proco_jax.evaluation.results import AUGMENTATIONS, SHIELDS, Row, policy_name
 from proco_jax.report.plot_style import (
     COLORS,
-    INK,
-    MARKERS,
-    PALE,
+    DASHES,
+    TEXT,
+    colorbar,
     cost_axis,
+    cost_limit_line,
+    figure_title,
     label,
     legend,
+    legend_below,
     panels,
     save,
     step_axis,
 )
-from proco_jax.report.tables import summarize
+from proco_jax.report.tables import Summary, short_task
+
+# Algorithm and augmentation of a trained policy.
+Training = tuple[str, str]
+
+_MARKERS = {"none": "o", "filter": "^", "planner": "s"}
+_LINES = {"none": "-", "filter": "--", "planner": ":"}
+_SHIELD_NAMES = {"none": "no shield", "filter": "filter", "planner": "planner"}
 
 
-def policy_scatter(path: Path, rows: Sequence[Row], card: Mapping[str, Any] | None) -> Path:
-    """Return and cost of the logged trajectories and of the policies' episodes.
+def results_picture(path: Path, summaries: Sequence[Summary]) -> Path:
+    """Mean return and mean cost of every policy with 95% intervals, and the cost limit.
 
-    Small points are trajectories or episodes; large ones are interquartile
-    means with their 95% intervals.
+    Colors tell the trained policies apart, markers the shields; a line joins the
+    policies that differ only in their shield. Trained policies that are more than
+    the colors get a panel for each algorithm.
 
     Args:
       path: of the picture.
-      rows: of `results.json`; the last step is drawn.
-      card: of the dataset, with `trajectories`; None where there is none.
+      summaries: of one run, at least one.
     """
-    figure, (axes,) = panels(1, 1, 5.6, 4.2)
-    logged = [] if card is None else card["trajectories"]
-    for part, color, text in (
-        ("dropped", "#d3d6db", "logs, dropped by the regime"),
-        ("train", "#9aa1ab", "logs, trained on"),
-        ("holdout", "#6d747e", "logs, held out"),
-    ):
-        shown = [row for row in logged if row["part"] == part]
-        points = [row["return"] for row in shown], [row["cost"] for row in shown]
-        if shown:
-            axes.scatter(*points, s=12, c=color, lw=0, label=f"{text} ({len(shown)})", zorder=3)
-    summaries = summarize(rows)
-    for i, (group, summary) in enumerate(zip(final_rows(rows).values(), summaries, strict=True)):
-        color, marker = COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)]
-        returns = np.concatenate([row["returns"] for row in group])
-        costs = np.concatenate([row["costs"] for row in group])
-        axes.scatter(returns, costs, s=9, c=color, marker=marker, alpha=0.35, lw=0, zorder=4)
-        axes.errorbar(
-            summary.episode_return.point,
-            summary.cost.point,
-            xerr=_arms(summary.episode_return),
-            yerr=_arms(summary.cost),
-            fmt=marker,
-            ms=7,
-            color=color,
-            mec="white",
-            mew=0.8,
-            elinewidth=1.6,
-            label=f"{policy_name(summary.algorithm, summary.proco)}, IQM and 95% interval",
-            zorder=6,
-        )
-    limit = rows[0]["cost_limit"] if rows else (card or {}).get("cost_limit")
-    largest = [cost for row in rows for cost in row["costs"]] + [row["cost"] for row in logged]
-    cost_axis(axes, max(largest, default=0), limit)
-    task = rows[0]["task"] if rows else (card or {}).get("task", "")
-    label(axes, "return of the episode", "cost of the episode (steps in violation)", task)
-    legend(axes, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+    groups = _groups([(s.algorithm, s.augmentation) for s in summaries])
+    rows = -(-len(groups) // 4)
+    columns = -(-len(groups) // rows)
+    size = (6.0, 4.4) if len(groups) == 1 else (2.7 * columns + 0.6, 2.5 * rows + 0.7)
+    figure, axes = panels(rows, columns, *size, sharex=True, sharey=True)
+    limit = summaries[0].cost_limit
+    for i, (one, (title, trainings)) in enumerate(zip(axes, groups.items(), strict=False)):
+        for training, color in trainings.items():
+            mine = [s for s in summaries if (s.algorithm, s.augmentation) == training]
+            _draw_training(one, mine, color)
+        cost_limit_line(one, limit, named=(i + 1) % columns == 0)
+        lowest, leftmost = i + columns >= len(groups), i % columns == 0
+        x = "mean return per episode" if lowest else ""
+        label(one, x, "mean cost per episode" if leftmost else "", title)
+        one.tick_params(labelbottom=lowest)
+    for one in axes[len(groups) :]:
+        one.set_visible(False)
+    cost_axis(axes[0], max([limit, *(s.mean_cost.high for s in summaries)]))
+    first = summaries[0]
+    figure_title(figure, f"{short_task(first.task)}, {first.regime} logs")
+    shields = [name for name in reversed(SHIELDS) if any(s.shield == name for s in summaries)]
+    trained = _training_handles(groups)
+    _legend_in_columns(figure, trained, [_shield_handle(name) for name in shields])
     return save(figure, path)
 
 
 def learning_curves(path: Path, rows: Sequence[Row]) -> Path:
-    """Return, cost and violation-free share over training, from every evaluation.
+    """Return, cost and violation-free share over the training steps.
 
     Lines are means over seeds, bands reach from the lowest seed to the highest.
+    Policies that were evaluated at one step only are left out.
+
+    Args:
+      path: of the picture.
+      rows: of `results.json`, with at least one policy at two steps or more.
+
+    Raises:
+      ValueError: if no policy was evaluated at two steps or more.
     """
-    figure, axes = panels(1, 3, 9.6, 2.9)
-    names = ("return_mean", "cost_mean", "violation_free_share")
-    titles = ("return", "cost (steps in violation)", "violation-free episodes [%]")
-    policies = list(final_rows(rows))
-    for i, (algorithm, proco) in enumerate(policies):
-        mine = [row for row in rows if (row["algorithm"], row["proco"]) == (algorithm, proco)]
-        steps = sorted({row["step"] for row in mine})
-        for one, name in zip(axes, names, strict=True):
-            scale = 100 if name == "violation_free_share" else 1
-            at = [[scale * row[name] for row in mine if row["step"] == step] for step in steps]
-            color = COLORS[i % len(COLORS)]
-            one.fill_between(steps, *zip(*map(_range, at), strict=True), color=color, alpha=0.15)
-            one.plot(
-                steps,
-                [np.mean(values) for values in at],
-                color=color,
-                marker=MARKERS[i % len(MARKERS)],
-                ms=4,
-                lw=1.6,
-                label=policy_name(algorithm, proco),
-            )
-    for one, title in zip(axes, titles, strict=True):
-        label(one, "training step", title)
-        step_axis(one, [row["step"] for row in rows])
-    cost_axis(axes[1], max(row["cost_mean"] for row in rows), rows[0]["cost_limit"])
-    axes[2].set_ylim(-3, 103)
-    legend(axes[0], loc="best")
+    policies: dict[tuple[Training, str], list[Row]] = {}
+    for row in rows:
+        training = row["algorithm"], row["augmentation"]
+        policies.setdefault((training, row["shield"]), []).append(row)
+    policies = {
+        policy: mine for policy, mine in policies.items() if len({row["step"] for row in mine}) > 1
+    }
+    if not policies:
+        raise ValueError("learning curves need a policy that was evaluated at two steps or more")
+    drawn = [row for mine in policies.values() for row in mine]
+    groups = _groups([training for training, _ in policies])
+    figure, axes = panels(len(groups), 3, 9.6, 2.5 * len(groups) + 0.8, sharex=True)
+    for i, (title, trainings) in enumerate(groups.items()):
+        line_axes = axes[3 * i : 3 * i + 3]
+        for (training, shield), mine in policies.items():
+            if training in trainings:
+                _draw_curves(line_axes, mine, trainings[training], shield)
+        bottom = "training step" if i + 1 == len(groups) else ""
+        label(line_axes[0], bottom, "mean return", title)
+        label(line_axes[1], bottom, "mean cost")
+        label(line_axes[2], bottom, "violation-free episodes [%]")
+        for one in line_axes:
+            step_axis(one, [row["step"] for row in drawn])
+        limit = drawn[0]["cost_limit"]
+        cost_axis(line_axes[1], max([limit, *(row["cost_mean"] for row in drawn)]))
+        cost_limit_line(line_axes[1], limit)
+        line_axes[2].set_ylim(-3, 103)
+    shields = [name for name in reversed(SHIELDS) if any(name == s for _, s in policies)]
+    trained = _training_handles(groups)
+    lines = [_shield_handle(name, _LINES[name]) for name in shields] if len(shields) > 1 else []
+    _legend_in_columns(figure, trained, lines)
     return save(figure, path)
 
 
 def metric_curves(path: Path, lines: Sequence[Mapping[str, Any]], title: str) -> Path:
-    """Every metric of some stages over their steps, one panel each.
+    """Every metric of some stages over their steps, one panel per metric.
 
     Args:
       path: of the picture.
       lines: of `metrics.jsonl`, with at least one number; stages with the same
-        metric are drawn into the same panel.
+        metric share a panel.
       title: above all panels.
     """
+    from matplotlib.lines import Line2D
+
     names = sorted({name for line in lines for name, value in line.items() if _drawn(name, value)})
-    stages = list(dict.fromkeys(line["stage"] for line in lines))
-    columns = min(4, len(names))
-    count = -(-len(names) // columns)
+    stages = sorted({line["stage"] for line in lines}, key=_stage_order)
+    styles: dict[str, dict[str, Any]] = {
+        stage: {"color": COLORS[i % len(COLORS)], "ls": ("-", "--", ":")[i // len(COLORS) % 3]}
+        for i, stage in enumerate(stages)
+    }
+    count = -(-len(names) // 4)
+    columns = -(-len(names) // count)
     figure, axes = panels(count, columns, max(2.5 * columns, 5.0), 1.9 * count + 0.7)
     for one, name in zip(axes, names, strict=False):
-        for i, stage in enumerate(stages):
+        for stage in stages:
             found = [
                 line for line in lines if line["stage"] == stage and line.get(name) is not None
             ]
             points = [line["step"] for line in found], [line[name] for line in found]
             if found:
                 marker = "o" if len(found) < 3 else None
-                color = COLORS[i % len(COLORS)]
-                one.plot(*points, color=color, lw=1.2, marker=marker, ms=3, label=stage)
-        one.set_title(name, fontsize=8, color=INK, loc="left")
+                one.plot(*points, lw=1.2, marker=marker, ms=3, **styles[stage])
+        one.set_title(name, fontsize=8, color=TEXT, loc="left")
         one.tick_params(labelsize=7)
         step_axis(one, [line["step"] for line in lines])
     for one in axes[len(names) :]:
         one.set_visible(False)
     for one in axes[max(0, len(names) - columns) : len(names)]:
-        one.set_xlabel("step", fontsize=8, color=INK)
-    figure.suptitle(title, fontsize=9.5, color=INK, x=0.01, ha="left")
-    handles, labels = _all_handles(axes)
-    if len(handles) > 1:
-        figure.legend(
-            handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False
-        )
+        one.set_xlabel("step", fontsize=8, color=TEXT)
+    figure_title(figure, title)
+    if len(stages) > 1:
+        legend_below(figure, [Line2D([], [], label=s, **styles[s]) for s in stages], 4)
     return save(figure, path)
 
 
 def open_loop_curves(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """Error and correlation of predicted nearest distances over the steps ahead.
+    """Error and correlation of predicted nearest distances over the prediction horizon.
 
     Args:
       path: of the picture.
       rows: `open_loop` of `dynamics.json`: steps, mae_model, mae_persistence
-        (metres), correlation, and the episodes that they were measured on.
+        (meters), correlation, and the kind of episodes they were measured on.
     """
-    figure, (error, correlation) = panels(1, 2, 7.2, 2.9)
+    figure, (error, correlation) = panels(1, 2, 7.6, 2.9)
     sets: dict[str, list[Mapping[str, Any]]] = {}
     for row in sorted(rows, key=lambda row: row["steps"]):
         sets.setdefault(row.get("episodes", ""), []).append(row)
@@ -164,16 +175,15 @@ def open_loop_curves(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
         steps = [row["steps"] for row in mine]
         style: dict[str, Any] = {"color": COLORS[i % len(COLORS)], "ms": 4}
         model, still = ([row[key] for row in mine] for key in ("mae_model", "mae_persistence"))
-        error.plot(steps, model, marker="o", lw=1.6, label=_join("model", name), **style)
-        error.plot(
-            steps, still, marker="s", lw=1.2, ls=":", label=_join("persistence", name), **style
-        )
-        told = [np.nan if row["correlation"] is None else row["correlation"] for row in mine]
-        correlation.plot(steps, told, marker="o", lw=1.6, **style)
+        suffix = f", {name} episodes" if name else ""
+        error.plot(steps, model, marker="o", lw=1.6, label=f"model{suffix}", **style)
+        error.plot(steps, still, marker="s", lw=1.2, ls=":", label=f"persistence{suffix}", **style)
+        values = [np.nan if row["correlation"] is None else row["correlation"] for row in mine]
+        correlation.plot(steps, values, marker="o", lw=1.6, label=f"model{suffix}", **style)
     for one in (error, correlation):
         step_axis(one, [row["steps"] for row in rows])
-    label(error, "steps ahead", "mean absolute error [m]")
-    label(correlation, "steps ahead", "correlation with the true change")
+    label(error, "prediction horizon [steps]", "mean absolute error [m]")
+    label(correlation, "prediction horizon [steps]", "correlation with the true change")
     error.set_ylim(bottom=0)
     correlation.set_ylim(min(0, correlation.get_ylim()[0]), 1.02)
     legend(error, loc="best")
@@ -191,21 +201,21 @@ def feasibility_map(
     velocity: tuple[float, float] | None = None,
     title: str = "",
 ) -> Path:
-    """V_h where the robot could stand, around hazards: below 0 is feasible.
+    """V_h over positions of the robot around hazards; states below 0 are feasible.
 
     Args:
       path: of the picture.
-      xs: `[X]` metres.
-      ys: `[Y]` metres.
-      maps: names, e.g. of policies, to values `[Y, X]`; one panel each, all
-        with the same colors.
-      hazards: their centres, metres.
-      radius: within which a state is in violation, metres.
+      xs: `[X]` positions, meters.
+      ys: `[Y]` positions, meters.
+      maps: names, e.g. of policies, to values `[Y, X]`; one panel each, all with the
+        same color scale.
+      hazards: centers, meters.
+      radius: distance from a center below which a state is in violation, meters.
       velocity: of the robot in all these states, m/s, drawn as an arrow.
       title: above the panels.
 
     Raises:
-      ValueError: if values don't fit the grid.
+      ValueError: if the values of a map do not fit the grid.
     """
     from matplotlib.colors import TwoSlopeNorm
     from matplotlib.patches import Circle
@@ -223,9 +233,9 @@ def feasibility_map(
     for one, (name, values) in zip(axes, maps.items(), strict=True):
         mesh = one.pcolormesh(xs, ys, values, cmap="RdBu_r", norm=norm, shading="gouraud")
         if np.min(values) < 0 < np.max(values):
-            one.contour(xs, ys, values, levels=[0.0], colors=INK, linewidths=1.4)
+            one.contour(xs, ys, values, levels=[0.0], colors=TEXT, linewidths=1.4)
         for center in hazards:
-            one.add_patch(Circle(center, radius, fill=False, ec=INK, lw=1.2, ls=(0, (3, 2))))
+            one.add_patch(Circle(center, radius, fill=False, ec=TEXT, lw=1.2, ls=DASHES))
         if velocity is not None:
             _velocity_arrow(one, velocity)
         one.set_aspect("equal")
@@ -234,20 +244,19 @@ def feasibility_map(
         one.set_xlim(xs[0], xs[-1])
         one.set_ylim(ys[0], ys[-1])
         label(one, "x [m]", "y [m]", name)
-    bar = figure.colorbar(mesh, ax=axes, shrink=0.85, pad=0.02)
-    bar.set_label("$V_h$ (below 0: feasible)", fontsize=9, color=INK)
-    bar.ax.tick_params(labelsize=8, color=PALE, labelcolor=INK)
-    bar.outline.set_visible(False)
-    if title:
-        figure.suptitle(title, fontsize=9.5, color=INK, x=0.01, ha="left")
+    colorbar(figure, mesh, axes, "$V_h$ (below 0: feasible)")
+    figure_title(figure, title)
     return save(figure, path)
 
 
 def _velocity_arrow(axes: Any, velocity: tuple[float, float]) -> None:
-    """In the lower left corner, of unit length: the text tells the speed."""
+    """An arrow in the lower left corner, of fixed length, beside the speed."""
+    from matplotlib.patheffects import withStroke
+
     speed = float(np.hypot(*velocity))
     if speed == 0:
         return
+    outline = withStroke(linewidth=3.0, foreground="white")
     direction = np.array(velocity) / speed
     start = np.array([0.13, 0.13]) - 0.06 * direction
     axes.annotate(
@@ -255,38 +264,114 @@ def _velocity_arrow(axes: Any, velocity: tuple[float, float]) -> None:
         xy=tuple(start + 0.12 * direction),
         xytext=tuple(start),
         xycoords="axes fraction",
-        arrowprops={"arrowstyle": "-|>", "color": INK, "lw": 1.4},
+        arrowprops={"arrowstyle": "-|>", "color": TEXT, "lw": 1.4, "path_effects": [outline]},
     )
     box = {"facecolor": "white", "alpha": 0.7, "lw": 0, "pad": 1.5}
     text = f"robot moving {speed:.2g} m/s"
     axes.text(
-        0.24, 0.13, text, transform=axes.transAxes, fontsize=7.5, color=INK, va="center", bbox=box
+        0.24, 0.13, text, transform=axes.transAxes, fontsize=7.5, color=TEXT, va="center", bbox=box
     )
 
 
-def _arms(interval: Any) -> list[list[float]]:
-    """The lengths of error bars, never below 0: a percentile interval can miss its point."""
+def _groups(trainings: Sequence[Training]) -> dict[str, dict[Training, str]]:
+    """Trained policies and their colors, by the title of the panel that shows them."""
+    ordered = sorted(set(trainings), key=lambda t: (t[0], AUGMENTATIONS.index(t[1])))
+    if len(ordered) <= len(COLORS):
+        return {"": dict(zip(ordered, COLORS, strict=False))}
+    groups: dict[str, dict[Training, str]] = {}
+    for training in ordered:
+        color = COLORS[AUGMENTATIONS.index(training[1])]
+        groups.setdefault(training[0], {})[training] = color
+    return groups
+
+
+def _training_handles(groups: Mapping[str, Mapping[Training, str]]) -> list[Any]:
+    """A legend entry for each trained policy; for each augmentation if there are many panels."""
+    from matplotlib.lines import Line2D
+
+    names = {
+        policy_name(*training) if len(groups) == 1 else f"augmentation {training[1]}": color
+        for trainings in groups.values()
+        for training, color in trainings.items()
+    }
+    return [Line2D([], [], color=color, lw=3, label=name) for name, color in names.items()]
+
+
+def _shield_handle(shield: str, line: str = "") -> Any:
+    from matplotlib.lines import Line2D
+
+    marker = _MARKERS[shield]
+    return Line2D([], [], color=TEXT, ls=line, marker=marker, ms=5, label=_SHIELD_NAMES[shield])
+
+
+def _legend_in_columns(figure: Any, first: Sequence[Any], second: Sequence[Any]) -> None:
+    """A legend below the figure with the first handles in columns of their own."""
+    from matplotlib.lines import Line2D
+
+    # A legend is filled column by column; invisible entries complete a column.
+    height = min(3, max(len(first), len(second)))
+    handles: list[Any] = []
+    for part in (first, second):
+        handles += part
+        handles += [Line2D([], [], ls="", label=" ")] * (-len(part) % height)
+    legend_below(figure, handles, -(-len(handles) // height))
+
+
+def _draw_training(axes: Any, summaries: Sequence[Summary], color: str) -> None:
+    """The policies of one training, which differ in their shields."""
+    ordered = sorted(summaries, key=lambda s: SHIELDS.index(s.shield), reverse=True)
+    points = [(s.mean_return.point, s.mean_cost.point) for s in ordered]
+    axes.plot(*zip(*points, strict=True), color=color, lw=0.8, alpha=0.6, zorder=4)
+    for summary in ordered:
+        axes.errorbar(
+            summary.mean_return.point,
+            summary.mean_cost.point,
+            xerr=_error_bar(summary.mean_return),
+            yerr=_error_bar(summary.mean_cost),
+            fmt=_MARKERS[summary.shield],
+            ms=7,
+            color=color,
+            mec="white",
+            mew=0.8,
+            elinewidth=1.3,
+            zorder=6,
+        )
+
+
+def _draw_curves(axes: Sequence[Any], rows: Sequence[Row], color: str, shield: str) -> None:
+    steps = sorted({row["step"] for row in rows})
+    names = ("return_mean", "cost_mean", "violation_free_share")
+    for one, name in zip(axes, names, strict=True):
+        scale = 100 if name == "violation_free_share" else 1
+        values = [[scale * row[name] for row in rows if row["step"] == step] for step in steps]
+        low, high = [min(v) for v in values], [max(v) for v in values]
+        one.fill_between(steps, low, high, color=color, alpha=0.15, lw=0)
+        one.plot(
+            steps,
+            [np.mean(v) for v in values],
+            color=color,
+            ls=_LINES[shield],
+            marker=_MARKERS[shield],
+            ms=4,
+            lw=1.6,
+        )
+
+
+def _error_bar(interval: Interval) -> list[list[float]]:
+    """Lengths of the bars, not below 0: a percentile interval may not contain its point."""
     return [
         [max(0.0, interval.point - interval.low)],
         [max(0.0, interval.high - interval.point)],
     ]
 
 
-def _range(values: Sequence[float]) -> tuple[float, float]:
-    return min(values), max(values)
+def _stage_order(stage: str) -> tuple[str, int]:
+    """By algorithm, then in the order of augmentations, as in the other pictures."""
+    name, _, augmentation = stage.rpartition("-")
+    if augmentation in AUGMENTATIONS:
+        return name, AUGMENTATIONS.index(augmentation)
+    return stage, 0
 
 
 def _drawn(name: str, value: Any) -> bool:
     return name not in ("stage", "step") and value is not None
-
-
-def _join(name: str, dataset: str) -> str:
-    return f"{name}, {dataset}" if dataset else name
-
-
-def _all_handles(axes: Sequence[Any]) -> tuple[list[Any], list[str]]:
-    known = {}
-    for one in axes:
-        for handle, text in zip(*one.get_legend_handles_labels(), strict=True):
-            known.setdefault(text, handle)
-    return list(known.values()), list(known)

@@ -1,4 +1,4 @@
-"""How every picture looks: size, ink, colours that color-blind readers can tell apart."""
+"""The style of all pictures: figures, fonts, colors, legends and common axes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,18 +6,20 @@ from typing import Any
 
 from proco_jax.common.files import write_atomic
 
-INK = "#2b2f36"
-PALE = "#8a8f98"
+TEXT = "#2b2f36"
+MUTED = "#8a8f98"
 GRID = "#e6e8eb"
-# Okabe and Ito 2008, without the yellow that white paper swallows.
+# Okabe and Ito 2008, distinguishable for color-blind readers, without the yellow, which
+# has little contrast on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = (0, (4, 3))
 
 
-def panels(rows: int, columns: int, width: float, height: float) -> tuple[Any, list[Any]]:
+def panels(rows: int, columns: int, width: float, height: float, **layout: Any) -> tuple[Any, list]:
     """A figure of `width` by `height` inches and its axes, row by row.
 
-    Matplotlib is imported here, not before, and without pyplot, which would
+    `layout` is passed to `Figure.subplots`, e.g. `sharex=True`. Matplotlib is
+    imported here, so that only drawing needs it, and without pyplot, which would
     choose a backend for the whole process.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -25,66 +27,110 @@ def panels(rows: int, columns: int, width: float, height: float) -> tuple[Any, l
 
     figure = Figure(figsize=(width, height), dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(rows, columns, squeeze=False)
-    axes = list(grid.flat)
+    axes = list(figure.subplots(rows, columns, squeeze=False, **layout).flat)
     for one in axes:
-        dress(one)
+        for side in ("top", "right"):
+            one.spines[side].set_visible(False)
+        for side in ("left", "bottom"):
+            one.spines[side].set_color(MUTED)
+        one.tick_params(labelsize=8, color=MUTED, labelcolor=TEXT)
+        one.grid(axis="y", color=GRID, lw=0.6)
+        one.set_axisbelow(True)
     return figure, axes
 
 
-def dress(axes: Any) -> None:
-    """Leaves two spines, a faint grid and small ticks."""
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(PALE)
-    axes.tick_params(labelsize=8, color=PALE, labelcolor=INK)
-    axes.grid(axis="y", color=GRID, lw=0.6)
-    axes.set_axisbelow(True)
-
-
 def label(axes: Any, x: str, y: str, title: str = "") -> None:
-    """Names the axes, with units where there are any."""
-    axes.set_xlabel(x, fontsize=9, color=INK)
-    axes.set_ylabel(y, fontsize=9, color=INK)
+    """Labels the axes, with units where they have one, and sets a title."""
+    axes.set_xlabel(x, fontsize=9, color=TEXT)
+    axes.set_ylabel(y, fontsize=9, color=TEXT)
     if title:
-        axes.set_title(title, fontsize=9.5, color=INK, loc="left")
+        axes.set_title(title, fontsize=9.5, color=TEXT, loc="left")
 
 
-def legend(axes: Any, **where: Any) -> None:
-    """A legend on pale ground, to be read over whatever it covers, where something has a label."""
+def figure_title(figure: Any, title: str) -> None:
+    """A title above all panels, to the left."""
+    if title:
+        figure.suptitle(title, fontsize=9.5, color=TEXT, x=0.01, ha="left")
+
+
+def legend(axes: Any, **options: Any) -> None:
+    """A legend inside of the axes, if anything in them has a label."""
     if axes.get_legend_handles_labels()[0]:
-        ground = {"frameon": True, "framealpha": 0.8, "edgecolor": "none"}
-        axes.legend(fontsize=7.5, labelcolor=INK, handletextpad=0.4, **ground, **where)
+        box = {"frameon": True, "framealpha": 0.8, "edgecolor": "none"}
+        axes.legend(fontsize=7.5, labelcolor=TEXT, handletextpad=0.4, **(box | options))
 
 
-def cost_axis(axes: Any, largest: float, limit: float | None) -> None:
-    """A cost axis from 0, logarithmic above 1 where costs reach far, with the limit's line."""
-    largest = max(largest, limit or 1.0)
+def legend_below(figure: Any, handles: Sequence[Any], columns: int) -> None:
+    """One legend for all panels, below them."""
+    figure.legend(
+        handles=list(handles),
+        loc="outside lower center",
+        ncols=columns,
+        fontsize=7.5,
+        frameon=False,
+        labelcolor=TEXT,
+        handletextpad=0.5,
+        columnspacing=1.4,
+    )
+
+
+def note(axes: Any, text: str) -> None:
+    """A remark in axes without data, below the middle and over any line there."""
+    axes.text(
+        0.5,
+        0.3,
+        text,
+        transform=axes.transAxes,
+        ha="center",
+        va="center",
+        fontsize=8,
+        color=MUTED,
+        bbox={"facecolor": "white", "lw": 0, "pad": 2},
+    )
+
+
+def colorbar(figure: Any, mesh: Any, axes: Any, text: str) -> None:
+    """A color scale beside the axes."""
+    bar = figure.colorbar(mesh, ax=axes, shrink=0.9, pad=0.02)
+    bar.set_label(text, fontsize=9, color=TEXT)
+    bar.ax.tick_params(labelsize=8, color=MUTED, labelcolor=TEXT)
+    bar.outline.set_visible(False)
+
+
+def cost_axis(axes: Any, largest: float) -> None:
+    """A cost axis from 0 to the largest cost, logarithmic above 1 where that exceeds 20."""
     if largest > 20:
         axes.set_yscale("symlog", linthresh=1.0, linscale=0.5)
-        ticks = [tick for tick in (0, 1, 10, 100, 1000) if tick <= largest * 1.5]
+        ticks = [tick for tick in (0, 1, 3, 10, 30, 100, 300, 1000) if tick <= largest * 1.5]
         axes.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
-        axes.set_ylim(-0.06, largest * 1.6)
+        axes.set_ylim(-0.12, largest * 1.6)
     else:
-        axes.set_ylim(-0.02 * largest, largest * 1.1)
+        top = max(largest, 1.0) * 1.1
+        axes.set_ylim(-0.03 * top, top)
     axes.minorticks_off()
-    if limit is not None:
-        axes.axhline(limit, color=INK, lw=1.0, ls=(0, (4, 3)), zorder=2)
+
+
+def cost_limit_line(axes: Any, limit: float | None, *, named: bool = True) -> None:
+    """A dashed line at the cost limit, named in the right margin, where no data is drawn."""
+    if limit is None:
+        return
+    axes.axhline(limit, color=TEXT, lw=1.0, ls=DASHES, zorder=2)
+    if named:
         axes.annotate(
-            f"cost limit {limit:g}",
+            f"cost\nlimit\n{limit:g}",
             (1.0, limit),
             xycoords=("axes fraction", "data"),
-            xytext=(-2, 3),
+            xytext=(4, 0),
             textcoords="offset points",
-            ha="right",
+            va="center",
             fontsize=7.5,
-            color=INK,
+            linespacing=1.0,
+            color=TEXT,
         )
 
 
 def step_axis(axes: Any, steps: Sequence[float]) -> None:
-    """Ticks at the steps themselves where they are few, else round ones; `k` for thousands."""
+    """Ticks at the steps themselves if there are at most six, else at round steps."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     distinct = sorted(set(steps))
@@ -96,13 +142,12 @@ def step_axis(axes: Any, steps: Sequence[float]) -> None:
         axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
 
 
-def _thousands(value: float, _: int) -> str:
-    return f"{value / 1000:g}k" if value else "0"
-
-
 def save(figure: Any, path: Path) -> Path:
-    """Writes the figure as a whole or not at all; the ending tells the format."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes the figure atomically, in the format of the path's suffix."""
     kind = path.suffix.removeprefix(".") or "png"
     write_atomic(path, lambda partial: figure.savefig(partial, format=kind, facecolor="white"))
     return path
+
+
+def _thousands(value: float, _: int) -> str:
+    return f"{value / 1000:g}k" if value else "0"

@@ -1,34 +1,35 @@
-"""What an episode looks like: the places of things, read from the official simulator."""
+"""The positions of all objects during an episode, read from the official simulator."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from proco_jax.envs.episodes import Observed
 from proco_jax.envs.official import step_official
 from proco_jax.envs.simulator import make_official
 from proco_jax.envs.tasks import Task
+from proco_jax.evaluation.episodes import Player
 
-# Every kind of thing, as the simulator's task calls it.
+# Every kind of object, by its name in the simulator's task.
 KINDS = ("hazards", "pillars", "vases", "gremlins", "buttons", "goal", "push_box")
 
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """One moment of an episode.
+    """One frame of an episode.
 
     Attributes:
       step: steps taken.
-      episode_return: rewards so far.
-      cost: costs so far.
-      violating: whether this moment costs.
-      robot: x, y in metres and the heading in radians; for velocity tasks x, z
+      episode_return: sum of rewards so far.
+      cost: sum of costs so far.
+      violating: whether a step since the previous frame had a cost.
+      robot: x, y in meters and the heading in radians; for velocity tasks x, z
         and the speed in m/s.
-      places: of each kind of thing there is, `[K, 3]`: x, y, angle.
+      objects: of each kind of object in the task, `[K, 3]`: x, y, angle.
       target: index of the button to press, or None.
       bones: `[B, 2, 2]`, from (x, z) of a joint to (x, z) of the next; empty
-        but for velocity tasks.
+        except for velocity tasks.
     """
 
     step: int
@@ -36,22 +37,22 @@ class Scene:
     cost: float
     violating: bool
     robot: tuple[float, float, float]
-    places: dict[str, np.ndarray]
+    objects: dict[str, np.ndarray]
     target: int | None
     bones: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """An episode to be drawn.
+    """The frames of an episode and what does not change in it.
 
     Attributes:
-      task: what was played.
+      task: the task.
       seed: of the episode.
-      scenes: in order, some steps apart.
-      sizes: radius, or half the side, of each kind of thing, metres.
+      scenes: the frames in order.
+      sizes: radius, or half the side, of each kind of object, meters.
       circle: radius of the circle to run along, 0 if there is none.
-      walls: distances from the middle that |x| and |y| may not pass, or None.
+      walls: largest allowed |x| and |y|, meters, or None.
     """
 
     task: Task
@@ -62,33 +63,42 @@ class Recording:
     walls: tuple[float | None, float | None]
 
 
-def record_episode(task: Task, act: Callable[..., Any], seed: int, stride: int = 5) -> Recording:
-    """Plays one episode in the official environment and looks at it every few steps.
+def record_episode(task: Task, player: Player, seed: int, stride: int = 5) -> Recording:
+    """Runs one episode in the official environment and records every `stride`-th step.
 
     Args:
-      task: what to play.
-      act: as for `evaluate_policies`, here with one policy and one world: `act(obs
-        [1, 1, O], episode_seeds [1, 1], steps [1, 1]) -> actions [1, 1, A]`.
+      task: the task.
+      player: of one policy.
       seed: of the episode.
-      stride: steps from one look to the next.
+      stride: steps between two frames.
 
     Raises:
-      ImportError: if the simulator isn't installed.
+      ImportError: if the simulator is not installed.
     """
     env = make_official(task)
     try:
         obs, _ = env.reset(seed=seed)
-        scenes = [_look(env, 0, 0.0, 0.0, violating=False)]
+        scenes = [_scene(env, 0, 0.0, 0.0, violating=False)]
         total, costs, over, violating, step = 0.0, 0.0, False, False, 0
+        carry, action = player.initial_carry(1, 1), np.zeros(task.action_size, np.float32)
+        reward = cost = 0.0
         while not over:
-            inputs = np.asarray(obs, np.float32)[None, None]
-            action = act(inputs, np.full((1, 1), seed, np.int32), np.full((1, 1), step, np.int32))
-            action = np.asarray(action, np.float32)[0, 0]
+            observed = Observed(
+                obs=np.asarray(obs, np.float32)[None, None],
+                reward=np.full((1, 1), reward, np.float32),
+                cost=np.full((1, 1), cost, np.float32),
+                action=action[None, None],
+                seeds=np.full((1, 1), seed, np.int32),
+                steps=np.full((1, 1), step, np.int32),
+                active=np.ones((1, 1), bool),
+            )
+            actions, carry = player.act(carry, observed)
+            action = np.asarray(actions, np.float32)[0, 0]
             obs, reward, cost, terminated, truncated, failed = step_official(env, action)
             step, total, costs = step + 1, total + reward, costs + cost
             over, violating = terminated or truncated, violating or cost > 0
             if (over or step % stride == 0) and not failed:
-                scenes.append(_look(env, step, total, costs, violating))
+                scenes.append(_scene(env, step, total, costs, violating))
                 violating = False
         inner = getattr(env.unwrapped, "task", None)
         return Recording(task, seed, scenes, _sizes(inner), *_borders(inner))
@@ -96,15 +106,15 @@ def record_episode(task: Task, act: Callable[..., Any], seed: int, stride: int =
         env.close()
 
 
-def _look(env: Any, step: int, total: float, costs: float, violating: bool) -> Scene:
+def _scene(env: Any, step: int, total: float, costs: float, violating: bool) -> Scene:
     inner = getattr(env.unwrapped, "task", None)
     if inner is None:
-        robot, bones, places, target = *_skeleton(env.unwrapped), {}, None
+        robot, bones, objects, target = *_skeleton(env.unwrapped), {}, None
     else:
         robot, bones = _pose(inner), np.zeros((0, 2, 2))
-        places = {kind: _places(inner, kind) for kind in KINDS if hasattr(inner, kind)}
+        objects = {kind: _poses(inner, kind) for kind in KINDS if hasattr(inner, kind)}
         target = inner.buttons.goal_button if hasattr(inner, "buttons") else None
-    return Scene(step, total, costs, violating, robot, places, target, bones)
+    return Scene(step, total, costs, violating, robot, objects, target, bones)
 
 
 def _pose(inner: Any) -> tuple[float, float, float]:
@@ -115,14 +125,14 @@ def _pose(inner: Any) -> tuple[float, float, float]:
     return float(x), float(y), float(np.arctan2(ahead[1], ahead[0]))
 
 
-def _places(inner: Any, kind: str) -> np.ndarray:
+def _poses(inner: Any, kind: str) -> np.ndarray:
     positions = np.atleast_2d(np.array(getattr(inner, kind).pos))[:, :2]
     angles = [_angle(inner, _body(kind, i)) for i in range(len(positions))]
     return np.column_stack([positions, angles])
 
 
 def _body(kind: str, index: int) -> str:
-    """The simulator's name of a thing."""
+    """The simulator's name of an object."""
     if kind in ("goal", "push_box"):
         return kind
     return f"{kind[:-1]}{index}" + ("obj" if kind == "gremlins" else "")
@@ -134,7 +144,7 @@ def _angle(inner: Any, name: str) -> float:
 
 
 def _skeleton(inner: Any) -> tuple[tuple[float, float, float], np.ndarray]:
-    """The torso and lines from every body's joint to those of its children, seen from the side."""
+    """The torso, and lines from each body's joint to those of its children, in the x-z plane."""
     places = inner.data.xpos[:, [0, 2]].copy()
     parents = inner.model.body_parentid
     bones = [(places[parents[i]], places[i]) for i in range(2, len(places))]
@@ -145,7 +155,7 @@ def _skeleton(inner: Any) -> tuple[tuple[float, float, float], np.ndarray]:
 
 
 def _tip(inner: Any, body: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where a body's last geometry ends, from its joint."""
+    """The line from a body's joint to the end of its last geometry."""
     geom = inner.model.body_geomadr[body] + inner.model.body_geomnum[body] - 1
     axis = inner.data.geom_xmat[geom].reshape(3, 3)[:, 2] * inner.model.geom_size[geom][1]
     middle = inner.data.geom_xpos[geom]

@@ -1,9 +1,13 @@
-"""The compiled loops: one program for all seeds, host work only between chunks.
+"""The compiled training loop: one program for all members.
 
-`train_chunk = jit(vmap over seeds (scan over steps))` holds batch sampling,
-regeneration of imagined rollouts under the current policy, their labelling by
-the cost network, feasibility critics, reward critics and policy. Large arrays
-are arguments, never constants of the program.
+A member is a seed with one setting of the hyperparameters.
+
+    train_chunk = jit(vmap over members (scan over intervals (refresh, scan over steps)))
+
+A refresh regenerates the imagined rows with the current policy. A step draws logged and imagined
+rows, updates the algorithm on them, and the feasibility critics beside it. Large arrays are
+arguments of the program, never constants. Every random draw derives its key by folding the step
+number into the member's key, so a resumed run equals an uninterrupted one bit for bit.
 """
 
 import dataclasses
@@ -13,319 +17,275 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 
-from proco_jax.algorithms import feasibility, proco
-from proco_jax.augmentation import buffer, rollouts
+from proco_jax.algorithms import feasibility, make_algorithm
+from proco_jax.algorithms.base import Algorithm, Metrics, Previous
+from proco_jax.augmentation import make_augmentation
+from proco_jax.augmentation.base import Augmentation, Context, Policy
 from proco_jax.config.schema import Config
 from proco_jax.models import cost, dynamics
-from proco_jax.models.networks import Critic, DynamicsNetwork
-from proco_jax.models.normalizer import Scale
-from proco_jax.observation import ObservationSpec
-from proco_jax.training.sampling import gather, steps_ahead
-from proco_jax.types import Array, Dataset, Transition
+from proco_jax.models.networks import Critic, DynamicsNetwork, make_encoder
+from proco_jax.models.normalizer import Normalizer
+from proco_jax.training.sampling import draw_segments, draw_transitions
+from proco_jax.types import Array, TaskSpec, Transition
+
+# Purposes of the keys that a step derives.
+_BATCH, _REFRESH, _INIT, _WARMUP, _UPDATE = range(5)
 
 
-class Parts(NamedTuple):
-    """What is fixed when the program is compiled: config and networks."""
+class Program(NamedTuple):
+    """What is fixed when the training of one algorithm with one augmentation is compiled.
+
+    Attributes:
+      config: of the run.
+      task: what is learned.
+      dynamics: network of a dynamics member.
+      cost: network of a cost member.
+      feasibility: networks of the feasibility critics.
+      algorithm: what learns.
+      augmentation: what the batches hold beside logged rows.
+    """
 
     config: Config
-    spec: ObservationSpec
+    task: TaskSpec
     dynamics: DynamicsNetwork
     cost: Critic
-    agent: proco.Networks
+    feasibility: feasibility.Networks
+    algorithm: Algorithm
+    augmentation: Augmentation
 
 
-class Knowledge(NamedTuple):
-    """What PROCO adds to the logs.
-
-    Attributes:
-      model: the fitted dynamics.
-      cost: the fitted cost network.
-      unsafe: `[N]` bool, what the cost network says of each logged next state.
-      risky: `[R]` indices of the logged transitions that it fears most.
-      fixed: trajectories to learn from instead of ever new imagined ones.
-    """
-
-    model: dynamics.Model
-    cost: cost.CostModel
-    unsafe: Array
-    risky: Array
-    fixed: buffer.Buffer | None = None
-
-
-class Context(NamedTuple):
-    """The arrays that training reads and never changes.
+class Hyper(NamedTuple):
+    """The hyperparameters of a member, scalars, or with a leading axis `[M]` those of all members.
 
     Attributes:
-      data: the logs.
-      scale: of the observations.
-      knowledge: None for the baseline; with `dynamics.per_seed` its leaves have
-        a leading axis S.
+      algorithm: of `Program.algorithm`.
+      augmentation: of `Program.augmentation`.
+      feasibility: of critics that are trained beside an algorithm without its own.
     """
 
-    data: Dataset
-    scale: Scale
-    knowledge: Knowledge | None
+    algorithm: Any
+    augmentation: Any
+    feasibility: feasibility.Hyper
 
 
 @struct.dataclass
 class TrainState:
-    """One seed's training.
+    """The training of a member.
 
     Attributes:
-      agent: what is learned.
-      buffer: imagined trajectories; None where none are imagined.
+      algorithm: state of the algorithm.
+      critics: feasibility critics; None if the algorithm trains its own, or without augmentation.
+      augmentation: state of the augmentation.
       step: gradient steps done.
-      key: typed key; a step derives its own by folding in `step`.
+      key: typed key of the member.
     """
 
-    agent: proco.AgentState
-    buffer: buffer.Buffer | None
+    algorithm: Any
+    critics: feasibility.FeasibilityState | None
+    augmentation: Any
     step: Array
     key: Array
 
 
-def make_parts(config: Config, spec: ObservationSpec, actions: int) -> Parts:
-    """The networks of a run on observations of `spec` with so many action dimensions."""
-    encoder = cost.encoder(config.encoder, spec)
-    return Parts(
+def make_program(
+    config: Config, task: TaskSpec, algorithm: str = "proco", augmentation: str = "none"
+) -> Program:
+    """The program of an algorithm with an augmentation, both by name."""
+    dynamics_net = dynamics.network(config.dynamics, task.observation)
+    cost_net = cost.network(config.cost, config.encoder, task.observation)
+    encoder = make_encoder(config.encoder, task.observation)
+    return Program(
         config=config,
-        spec=spec,
-        dynamics=dynamics.network(config.dynamics, spec),
-        cost=cost.network(config.cost, config.encoder, spec),
-        agent=proco.networks(config.agent, config.feasibility, encoder, actions),
+        task=task,
+        dynamics=dynamics_net,
+        cost=cost_net,
+        feasibility=feasibility.make_networks(config.feasibility, encoder),
+        algorithm=make_algorithm(algorithm, config, task),
+        augmentation=make_augmentation(augmentation, config, dynamics_net, cost_net),
     )
 
 
-def seed_keys(seed: int, count: int) -> jax.Array:
-    """A typed key for each seed `seed, seed + 1, ...`, `[count]`."""
-    return jax.vmap(jax.random.key)(jnp.arange(seed, seed + count))
+def make_hyper(program: Program, members: int) -> Hyper:
+    """The hyperparameters of the config, the same for all members: leaves `[M]`."""
+    hyper = Hyper(
+        program.algorithm.hyper,
+        program.augmentation.hyper,
+        feasibility.make_hyper(program.config.feasibility),
+    )
+    return jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x), (members,)), hyper)
 
 
-def make_train_init(parts: Parts) -> Callable[[Context, Array], TrainState]:
-    """A compiled function of context and keys `[S]` to states with leading axis S."""
+def make_train_init(program: Program) -> Callable[[Context, Hyper, Array], TrainState]:
+    """Compiled: context, hyperparameters `[M]` and keys `[M]` to states with leading axis M."""
 
-    def one(context: Context, key: Array) -> TrainState:
-        agent_key, step_key = jax.random.split(key)
-        agent = proco.init(parts.config.agent, parts.agent, agent_key)
-        state = TrainState(agent, None, jnp.int32(0), step_key)
-        if not _imagines(parts, context):
-            return state
-        like = jax.eval_shape(lambda: _regenerate(parts, context, state, step_key))
-        empty = buffer.empty_buffer(parts.config.rollouts.generations, like)
-        state = dataclasses.replace(state, buffer=empty)
-
-        def warm(state: TrainState, key: Array) -> tuple[TrainState, None]:
-            new = _regenerate(parts, context, state, key)
-            assert state.buffer is not None
-            return dataclasses.replace(state, buffer=buffer.add(state.buffer, new)), None
-
-        keys = jax.random.split(
-            jax.random.fold_in(step_key, 2**32 - 1), parts.config.rollouts.warmup
+    def one(context: Context, hyper: Hyper, key: Array) -> TrainState:
+        init_key = jax.random.fold_in(key, 2**31 - 1)
+        algorithm_key, critic_key = (
+            jax.random.fold_in(jax.random.fold_in(init_key, _INIT), i) for i in range(2)
         )
-        return jax.lax.scan(warm, state, keys)[0]
+        state = program.algorithm.init(algorithm_key, hyper.algorithm)
+        critics = None
+        if _trains_critics(program):
+            critics = feasibility.init(program.feasibility, program.task.action_size, critic_key)
+        return TrainState(
+            algorithm=state,
+            critics=critics,
+            augmentation=program.augmentation.init(
+                jax.random.fold_in(init_key, _WARMUP),
+                hyper.augmentation,
+                context,
+                make_policy(program, context.normalizer, hyper.algorithm, state),
+            ),
+            step=jnp.int32(0),
+            key=key,
+        )
 
-    def init(context: Context, keys: Array) -> TrainState:
-        return jax.vmap(one, in_axes=(_context_axes(parts), 0))(context, keys)
-
-    return jax.jit(init)
+    return jax.jit(jax.vmap(one, in_axes=(None, 0, 0)))
 
 
 def make_train_chunk(
-    parts: Parts,
-) -> Callable[[Context, TrainState], tuple[TrainState, dict[str, jax.Array]]]:
-    """The compiled chunk: context and states `[S]` to states and metrics `[S]`.
+    program: Program,
+) -> Callable[[Context, Hyper, TrainState], tuple[TrainState, Metrics]]:
+    """Compiled: context, hyperparameters `[M]` and states `[M]` to states and metrics `[M]`.
 
-    The states are donated. A chunk is `train.chunk` gradient steps with a
-    regeneration of imagined rollouts before every `rollouts.interval` of them.
+    The states are donated. A chunk is `train.chunk` gradient steps, with a refresh of the
+    augmentation before every `rollouts.interval` of them.
     """
-    config = parts.config
+    config = program.config
     intervals = config.train.chunk // config.rollouts.interval
 
-    def interval(context: Context, state: TrainState, _: None) -> tuple[TrainState, Any]:
-        metrics = {}
-        if _imagines(parts, context):
-            key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 1)
-            new = _regenerate(parts, context, state, key)
-            metrics = rollouts.summary(new)
-            assert state.buffer is not None
-            state = dataclasses.replace(state, buffer=buffer.add(state.buffer, new))
-        step = functools.partial(train_step, parts, context)
+    def interval(context: Context, hyper: Hyper, state: TrainState, _: None) -> tuple:
+        augmented, metrics = program.augmentation.refresh(
+            _step_key(state, _REFRESH),
+            hyper.augmentation,
+            context,
+            state.augmentation,
+            make_policy(program, context.normalizer, hyper.algorithm, state.algorithm),
+        )
+        state = dataclasses.replace(state, augmentation=augmented)
         state, learned = jax.lax.scan(
-            lambda s, _: step(s), state, None, length=config.rollouts.interval
+            lambda s, _: train_step(program, context, hyper, s),
+            state,
+            None,
+            length=config.rollouts.interval,
         )
         return state, metrics | _mean(learned)
 
-    def one(context: Context, state: TrainState) -> tuple[TrainState, Any]:
-        state, metrics = jax.lax.scan(
-            functools.partial(interval, context), state, None, length=intervals
-        )
+    def one(context: Context, hyper: Hyper, state: TrainState) -> tuple[TrainState, Metrics]:
+        body = functools.partial(interval, context, hyper)
+        state, metrics = jax.lax.scan(body, state, None, length=intervals)
         return state, _mean(metrics)
 
-    def chunk(context: Context, state: TrainState) -> tuple[TrainState, Any]:
-        return jax.vmap(one, in_axes=(_context_axes(parts), 0))(context, state)
-
-    return jax.jit(chunk, donate_argnums=1)
+    return jax.jit(jax.vmap(one, in_axes=(None, 0, 0)), donate_argnums=2)
 
 
 def train_step(
-    parts: Parts, context: Context, state: TrainState
-) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One gradient step of one seed on a fresh batch."""
-    config = parts.config
-    key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), 0)
-    logged_key, imagined_key = jax.random.split(key)
-    index = jax.random.randint(logged_key, (config.train.batch,), 0, context.data.size)
-    logged = gather(config.agent, context.data, context.scale, index)
-    batch = _logged_batch(parts, context, index, logged)
-    if context.knowledge is not None and config.proco.imagined_share > 0:
-        imagined = _imagined_batch(parts, context, state, imagined_key)
-        batch = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), batch, imagined)
-    # As in IQL: at a constant rate the policy goes on to fit the noise of the logs.
-    rate = optax.cosine_decay_schedule(1.0, config.train.steps)(state.step)
-    agent, metrics = proco.update(
-        config.agent, config.feasibility, parts.agent, state.agent, logged, batch, rate
-    )
-    return dataclasses.replace(state, agent=agent, step=state.step + 1), metrics
+    program: Program, context: Context, hyper: Hyper, state: TrainState
+) -> tuple[TrainState, Metrics]:
+    """One gradient step of one member on a fresh batch."""
+    batch_key, segment_key = jax.random.split(_step_key(state, _BATCH))
+    update_key = _step_key(state, _UPDATE)
+    algorithm, augmentation = program.algorithm, program.augmentation
+    settings, update = program.config.train, algorithm.update
+
+    def transitions() -> Transition:
+        inputs = (context, hyper.augmentation, state.augmentation, batch_key)
+        return draw_transitions(settings, augmentation, *inputs)
+
+    if algorithm.batch == "segment":
+        length = algorithm.segment_length
+        segments = draw_segments(settings, augmentation, context, length, segment_key)
+        learned, metrics = update(update_key, hyper.algorithm, state.algorithm, segments)
+        batch = None
+    else:
+        batch = transitions()
+        learned, metrics = update(update_key, hyper.algorithm, state.algorithm, batch)
+    critics = state.critics
+    if critics is not None:
+        if batch is None:
+            batch = transitions()
+        critics, more = feasibility.update(hyper.feasibility, program.feasibility, critics, batch)
+        metrics = metrics | more
+    state = dataclasses.replace(state, algorithm=learned, critics=critics, step=state.step + 1)
+    return state, metrics
 
 
-def make_world(
-    parts: Parts, model: dynamics.Model, cost_model: cost.CostModel | None
-) -> rollouts.World:
-    """The fitted model and cost network, as the functions that rollouts ask for.
+def make_policy(program: Program, normalizer: Normalizer, hyper: Any, state: Any) -> Policy:
+    """An algorithm's policy as rollouts ask for it: key and raw obs `[..., O]` to actions.
 
-    Without a cost network nothing is unsafe and all states score 0.
+    Policies with a memory act as at the start of an episode.
     """
-    members = jnp.arange(model.elites.shape[0])
+    algorithm = program.algorithm
+    action_size = program.task.action_size
 
-    def step(obs: Array, action: Array) -> jax.Array:
-        def one(member: Array, o: Array, a: Array) -> jax.Array:
-            return dynamics.predict(parts.dynamics, model, member, o, a)[0]
+    def one(key: Array, obs: Array) -> jax.Array:
+        carry = algorithm.initial_carry()
+        previous = no_previous(action_size)
+        return algorithm.act(key, hyper, state, carry, obs, previous)[0]
 
-        return jax.vmap(one)(members, obs, action)
+    def policy(key: Array, obs: Array) -> jax.Array:
+        rows = normalizer(obs).reshape(-1, obs.shape[-1])
+        keys = jax.random.split(key, rows.shape[0])
+        return jax.vmap(one)(keys, rows).reshape(*obs.shape[:-1], action_size)
 
-    def score(obs: Array) -> jax.Array:
-        if cost_model is None:
-            return jnp.zeros(obs.shape[:-1])
-        return cost.score(parts.cost, cost_model, obs)
-
-    return rollouts.World(
-        step=step,
-        predict=lambda o, a: dynamics.predict_mean(parts.dynamics, model, o, a),
-        score=score,
-        unsafe=lambda o: score(o) >= (jnp.inf if cost_model is None else cost_model.threshold),
-        limit=model.limit,
-    )
+    return policy
 
 
-def make_dynamics_chunk(parts: Parts) -> Callable[..., tuple[Any, dict[str, jax.Array]]]:
-    """Compiled: targets, scale, train and holdout data, states `[M]`, one look ahead."""
-    config, net = parts.config.dynamics, parts.dynamics
+def no_previous(action_size: int) -> Previous:
+    """What a policy is told at the start of an episode."""
+    return Previous(jnp.zeros(action_size), jnp.zeros(()), jnp.zeros(()))
 
-    def one(
-        targets: Any, scale: Scale, data: Dataset, holdout: Dataset, state: Any
-    ) -> tuple[Any, dict[str, jax.Array]]:
+
+def critics_of(program: Program, state: TrainState) -> feasibility.FeasibilityState | None:
+    """The feasibility critics of a training, the algorithm's own or those trained beside it."""
+    if program.algorithm.critics is not None:
+        return program.algorithm.critics(state.algorithm)
+    return state.critics
+
+
+def make_dynamics_chunk(
+    config: Config, net: DynamicsNetwork, steps: int
+) -> Callable[..., tuple[Any, Metrics]]:
+    """Compiled: targets, normalizer, train and holdout data, and a state to the state after so many
+    steps and one validation, and metrics. The state is donated."""
+
+    def chunk(targets, normalizer, data, holdout, state):
         state, metrics = jax.lax.scan(
-            lambda s, _: dynamics.update(config, net, targets, scale, data, s),
-            state,
-            None,
-            length=config.holdout_every,
-        )
-        state, seen = dynamics.look(net, targets, scale, holdout, state)
-        return state, _mean(metrics) | seen
-
-    return jax.jit(jax.vmap(one, in_axes=(None, None, None, None, 0)), donate_argnums=4)
-
-
-def make_cost_chunk(parts: Parts, steps: int) -> Callable[..., tuple[Any, dict[str, jax.Array]]]:
-    """Compiled: labels and states `[M]` to states after so many steps, and metrics."""
-
-    def one(labels: cost.Labels, state: cost.CostState) -> tuple[Any, dict[str, jax.Array]]:
-        state, metrics = jax.lax.scan(
-            lambda s, _: cost.update(parts.config.cost, parts.cost, labels, s),
+            lambda s, _: dynamics.update(config.dynamics, net, targets, normalizer, data, s),
             state,
             None,
             length=steps,
         )
+        state, validation = dynamics.validate(net, targets, normalizer, holdout, state)
+        return state, _mean(metrics) | validation
+
+    return jax.jit(chunk, donate_argnums=4)
+
+
+def make_cost_chunk(
+    config: Config, net: Critic, steps: int
+) -> Callable[[cost.Labels, cost.CostState], tuple[cost.CostState, Metrics]]:
+    """Compiled: labels and a state to the state after so many steps, and metrics."""
+
+    def chunk(labels: cost.Labels, state: cost.CostState) -> tuple[cost.CostState, Metrics]:
+        state, metrics = jax.lax.scan(
+            lambda s, _: cost.update(config.cost, net, labels, s), state, None, length=steps
+        )
         return state, _mean(metrics)
 
-    return jax.jit(jax.vmap(one, in_axes=(None, 0)), donate_argnums=1)
+    return jax.jit(chunk, donate_argnums=1)
 
 
-def _regenerate(parts: Parts, context: Context, state: TrainState, key: Array) -> rollouts.Imagined:
-    assert context.knowledge is not None
-    known = context.knowledge
-    return rollouts.generate(
-        parts.config.rollouts,
-        make_world(parts, known.model, known.cost),
-        functools.partial(policy, parts, context.scale, state.agent),
-        context.data,
-        known.risky,
-        known.model.elites.shape[0],
-        key,
-    )
+def _trains_critics(program: Program) -> bool:
+    """Whether critics are trained beside the algorithm: they serve the shield alone."""
+    return program.algorithm.critics is None and program.augmentation.name != "none"
 
 
-def policy(
-    parts: Parts, scale: Scale, agent: proco.AgentState, key: Array, obs: Array
-) -> jax.Array:
-    """The policy sampled on raw obs `[..., O]`, as rollouts ask for it: actions `[..., A]`."""
-    return proco.sample(parts.agent, agent, scale(obs), key)
+def _step_key(state: TrainState, purpose: int) -> jax.Array:
+    return jax.random.fold_in(jax.random.fold_in(state.key, state.step), purpose)
 
 
-def _logged_batch(
-    parts: Parts, context: Context, index: Array, logged: Transition
-) -> feasibility.Batch:
-    at, within = steps_ahead(parts.config.agent, context.data, index)
-    unsafe = context.data.cost[at] > 0
-    if context.knowledge is not None:
-        unsafe = unsafe | context.knowledge.unsafe[at]
-    return feasibility.Batch(
-        obs=logged.obs,
-        action=logged.action,
-        h=feasibility.constraint_value(parts.config.feasibility, unsafe & within),
-        next_obs=logged.next_obs,
-        obs_ahead=logged.ahead.obs,
-        discount=logged.discount,
-        weight=jnp.ones_like(logged.discount),
-    )
-
-
-def _imagined_batch(
-    parts: Parts, context: Context, state: TrainState, key: Array
-) -> feasibility.Batch:
-    proco_config = parts.config.proco
-    share = proco_config.imagined_share
-    size = max(1, round(parts.config.train.batch * share / max(1.0 - share, 1e-3)))
-    assert context.knowledge is not None
-    held = state.buffer if _imagines(parts, context) else context.knowledge.fixed
-    assert held is not None
-    found = buffer.sample(
-        held, size, proco_config.violating_share, parts.config.agent.lookahead, key
-    )
-    return feasibility.Batch(
-        obs=context.scale(found.obs),
-        action=found.action,
-        h=feasibility.constraint_value(parts.config.feasibility, found.unsafe),
-        next_obs=context.scale(found.next_obs),
-        obs_ahead=context.scale(found.obs_ahead),
-        discount=jnp.ones(size),
-        weight=found.weight,
-    )
-
-
-def _imagines(parts: Parts, context: Context) -> bool:
-    """Whether training imagines trajectories as it goes."""
-    known = context.knowledge
-    return known is not None and known.fixed is None and parts.config.proco.imagined_share > 0
-
-
-def _context_axes(parts: Parts) -> Any:
-    """Logs are shared; knowledge has a leading axis where each seed has its own fit."""
-    return Context(None, None, 0 if parts.config.dynamics.per_seed else None)  # pyright: ignore
-
-
-def _mean(metrics: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def _mean(metrics: Metrics) -> Metrics:
     return {name: jnp.mean(value, axis=0) for name, value in metrics.items()}

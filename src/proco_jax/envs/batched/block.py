@@ -1,4 +1,4 @@
-"""A block of worlds whose arithmetic is done together: the contract."""
+"""The protocol of a block of worlds whose arithmetic is vectorized."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
@@ -7,7 +7,7 @@ import numpy as np
 
 
 class BlockStep(NamedTuple):
-    """What a step of a block gives; rows that were not active hold anything.
+    """The result of a step of a block; rows that were not active are undefined.
 
     Attributes:
       reward: `[N]` float64.
@@ -23,15 +23,15 @@ class BlockStep(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """One world amid an episode; the same actions lead it to the same numbers again.
+    """The state of one world within an episode, from which the same actions give the same numbers.
 
     Attributes:
       seed: of the episode.
-      step: steps done.
-      obs: `[O]` float64, what it shows.
-      physics: MuJoCo's state, warm start included.
-      random: state of the world's random numbers.
-      rows: what the rules keep, by name.
+      step: number of steps taken.
+      obs: `[O]` float64, the last observation.
+      physics: MuJoCo's state, with the warm start of its solver.
+      random: state of the world's random generator.
+      rows: state of the task's rules, by name.
     """
 
     seed: int
@@ -67,15 +67,15 @@ class Block(Protocol):
         ...
 
     def save(self, row: int) -> Snapshot:
-        """What it takes to go on from here later."""
+        """A snapshot of a world, from which `load` continues."""
         ...
 
     def load(self, rows: Sequence[int], snapshots: Sequence[Snapshot]) -> None:
-        """Puts snapshots of this task's worlds into the given rows; as `place` is, for threads."""
+        """Restores snapshots of this task in the given rows; threads may call it, like `place`."""
         ...
 
     def judge(self, actions: np.ndarray, active: np.ndarray) -> BlockStep:
-        """Ends the step of the rows that were moved; `[N, A]`, `[N]` bool."""
+        """Completes the step of the active rows, which were moved; `[N, A]` and `[N]` bool."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Many worlds of one task in threads of this process, number for number the official ones."""
+"""Many worlds of one task in threads of this process, equal to the official ones."""
 
 import contextlib
 import functools
@@ -18,15 +18,15 @@ from proco_jax.envs.batched.worlds import blueprint
 from proco_jax.envs.tasks import Task
 from proco_jax.envs.vector import StepResult, available_cores, check_actions, check_reset
 
-_BLOCK = 128  # worlds whose arithmetic is done together, while others still move
-_BYTES_PER_WORLD = 2**20  # twice what the largest task was seen to use
+_BLOCK = 128  # worlds whose arithmetic is vectorized, while others are still in MuJoCo
+_BYTES_PER_WORLD = 2**20  # twice the largest measured use
 
 
 class BatchedEnv:
     """N worlds of a task, stepped together by a pool of threads.
 
-    An episode depends on its seed and its actions alone, not on N, the number
-    of threads, or what ran before.
+    An episode depends on its seed and its actions only, not on N, the number
+    of threads, or earlier episodes.
 
     Attributes:
       task: the task.
@@ -65,7 +65,7 @@ class BatchedEnv:
         bounds = np.linspace(0, num_envs, -(-num_envs // _BLOCK) + 1).astype(int)
         self._spans = [slice(a, b) for a, b in itertools.pairwise(bounds)]
         self._blocks = [self._block(span.stop - span.start, fresh) for span in self._spans]
-        # The caller's thread is one of them: it works while it waits.
+        # The thread of the caller is one of the workers.
         self._pool = ThreadPoolExecutor(self.workers - 1, "worlds") if self.workers > 1 else None
         self._running = np.zeros(num_envs, dtype=bool)
         self._steps = np.zeros(num_envs, dtype=np.intp)
@@ -89,7 +89,7 @@ class BatchedEnv:
           `[len(seeds), O]` float32 first observations, in the order of the seeds.
 
         Raises:
-          ValueError: on seeds or worlds that there cannot be.
+          ValueError: if seeds or worlds are out of range or do not match.
         """
         chosen = check_reset(seeds, worlds, self.num_envs)
         seeds = [int(seed) for seed in seeds]
@@ -122,10 +122,10 @@ class BatchedEnv:
         return found
 
     def load(self, snapshots: Sequence[Snapshot], worlds: Sequence[int]) -> None:
-        """Puts the given worlds where snapshots of this task were taken.
+        """Restores snapshots of this task in the given worlds.
 
-        From there on the same actions give the same numbers. Restoring into a
-        world that last played the same seed is cheap.
+        From then on the same actions give the same numbers. It is cheap for a
+        world whose last episode had the same seed.
 
         Raises:
           ValueError: if there is not one snapshot for each distinct world.
@@ -188,7 +188,7 @@ class BatchedEnv:
         self.close()
 
     def _spread(self, call: Callable[..., None], rows: list[int], values: Any) -> "list[_Piece]":
-        """Calls for the rows in pieces, one thread a piece; at once without threads."""
+        """Calls a function for the rows, in pieces for the threads; directly without threads."""
         if self._pool is None:
             call(rows, values)
             return []
@@ -203,9 +203,9 @@ class BatchedEnv:
 
     @contextlib.contextmanager
     def _unbroken(self) -> Iterator[None]:
-        """Refuses to go on after an error, which may have left a step half done."""
+        """Refuses further calls after an error, which may have left a step incomplete."""
         if self._broken:
-            raise RuntimeError(f"these worlds of {self.task.name} cannot go on: {self._broken}")
+            raise RuntimeError(f"these worlds of {self.task.name} cannot continue: {self._broken}")
         try:
             yield
         except BaseException as error:
@@ -228,14 +228,14 @@ class BatchedEnv:
 
 
 class _Piece(NamedTuple):
-    """Work given to the pool, and the work itself, for who comes first."""
+    """A task submitted to the pool, which the waiting thread runs if no other has begun it."""
 
     future: Future
     work: Callable[[], None]
 
 
 def _wait(pieces: Sequence[_Piece]) -> None:
-    """Does what no thread has begun, waits for the rest, then raises the first error in one."""
+    """Runs the pieces that no thread has begun, waits for the others, then raises any error."""
     errors = []
     for piece in reversed(pieces):
         if piece.future.cancel():
@@ -252,7 +252,7 @@ def _wait(pieces: Sequence[_Piece]) -> None:
 
 
 def _check_memory(task: Task, num_envs: int) -> None:
-    """Refuses more worlds than fit, before the first is built."""
+    """Refuses more worlds than fit into memory, before any is built."""
     needed, free = num_envs * _BYTES_PER_WORLD, _free_bytes()
     if needed > free:
         raise MemoryError(
@@ -262,7 +262,7 @@ def _check_memory(task: Task, num_envs: int) -> None:
 
 
 def _free_bytes() -> float:
-    """Memory that this machine could still give, infinite where it does not say."""
+    """Available memory in bytes; infinite if the system does not report it."""
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
             sizes = dict(line.split(":") for line in lines)

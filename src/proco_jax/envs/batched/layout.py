@@ -1,4 +1,4 @@
-"""Where everything stands at the start of an episode: the official draws, faster.
+"""Layouts at the start of an episode: the official draws, computed faster.
 
 The random stream is the official package's, number for number: the same
 `RandomState`, the same order of draws, the same rule of who may stand where.
@@ -25,8 +25,8 @@ class Placement:
 
     Attributes:
       name: as in a layout.
-      low, high: x and y of the rectangle's corners, in metres.
-      keepout: radius in metres that it keeps free.
+      low, high: x and y of the rectangle's corners, in meters.
+      keepout: radius in meters that it keeps free.
       apart: least distance to each of the objects placed before it.
     """
 
@@ -130,7 +130,7 @@ class _Numbers:
         return self._passed + self.at
 
     def ensure(self, count: int) -> None:
-        """Sees to it that so many unused numbers are in the block."""
+        """Ensures that the block has that many unused numbers."""
         if self.at + count > len(self.list):
             rest = self.array[self.at :]
             self._passed += self.at

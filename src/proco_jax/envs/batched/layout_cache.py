@@ -1,4 +1,4 @@
-"""Layouts by seed: drawn when a world asks for them, or ahead of that in a thread of their own."""
+"""Layouts by seed, drawn on demand or in advance by a background thread."""
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,12 +11,12 @@ from proco_jax.envs.batched.worlds import Blueprint
 
 
 class Drawn(NamedTuple):
-    """What a seed decides before an episode starts.
+    """The random draws at the start of an episode.
 
     Attributes:
       layout: position of every placed object.
       rotations: `[R]` angles in the order of `Blueprint.rotated`.
-      random: state of the world's random numbers after these draws.
+      random: state of the world's random generator after these draws.
     """
 
     layout: dict[str, tuple[float, float]]
@@ -33,7 +33,7 @@ def draw(plan: Blueprint, seed: int) -> Drawn:
 
 
 class Layouts:
-    """Hands out draws; those that were prepared do not have to be waited for."""
+    """Draws the starts of episodes, on demand or in advance."""
 
     def __init__(self, plan: Blueprint):
         self._plan = plan
@@ -41,7 +41,7 @@ class Layouts:
         self._ahead: dict[int, Future[Drawn]] = {}
 
     def prepare(self, seeds: Sequence[int]) -> None:
-        """Draws for these seeds in the background; what else was prepared is forgotten."""
+        """Draws for these seeds in the background; earlier ones are forgotten."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(1, "layouts")
         before = self._ahead
@@ -52,7 +52,7 @@ class Layouts:
             before[seed].cancel()
 
     def take(self, seed: int) -> Drawn:
-        """The draws of a seed; one that is prepared is waited for, and stays for other worlds."""
+        """The draws of a seed; those made in advance stay available to other worlds."""
         future = self._ahead.get(seed)
         return draw(self._plan, seed) if future is None else future.result()
 

@@ -20,12 +20,12 @@ def lidar(
     fully in b, by `alias` in b + 1 and by `1 - alias` in b - 1.
 
     Args:
-      positions: `[N, K, 2]` world x and y of objects, in metres.
+      positions: `[N, K, 2]` world x and y of objects, in meters.
       ring_of: `[K]` the ring in which each object shows.
       rings: R, how many rings there are.
       agent: `[N, 3]` position of the agent.
       frame: `[N, 9]` rotation matrix of the agent, row by row.
-      reach: metres from which an object reads 0.
+      reach: meters from which an object reads 0.
 
     Returns:
       `[N, R * 16]`, the rings one after the other.

@@ -45,7 +45,7 @@ class NavigationBlock:
         self._rules = make_rules(self._plan, self._state)
         for world in self._worlds:
             world.watched = self._rules.needs_touches
-        self._eyes = Eyes(self._plan, self._state)
+        self._observer = Observer(self._plan, self._state)
         self._warnings = [world.warnings for world in self._worlds]
         self._seeds = np.full(count, -1, dtype=np.int64)
         self._steps = np.zeros(count, dtype=np.intp)
@@ -89,10 +89,10 @@ class NavigationBlock:
         if dear.any():
             seed = seeds[int(dear.argmax())]
             raise RuntimeError(f"{name}, seed {seed}: the episode starts with a cost")
-        self.obs[rows] = self._eyes.look(self._rules.goal, self._rules.hidden)[rows]
+        self.obs[rows] = self._observer.observe(self._rules.goal, self._rules.hidden)[rows]
 
     def save(self, row: int) -> Snapshot:
-        """What it takes to go on from here later."""
+        """A snapshot of a world, from which `load` continues."""
         world = self._worlds[row]
         return Snapshot(
             seed=int(self._seeds[row]),
@@ -104,7 +104,7 @@ class NavigationBlock:
         )
 
     def load(self, rows: Sequence[int], snapshots: Sequence[Snapshot]) -> None:
-        """Puts snapshots into the given rows; a layout that stands there already stays."""
+        """Restores snapshots in the given rows; a layout that is in place already is kept."""
         for row, saved in zip(rows, snapshots, strict=True):
             if self._seeds[row] != saved.seed:
                 self.place([row], [saved.seed])
@@ -147,7 +147,7 @@ class NavigationBlock:
         for row in rows_of(reached & active):
             terminated[row] = not self._new_goal(row)
         state.refresh_sensors()
-        obs = self._eyes.look(rules.goal, rules.hidden)
+        obs = self._observer.observe(rules.goal, rules.hidden)
         failed = active & (self._warned() | ~np.isfinite(obs).all(axis=1))
         seen = active & ~failed
         self.obs[seen] = obs[seen]
@@ -168,8 +168,8 @@ class NavigationBlock:
         return np.asarray(counts.any(axis=1))
 
 
-class Eyes:
-    """Makes observations from the state: sensors, then lidars."""
+class Observer:
+    """Computes observations from the state: sensors, then lidars."""
 
     def __init__(self, plan: Blueprint, state: State):
         self._state = state
@@ -199,12 +199,12 @@ class Eyes:
         self._positions = np.zeros((state.count, len(sources), 2))
         self._obs = np.zeros((state.count, plan.task.spec.size))
 
-    def look(self, goal: np.ndarray, hidden: np.ndarray | None) -> np.ndarray:
+    def observe(self, goal: np.ndarray, hidden: np.ndarray | None) -> np.ndarray:
         """`[N, O]` observations of the current state, in an array that is used again.
 
         Args:
-          goal: `[N, 2]` where the goals are.
-          hidden: `[N]` bool, worlds whose buttons do not show.
+          goal: `[N, 2]` positions of the goals.
+          hidden: `[N]` bool, worlds whose buttons are not visible.
         """
         state, positions, obs = self._state, self._positions, self._obs
         for columns, numbers in self._copied:
@@ -214,7 +214,7 @@ class Eyes:
         positions[:, self._goal] = goal[:, None]
         positions[:, self._fixed] = state.layout[:, self._fixed_at]
         positions[:, self._moving] = state.xpos[:, self._bodies, :2]
-        # A world whose physics failed may hold NaN; it is reported elsewhere.
+        # A world with unstable physics may hold NaN; `judge` reports it.
         with np.errstate(invalid="ignore"):
             obs[:, self._first_ring :] = lidar(
                 positions, self._seen, self._rings, state.agent, state.frame, self._reach
@@ -225,7 +225,7 @@ class Eyes:
 
 
 def _seen(plan: Blueprint, rings: Sequence[str]) -> list[tuple[int, tuple[str, int]]]:
-    """Each object in a lidar: its ring, and where its position is found."""
+    """Ring and source of the position of each object that a lidar shows."""
     bodies = {plan.model.body(i).name: i for i in range(plan.model.nbody)}
     names = [placement.name for placement in plan.placements]
     seen = []

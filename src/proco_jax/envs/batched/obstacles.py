@@ -1,4 +1,4 @@
-"""What stands in the way: hazards, vases, and the search for a place for the next goal."""
+"""Hazards, vases, and the search for the position of a new goal."""
 
 import numpy as np
 
@@ -41,7 +41,7 @@ class Vases:
 
 
 class GoalSearch:
-    """Draws new goals, away from where everything else stands."""
+    """Draws new goals at a distance from all other objects."""
 
     def __init__(self, blueprint: Blueprint, state: State):
         placements = blueprint.placements
@@ -57,10 +57,10 @@ class GoalSearch:
         self._bodies = [present[names[i]] for i in self._tracked]
 
     def remember(self, row: int) -> None:
-        """Notes where everything stands now."""
+        """Stores the current positions of all objects."""
         self._state.layout[row, self._tracked] = self._state.xpos[row, self._bodies, :2]
 
     def find(self, row: int, world: World) -> tuple[float, float] | None:
-        """A new position, or None where there is no room."""
+        """A new position; None if no free one was found."""
         others = self._state.layout[row, self._others]
         return sample_goal(world.random, self._goal, others, self._keepouts)

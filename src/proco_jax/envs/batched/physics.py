@@ -3,7 +3,7 @@
 Every forward pass counts: MuJoCo's solver starts from its last solution, so one
 pass more or less changes the last digits of everything after. What a pass
 computes again without change (positions, contacts, velocities) is skipped, and
-so are the sensors in substeps, which nobody reads.
+so are the sensors in substeps, which are not read.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -16,7 +16,7 @@ from proco_jax.envs.batched.worlds import NO_CONTACTS, Contacts, World
 
 SUBSTEPS = 10
 _NO_SENSORS = int(mujoco.mjtDisableBit.mjDSBL_SENSOR)
-# All that a step reads before it writes it; clock, forces and torques of users stay unused.
+# Everything that a step reads before it writes it; time and applied forces are not used.
 _STATE = ("qpos", "qvel", "act", "qacc_warmstart", "mocap_pos", "mocap_quat")
 _NOTHING = int(mujoco.mjtStage.mjSTAGE_NONE)
 _POSITION_AND_VELOCITY = int(mujoco.mjtStage.mjSTAGE_VEL)
@@ -84,7 +84,7 @@ def solve_again(world: World, passes: int) -> None:
 
 
 def physics_of(world: World) -> np.ndarray:
-    """MuJoCo's state, with the solver's last solution, from which its next pass starts."""
+    """MuJoCo's state, with the last solution of the solver, from which its next pass starts."""
     return np.concatenate([getattr(world.data, name).ravel() for name in _STATE])
 
 
@@ -101,7 +101,7 @@ def put_physics(world: World, state: np.ndarray) -> None:
 
 
 def _contacts(world: World) -> Contacts:
-    """Copies of the pairs of geoms that touch, if anyone asks for them."""
+    """Copies of the pairs of geoms in contact, if the rules need them."""
     if not world.watched:
         return NO_CONTACTS
     contact = world.data.contact
@@ -123,15 +123,15 @@ def _is_normalized(world: World) -> bool:
 
 
 def gremlin_path(timestep: float, steps: int, travel: float, height: float) -> np.ndarray:
-    """Where the gremlins' handles are before each substep of an episode.
+    """Positions of the gremlins' handles before each substep of an episode.
 
     The clock is summed up as MuJoCo sums it, so the phases agree to the bit.
 
     Args:
       timestep: seconds of a substep.
       steps: environment steps of an episode.
-      travel: radius in metres of the circle that they travel.
-      height: z of their centers in metres.
+      travel: radius in meters of the circle that they travel.
+      height: z of their centers in meters.
 
     Returns:
       `[steps, 10, 3]`.

@@ -1,6 +1,6 @@
 """Rewards, costs and goals of the navigation tasks, over N worlds at once.
 
-Every constant is read from the official task object. A rule has the verbs of
+Every constant is read from the official task object. A rule has the parts of
 the official step, in their order: `rewards`, `costs`, `tick`, `reached` and
 `new_goal`. The contacts given to `rewards` are those of the first forward pass,
 to the others those of the second.
@@ -16,12 +16,12 @@ from proco_jax.envs.batched.worlds import Blueprint, World
 
 
 class Rules(Protocol):
-    """What a kind of task decides.
+    """Rewards, costs and goals of a kind of task.
 
     Attributes:
-      needs_touches: whether `rewards` or `costs` look at contacts.
-      goal: `[N, 2]` where the goals are.
-      hidden: `[N]` bool, worlds whose buttons do not show; None for no buttons.
+      needs_touches: whether `rewards` or `costs` depend on contacts.
+      goal: `[N, 2]` positions of the goals.
+      hidden: `[N]` bool, worlds whose buttons are not visible; None without buttons.
       kept: names of the arrays `[N, ...]` that a step reads before it writes them.
     """
 

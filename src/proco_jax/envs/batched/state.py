@@ -1,4 +1,4 @@
-"""What the rules of a task read: the state of many worlds as arrays."""
+"""The state of many worlds as arrays, for the rules of a task."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ class State:
     """The state of N worlds, refreshed from MuJoCo after every step.
 
     Attributes:
-      xpos: `[N, bodies, 3]` positions of all bodies in metres.
+      xpos: `[N, bodies, 3]` positions of all bodies in meters.
       frame: `[N, 9]` rotation matrix of the agent, row by row.
       sensors: `[N, D]` what the sensors read.
       qvel: `[N, V]` velocities.
@@ -86,7 +86,7 @@ class State:
 
 
 def _geom_codes(blueprint: Blueprint) -> tuple[np.ndarray, np.ndarray]:
-    """What each geom counts as, and whether it belongs to the agent."""
+    """The kind of each geom, and whether it belongs to the agent."""
     model = blueprint.model
     names = [model.geom(i).name for i in range(model.ngeom)]
     own = set(blueprint.rules.agent.body_info.geom_names)

@@ -54,11 +54,11 @@ class VelocityBlock:
         self.obs[rows] = self._look()[rows]
 
     def save(self, row: int) -> Snapshot:
-        """Refused: nothing here needs the velocity tasks amid an episode."""
+        """Not implemented: no part of the package needs snapshots of velocity tasks."""
         raise NotImplementedError(f"worlds of {self._task.name} cannot be saved; navigation can")
 
     def load(self, rows: Sequence[int], snapshots: Sequence[Snapshot]) -> None:
-        """Refused as `save` is."""
+        """Not implemented, as `save`."""
         raise NotImplementedError(f"worlds of {self._task.name} cannot be loaded; navigation can")
 
     def move(self, rows: Sequence[int], actions: np.ndarray) -> None:
@@ -101,7 +101,7 @@ class VelocityBlock:
         return np.concatenate([self._qpos[:, _UNSEEN[self._robot] :], velocity], axis=1)
 
     def _healthy(self) -> np.ndarray:
-        """`[N]` bool: the robot stands, as far as its task asks for that."""
+        """`[N]` bool: whether the robot is healthy by the criteria of its task."""
         rules, robot, qpos = self._official, self._robot, self._qpos
         if robot in ("HalfCheetah", "Swimmer"):
             return np.ones(len(qpos), dtype=bool)

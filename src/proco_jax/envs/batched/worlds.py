@@ -2,7 +2,7 @@
 
 The official package builds the world once; its XML is stripped of what no
 number of a trajectory depends on (textures of 190 MB, cameras, lights, objects
-that nothing can touch, sensors that nobody reads) and compiled. An episode's
+that nothing can touch, unused sensors) and compiled. An episode's
 layout is then written into the compiled model, which leaves it bit-equal to a
 model compiled from that layout's own XML, without compiling anything.
 """
@@ -87,8 +87,8 @@ class World:
         self.mocap, self.sensors = data.mocap_pos, data.sensordata
         self.xpos, self.mat = data.xpos, data.xmat[self.model.body("agent").id]
         self.warnings = data.warning.number
-        # Whether anyone asks who touches whom, and the pairs of geoms at the two
-        # forward passes at which the official step asks.
+        # Whether the rules need contacts, and the pairs of geoms in contact at the two
+        # forward passes from which the official step reads them.
         self.watched = False
         self.contacts = self.contacts_of_cost = NO_CONTACTS
         # Whether the next forward pass would compute the same positions again.

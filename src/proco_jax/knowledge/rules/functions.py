@@ -1,4 +1,4 @@
-"""The functions of the rule language: what each takes, gives and computes."""
+"""The functions of the rule language: arguments, result and computation of each."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -145,7 +145,8 @@ FUNCTIONS: Mapping[str, Function] = {
         ),
         Function(
             "without(ring, other ring, tolerance)",
-            "the ring without what the other ring shows as close, for use in other functions",
+            "the ring without the objects that the other ring shows as well, within a tolerance in"
+            " m (0.1 m if left out), for use in other functions",
             rings.without,
         ),
         Function(
@@ -170,7 +171,7 @@ FUNCTIONS: Mapping[str, Function] = {
         ),
         Function(
             "direction(vector)",
-            "angle of a vector, in rad, counter-clockwise from the x axis",
+            "angle of a vector such as velocity or velocity.xy, in rad, counter-clockwise from x",
             rings.direction,
         ),
         Function("norm(x)", "length of a vector, e.g. norm(velocity.xy)", _over_all(_length)),

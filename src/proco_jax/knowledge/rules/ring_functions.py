@@ -13,6 +13,8 @@ from proco_jax.types import Array
 LENGTH = parse_unit("m").dimension
 ANGLE = parse_unit("rad").dimension
 SPEED = parse_unit("m/s").dimension
+# Default of `without`, in meters.
+TOLERANCE = 0.1
 
 
 def _distances(ring: Field, values: Array) -> Array:
@@ -48,7 +50,7 @@ def angle(arguments: Sequence[Value]) -> Value:
 def bearing_of(values: Array) -> Array:
     """Direction of the nearest object, from a ring's bins `[..., n]` to `[..., 1]` rad.
 
-    An object between two bins is shared between the neighbours of its bin in
+    An object between two bins is shared between the neighbors of its bin in
     proportion to how close it lies to either, which tells its angle exactly
     when nothing else is near.
     """
@@ -113,14 +115,14 @@ def direction(arguments: Sequence[Value]) -> Value:
 
 
 def without(arguments: Sequence[Value]) -> Value:
-    """A ring without what another ring shows as well.
+    """A ring without the objects that another ring shows as well.
 
-    A bin stays where it sees something closer, by more than the tolerance, than
-    the other ring does there; else it reads 0.
+    A bin keeps its value where its object is closer than that of the other ring by more than the
+    tolerance, a length of 0.1 m unless it is given; else it reads 0.
     """
-    take(arguments, 3)
+    take(arguments, 2, 3)
     ring, other = ring_of(arguments[0]), ring_of(arguments[1])
-    tolerance = arguments[2]
+    tolerance = arguments[2] if len(arguments) == 3 else Value(lambda obs: TOLERANCE, LENGTH)
     if ring.size != other.size:
         raise Refusal(f"takes two rings of one size, found {ring.size} and {other.size} bins")
     if tolerance.truth or tolerance.size != 1 or tolerance.dimension != LENGTH:

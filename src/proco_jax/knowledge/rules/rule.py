@@ -32,7 +32,7 @@ class Rule:
     run: Run = dataclasses.field(repr=False, compare=False)
 
     def margin(self, obs: Array) -> Array:
-        """Signed distance to the boundary, above 0 where the rule says unsafe.
+        """Signed distance to the boundary, above 0 where the rule calls a state unsafe.
 
         `d <= c` has margin c - d; `and` takes the least, `or` the greatest,
         `not` the negative. So the rule widened by w is `margin >= -w`, each
@@ -122,7 +122,13 @@ def _field(node: Name, text: str, spec: ObservationSpec, fields: set[str]) -> Va
     if picked is not None:
         columns = columns[picked]
     run = _reader(columns, unit.factor)
-    return Value(run, unit.dimension, len(columns), field=field if picked is None else None)
+    return Value(
+        run,
+        unit.dimension,
+        len(columns),
+        field=field if picked is None else None,
+        planar=field.kind == "vector" and picked in (None, [0, 1]),
+    )
 
 
 def _reader(columns: np.ndarray, factor: float) -> Run:

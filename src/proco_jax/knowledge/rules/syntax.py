@@ -1,4 +1,4 @@
-"""The text of a rule to a tree; a closed language, read by a parser of its own.
+"""The parser of the rule language, a closed language without side effects.
 
     rule       = and { "or" and }
     and        = not { "and" not }
@@ -24,7 +24,7 @@ MAX_DEPTH = 24
 MAX_NODES = 200
 MAX_NUMBER = 1e12
 
-_NUMBER = re.compile(r"(?:\d{1,12}(?:\.\d{0,24})?|\.\d{1,24})(?:[eE][+-]?\d{1,2})?")
+_NUMBER = re.compile(r"(?:[0-9]{1,12}(?:\.[0-9]{0,24})?|\.[0-9]{1,24})(?:[eE][+-]?[0-9]{1,2})?")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _SIGNS = ("<=", ">=", "<", ">", "+", "-", "*", "/", "(", ")", "[", "]", ",", ".")
 _NO_UNIT = Unit(1.0, PLAIN)
@@ -33,7 +33,7 @@ _COMPARISONS = ("<=", "<", ">=", ">")
 
 
 class RuleError(ValueError):
-    """A rule that is refused: what was found, where, and what is expected.
+    """A rule is rejected; the message says what was found, where, and what is expected.
 
     Attributes:
       reason: without the position.
@@ -230,7 +230,7 @@ class _Parser:
         if self._peek().text == "[":
             self._take()
             index = self._take()
-            if not index.text.isdigit() or index.unit.dimension:
+            if not re.fullmatch("[0-9]+", index.text) or index.unit.dimension:
                 raise RuleError("an index is a whole number", index.position, self._text)
             self._expect("]")
             return Name(token.text, "", int(index.text), token.position)

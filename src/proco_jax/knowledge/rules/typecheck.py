@@ -1,8 +1,8 @@
-"""What a checked part of a rule is, and how the parts may be joined.
+"""Typed values of the rule language and its operators.
 
 Every value is an array `[..., n]`: n is 1 for a single number, the number of
 bins for something said of each bin of a ring. Constants are plain floats.
-Truth is carried as a margin: by how much a comparison holds, in its own unit,
+Truth is represented by a margin: the amount by which a comparison holds, in its own unit,
 above 0 where it holds (Donze and Maler 2010, robustness of signal predicates).
 """
 
@@ -20,7 +20,7 @@ Run = Callable[[Array], Array | float]
 
 
 class Refusal(ValueError):
-    """Arguments that a function does not take; the message says why."""
+    """A function does not accept its arguments; the message says why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Value:
       size: n.
       truth: whether it is true or false rather than a quantity.
       field: the field, where the value is a whole field and nothing else.
+      planar: whether it is a vector in the plane: a vector field or its components xy.
       constant: whether no observation matters to it.
       zero: whether it is the literal 0, which suits every unit.
     """
@@ -42,6 +43,7 @@ class Value:
     size: int = 1
     truth: bool = False
     field: Field | None = None
+    planar: bool = False
     constant: bool = False
     zero: bool = False
 
@@ -85,8 +87,8 @@ def ring_of(value: Value) -> Field:
 
 
 def planar(value: Value) -> None:
-    if value.truth or value.field is None or value.field.kind != "vector":
-        raise Refusal("takes a vector field here, such as a velocity, by its name")
+    if not value.planar:
+        raise Refusal("takes a vector field here, such as velocity or velocity.xy")
 
 
 def combine(

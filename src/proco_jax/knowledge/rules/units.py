@@ -1,4 +1,4 @@
-"""Units of measurement: what may be compared with what, and by which factor."""
+"""Units of measurement, their dimensions and factors."""
 
 import dataclasses
 import math
@@ -75,7 +75,7 @@ def parse_unit(text: str, own: Iterable[str] = ()) -> Unit:
 def match_unit(text: str, position: int, own: Iterable[str] = ()) -> tuple[Unit, int] | None:
     """The longest unit that starts at a position, and where it ends; or None.
 
-    A name that continues the text (`m_1`, `metres`) is no unit.
+    A name that continues the text (`m_1`, `meters`) is no unit.
     """
     own = set(own)
     found = None

@@ -1,4 +1,4 @@
-"""How far a model foresees, on worlds whose model is known."""
+"""Errors of the dynamics model, one step and open loop, in worlds whose model is known."""
 
 from typing import Any
 
@@ -7,17 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from proco_jax.diagnostics import dynamics_error as foresight
+from proco_jax.diagnostics import dynamics_error
 from proco_jax.models.dynamics import Model
 from proco_jax.models.dynamics_targets import Targets
-from proco_jax.models.normalizer import Scale
+from proco_jax.models.normalizer import Normalizer
 from proco_jax.observation import Field, ObservationSpec
 from proco_jax.types import Dataset, Episode
 
 LINE = ObservationSpec(
     (Field("place", 1, "flat", "m", "Place."), Field("speed", 1, "flat", "m/s", "Speed."))
 )
-SCALE = Scale(jnp.zeros(2), jnp.ones(2))
+NORMALIZER = Normalizer(jnp.zeros(2), jnp.ones(2))
 
 
 class LineWorld:
@@ -36,7 +36,7 @@ WORLD: Any = LineWorld()
 
 def model(share: float = 1.0) -> Model:
     targets = Targets(jnp.zeros(4), jnp.ones(4), jnp.ones(4), jnp.ones(0), jnp.array([-1, 1]))
-    return Model(jnp.full(2, share), jnp.arange(2), SCALE, targets, jnp.inf)
+    return Model(jnp.full(2, share), jnp.arange(2), NORMALIZER, targets, jnp.inf)
 
 
 def episode(seed: int, steps: int = 40, costs: tuple[int, ...] = ()) -> Episode:
@@ -58,11 +58,11 @@ def dataset(*episodes: Episode) -> Dataset:
     reward = np.concatenate([e.reward for e in episodes])
     obs = np.concatenate([e.obs for e in episodes])
     none = np.zeros(len(reward), np.int32)
-    return Dataset(obs, index, action, reward, 0 * reward, 0 * reward + 1, none, none)
+    return Dataset(obs, index, action, reward, 0 * reward, 0 * reward + 1, none, none, none)
 
 
 def test_perfect_model_has_an_r2_of_one_in_every_group():
-    report = foresight.model_fit(WORLD, model(), dataset(episode(0)), dataset(episode(1)))
+    report = dynamics_error.one_step_r2(WORLD, model(), dataset(episode(0)), dataset(episode(1)))
     assert set(report) == {"place", "speed", "reward"}
     for scores in report.values():
         assert scores["model"] == pytest.approx(1.0, abs=1e-4)
@@ -71,22 +71,25 @@ def test_perfect_model_has_an_r2_of_one_in_every_group():
 
 
 def test_model_that_predicts_no_change_of_a_group_has_an_r2_of_zero_there():
-    report = foresight.model_fit(WORLD, model(0.0), dataset(episode(0)), dataset(episode(1)))
+    report = dynamics_error.one_step_r2(WORLD, model(0.0), dataset(episode(0)), dataset(episode(1)))
     assert report["place"]["model"] == pytest.approx(0.0, abs=1e-5)
     assert report["speed"]["model"] == pytest.approx(1.0, abs=1e-4)
 
 
 def test_open_loop_of_a_perfect_model_has_no_error():
-    def risk(obs: np.ndarray) -> np.ndarray:
+    def margin(obs: np.ndarray) -> np.ndarray:
         return -np.abs(obs[..., 0])
 
-    rows = foresight.open_loop(WORLD, model(), risk, [episode(2), episode(3)], near=1e9)
+    rows = dynamics_error.open_loop(WORLD, model(), margin, [episode(2), episode(3)], near=1e9)
     assert [row["steps"] for row in rows] == [1, 5, 10, 20]
     for row in rows:
         assert row["mae_model"] == pytest.approx(0.0, abs=1e-3)
         assert row["correlation"] == pytest.approx(1.0, abs=1e-3)
     assert rows[-1]["mae_persistence"] > rows[0]["mae_persistence"] > 0
-    assert foresight.open_loop(WORLD, model(), lambda obs: obs[..., 0] - 1e9, [episode(2)], 1) == []
+    assert (
+        dynamics_error.open_loop(WORLD, model(), lambda obs: obs[..., 0] - 1e9, [episode(2)], 1)
+        == []
+    )
 
 
 def stopped(after: int) -> Episode:
@@ -97,21 +100,21 @@ def stopped(after: int) -> Episode:
     return one._replace(obs=obs)
 
 
-def test_what_follows_a_violation_is_left_out_on_request():
-    def risk(obs: np.ndarray) -> np.ndarray:
+def test_steps_after_a_violation_are_left_out_on_request():
+    def margin(obs: np.ndarray) -> np.ndarray:
         return obs[..., 0]
 
     touched = [stopped(12), stopped(13)]
-    everything = foresight.open_loop(WORLD, model(), risk, touched, 1e9)
-    before = foresight.open_loop(WORLD, model(), risk, touched, 1e9, until_violation=True)
+    everything = dynamics_error.open_loop(WORLD, model(), margin, touched, 1e9)
+    before = dynamics_error.open_loop(WORLD, model(), margin, touched, 1e9, until_violation=True)
     assert everything[-1]["mae_model"] > 0.1
     assert [row["mae_model"] for row in before] == pytest.approx([0.0] * len(before), abs=1e-3)
-    # Starts at 0, 5, 10, 15 of either; the step that violates is still to be foreseen.
+    # Starts at 0, 5, 10, 15 of either; the step that violates still counts.
     assert {row["steps"]: row["starts"] for row in before} == {1: 6, 5: 4, 10: 2}
 
 
 class RingWorld:
-    """Two rings of two bins: the first comes closer by the action, the second as it likes."""
+    """Two rings of two bins; the action moves the first closer, the second changes at random."""
 
     spec = ObservationSpec(
         (
@@ -126,7 +129,7 @@ class RingWorld:
         return change, jnp.zeros_like(change)
 
 
-def test_every_ring_is_told_by_itself_in_metres():
+def test_each_ring_is_measured_on_its_own_in_meters():
     rng = np.random.default_rng(0)
     action = rng.uniform(-0.01, 0.01, (40, 1)).astype(np.float32)
     walls = 0.5 + np.append(0.0, np.cumsum(action[:, 0]))
@@ -134,10 +137,10 @@ def test_every_ring_is_told_by_itself_in_metres():
     obs = np.stack([walls, walls - 0.2, birds, birds - 0.2], axis=1).astype(np.float32)
     one = Episode(obs, action, np.zeros(40), np.zeros(40), False)
     targets = Targets(jnp.zeros(6), jnp.ones(6), jnp.ones(6), jnp.ones(2), jnp.array([-1, 1]))
-    scale = Scale(jnp.zeros(4), jnp.ones(4))
-    fitted = Model(jnp.zeros(2), jnp.arange(2), scale, targets, jnp.inf)
+    normalizer = Normalizer(jnp.zeros(4), jnp.ones(4))
+    fitted = Model(jnp.zeros(2), jnp.arange(2), normalizer, targets, jnp.inf)
     net: Any = RingWorld()
-    rows = foresight.open_loop_by_ring(net, fitted, [one], near=4.0)
+    rows = dynamics_error.open_loop_by_ring(net, fitted, [one], near=4.0)
     assert [(row["ring"], row["steps"]) for row in rows] == [
         (ring, steps) for ring in ("walls", "birds") for steps in (1, 5, 10, 20)
     ]
@@ -146,7 +149,7 @@ def test_every_ring_is_told_by_itself_in_metres():
         assert row["correlation"] == pytest.approx(1.0, abs=1e-3)
     for row in rows[4:]:
         assert row["mae_model"] == pytest.approx(row["mae_persistence"], abs=1e-6)
-    # Two metres of reach a unit of closeness.
+    # Two meters of reach a unit of closeness.
     moved = np.abs(np.diff(walls))[::5][:4].mean() * 2.0
     assert rows[0]["mae_persistence"] == pytest.approx(moved, rel=1e-3)
-    assert foresight.open_loop_by_ring(net, fitted, [one], near=0.1) == []
+    assert dynamics_error.open_loop_by_ring(net, fitted, [one], near=0.1) == []

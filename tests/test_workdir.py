@@ -1,4 +1,4 @@
-"""A run's folder: bound to one config, whole after a kill, with a clock that adds up."""
+"""The folder of a run: one config, atomic writes, and the seconds of its stages."""
 
 import json
 import time
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from proco_jax.config.schema import Config, to_json
-from proco_jax.pipeline import workdir as runs
+from proco_jax.pipeline import workdir as workdirs
 from proco_jax.pipeline.workdir import ConfigMismatchError, open_run
 
 
@@ -27,7 +27,7 @@ def test_a_new_run_leaves_its_config_and_nothing_temporary(
     assert lines == []
 
 
-def test_the_config_is_written_whole_or_not_at_all(
+def test_a_failed_write_of_the_config_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def torn(*_: object) -> None:
@@ -45,7 +45,7 @@ def test_a_config_that_cannot_be_run_makes_no_folder(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_the_same_config_goes_on(tmp_path: Path) -> None:
+def test_the_same_config_resumes_with_what_is_there(tmp_path: Path) -> None:
     with open_run(Config(), tmp_path) as run:
         run.write_json("dynamics.json", {"r2": 0.5})
     with open_run(Config(), tmp_path) as run:
@@ -67,25 +67,25 @@ def test_another_config_is_refused_with_the_differences(tmp_path: Path) -> None:
     assert (tmp_path / "config.json").read_text() == to_json(Config())
 
 
-def test_a_run_that_began_while_this_one_waited_is_seen(
+def test_a_config_written_while_waiting_for_the_lock_is_checked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    locked = runs.locked
+    locked = workdirs.locked
 
     def late(path: Path, *rest: object):
         (tmp_path / "config.json").write_text(to_json(Config(seeds=7)))
         return locked(path, *rest)  # pyright: ignore
 
-    monkeypatch.setattr(runs, "locked", late)
+    monkeypatch.setattr(workdirs, "locked", late)
     with pytest.raises(ConfigMismatchError, match="seeds: 7"), open_run(Config(), tmp_path):
         pass
 
 
-def test_what_failed_before_it_made_anything_binds_nobody_to_its_config(tmp_path: Path) -> None:
-    def fail(workdir: Path, artefact: str = "") -> None:
+def test_a_run_that_failed_before_it_wrote_anything_does_not_fix_the_config(tmp_path: Path) -> None:
+    def fail(workdir: Path, name: str = "") -> None:
         with pytest.raises(ValueError, match="no data"), open_run(Config(), workdir) as run:
-            if artefact:
-                run.write_json(artefact, {})
+            if name:
+                run.write_json(name, {})
             with run.stage("data", "Data"):
                 raise ValueError("no data")
 
@@ -97,7 +97,7 @@ def test_what_failed_before_it_made_anything_binds_nobody_to_its_config(tmp_path
         pass
 
 
-def test_artefacts_are_strict_json(tmp_path: Path) -> None:
+def test_files_of_a_run_are_strict_json(tmp_path: Path) -> None:
     with open_run(Config(), tmp_path) as run:
         with pytest.raises(ValueError, match="JSON"):
             run.write_json("cost.json", {"recall": float("nan")})

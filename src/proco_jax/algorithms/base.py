@@ -1,0 +1,59 @@
+"""The contract of an algorithm.
+
+An algorithm is a tuple of pure functions on the state of one member, i.e. of one seed with one
+setting of the hyperparameters. The training loop vectorizes them over members, acting over states.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+
+from proco_jax.types import Array
+
+Metrics = dict[str, jax.Array]
+
+
+class Previous(NamedTuple):
+    """What the last step of an episode gave; zeros at its start.
+
+    Attributes:
+      action: `[A]`, the action that was executed.
+      reward: scalar.
+      cost: scalar.
+    """
+
+    action: Array
+    reward: Array
+    cost: Array
+
+
+class Algorithm(NamedTuple):
+    """An offline algorithm.
+
+    Attributes:
+      name: as in results.
+      batch: whether `update` takes a `types.Transition` or a `types.Segment`.
+      hyper: every float that the algorithm depends on, a pytree of scalars; members of one
+        compiled program may have different ones. What changes a shape is not among them.
+      init: (key, hyper) to a fresh state.
+      update: (key, hyper, state, batch) to (state, metrics), one gradient step.
+      initial_carry: () to the memory of a policy at the start of an episode.
+      act: (key, hyper, state, carry, obs `[O]` normalized, previous) to (action `[A]`, carry).
+      sample_actions: (key, hyper, state, carry, obs `[O]` normalized, previous, n) to (actions
+        `[n, A]`, carry), from which a shield chooses; None if the policy cannot be sampled.
+      critics: state to the feasibility critics that the algorithm trains itself, a
+        `feasibility.FeasibilityState`; None if it has none.
+      segment_length: K of the segments; 0 for algorithms that take transitions.
+    """
+
+    name: str
+    batch: Literal["transition", "segment"]
+    hyper: Any
+    init: Callable[[Array, Any], Any]
+    update: Callable[[Array, Any, Any, Any], tuple[Any, Metrics]]
+    initial_carry: Callable[[], Any]
+    act: Callable[[Array, Any, Any, Any, Array, Previous], tuple[Array, Any]]
+    sample_actions: Callable[..., tuple[Array, Any]] | None = None
+    critics: Callable[[Any], Any] | None = None
+    segment_length: int = 0

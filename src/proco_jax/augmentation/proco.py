@@ -1,0 +1,144 @@
+"""PROCO: generated costs and imagined counterfactuals.
+
+A conservative cost network, distilled from labels of states that knowledge calls unsafe, relabels
+the logged transitions. Rollouts in the dynamics model, most of them risk-seeking, add rows that
+reach unsafe states, and recovery rollouts add rows that avoid them. They are regenerated with the
+current policy every `rollouts.interval` steps; a batch holds `augmentation.imagined_share` of them,
+of which `augmentation.violating_share` come from violating trajectories.
+
+Source: PROCO (Xue et al. 2026, arXiv 2605.01356), of which the abstract was at hand; the mixture of
+sources and the balance are ours.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from proco_jax.augmentation import buffer, rollouts
+from proco_jax.augmentation.base import Augmentation, Context, Policy, WorldModel
+from proco_jax.common.hyperparameters import hyper_from
+from proco_jax.config.schema import Config
+from proco_jax.models import cost, dynamics
+from proco_jax.models.networks import Critic, DynamicsNetwork
+from proco_jax.types import Array, Transition
+
+
+class Hyper(NamedTuple):
+    """Hyperparameters, see `config.schema.AugmentationConfig` and `RolloutConfig`."""
+
+    violating_share: Array
+    rollouts: rollouts.Hyper
+
+
+def make(config: Config, dynamics_net: DynamicsNetwork, cost_net: Critic) -> Augmentation:
+    """The augmentation of a config."""
+    return make_imagining(
+        "proco",
+        config,
+        lambda world: rollout_model(dynamics_net, cost_net, world.dynamics, world.cost),
+        lambda context: jnp.where(_world(context).unsafe, 1.0, context.data.cost),
+    )
+
+
+def make_imagining(name, config: Config, model_of, cost) -> Augmentation:
+    """An augmentation that imagines rollouts in a model.
+
+    Args:
+      name: as in results.
+      config: of the run.
+      model_of: a `WorldModel` to the `RolloutModel` that rollouts follow.
+      cost: a context to the costs `[N]` of the logged transitions.
+    """
+    settings, n = config.rollouts, config.train.n_step
+    rows = imagined_rows(config)
+
+    def generate(key: Array, hyper: Hyper, context: Context, policy: Policy) -> rollouts.Imagined:
+        world = _world(context)
+        elites = world.dynamics.elites.shape[0]
+        model, data = model_of(world), context.data
+        return rollouts.generate(
+            settings, hyper.rollouts, model, policy, data, world.risky, elites, key
+        )
+
+    def init(key: Array, hyper: Hyper, context: Context, policy: Policy) -> buffer.Buffer | None:
+        if not rows:
+            return None
+        like = jax.eval_shape(lambda: generate(key, hyper, context, policy))
+        empty = buffer.empty_buffer(settings.generations, like)
+
+        def warm(held: buffer.Buffer, key: Array) -> tuple[buffer.Buffer, None]:
+            return buffer.add(held, generate(key, hyper, context, policy)), None
+
+        return jax.lax.scan(warm, empty, jax.random.split(key, settings.warmup))[0]
+
+    def refresh(
+        key: Array, hyper: Hyper, context: Context, state: buffer.Buffer | None, policy: Policy
+    ) -> tuple[buffer.Buffer | None, dict[str, jax.Array]]:
+        if state is None:
+            return None, {}
+        new = generate(key, hyper, context, policy)
+        return buffer.add(state, new), rollouts.summary(new)
+
+    def sample(key: Array, hyper: Hyper, context: Context, state: buffer.Buffer) -> Transition:
+        return buffer.sample(key, state, context.normalizer, rows, n, hyper.violating_share)
+
+    return Augmentation(
+        name=name,
+        hyper=make_hyper(config),
+        rows=rows,
+        init=init,
+        refresh=refresh,
+        cost=cost,
+        sample=sample if rows else None,
+    )
+
+
+def make_hyper(config: Config) -> Hyper:
+    """The hyperparameters of a config."""
+    own = hyper_from(config.rollouts, rollouts.Hyper)
+    return hyper_from(config.augmentation, Hyper, rollouts=own)
+
+
+def imagined_rows(config: Config) -> int:
+    """Imagined rows per batch: `imagined_share` of logged and imagined rows together."""
+    share = config.augmentation.imagined_share
+    return max(1, round(config.train.batch * share / (1.0 - share))) if share else 0
+
+
+def rollout_model(
+    dynamics_net: DynamicsNetwork,
+    cost_net: Critic,
+    model: dynamics.Model,
+    cost_model: cost.CostModel | None,
+) -> rollouts.RolloutModel:
+    """Fitted dynamics and cost network as the functions that rollouts ask for.
+
+    Without a cost network no state is unsafe and all score 0.
+    """
+    elites = jnp.arange(model.elites.shape[0])
+
+    def step(obs: Array, action: Array) -> jax.Array:
+        def one(elite: Array, o: Array, a: Array) -> jax.Array:
+            return dynamics.predict(dynamics_net, model, elite, o, a).next_obs
+
+        return jax.vmap(one)(elites, obs, action)
+
+    def score(obs: Array) -> jax.Array:
+        if cost_model is None:
+            return jnp.zeros(obs.shape[:-1])
+        return cost.score(cost_net, cost_model, obs)
+
+    threshold = jnp.inf if cost_model is None else cost_model.threshold
+    return rollouts.RolloutModel(
+        step=step,
+        predict=lambda obs, action: dynamics.predict_mean(dynamics_net, model, obs, action),
+        score=score,
+        unsafe=lambda obs, disagreement: score(obs) >= threshold,
+        limit=model.limit,
+    )
+
+
+def _world(context: Context) -> WorldModel:
+    assert context.world is not None, "this augmentation needs a world model"
+    return context.world

@@ -1,0 +1,33 @@
+"""Fixed trajectories in place of imagined ones, for the oracle ladder (`ladder.py`)."""
+
+import jax.numpy as jnp
+
+from proco_jax.augmentation import buffer
+from proco_jax.augmentation.base import Augmentation, Context
+from proco_jax.augmentation.proco import Hyper, imagined_rows, make_hyper
+from proco_jax.config.schema import Config
+from proco_jax.types import Array, Transition
+
+
+def make(config: Config) -> Augmentation:
+    """The augmentation that draws rows from `WorldModel.trajectories`."""
+    rows, n = imagined_rows(config), config.train.n_step
+
+    def sample(key: Array, hyper: Hyper, context: Context, state: tuple) -> Transition:
+        assert context.world is not None and context.world.trajectories is not None
+        held = context.world.trajectories
+        return buffer.sample(key, held, context.normalizer, rows, n, hyper.violating_share)
+
+    def cost(context: Context) -> Array:
+        assert context.world is not None
+        return jnp.where(context.world.unsafe, 1.0, context.data.cost)
+
+    return Augmentation(
+        name="replay",
+        hyper=make_hyper(config),
+        rows=rows,
+        init=lambda key, hyper, context, policy: (),
+        refresh=lambda key, hyper, context, state, policy: (state, {}),
+        cost=cost,
+        sample=sample if rows else None,
+    )

@@ -1,0 +1,109 @@
+"""Acting: the policies of several members, each under a shield, in many states at once."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from proco_jax.algorithms.base import Previous
+from proco_jax.deployment.shield import POLICY_AXES, ShieldState, make_shield
+from proco_jax.models.normalizer import Normalizer
+from proco_jax.training.loop import Program, no_previous
+from proco_jax.types import Array
+
+
+class Deployed(NamedTuple):
+    """Everything that S deployed policies are made of; arrays only.
+
+    Attributes:
+      algorithm: states of the algorithm, leaves `[S, ...]`.
+      hyper: its hyperparameters, leaves `[S]`.
+      normalizer: of observations.
+      shield: None where no shield can be worn; its critics have leaves `[S, ...]`.
+    """
+
+    algorithm: Any
+    hyper: Any
+    normalizer: Normalizer
+    shield: ShieldState | None
+
+
+class Actor(NamedTuple):
+    """How deployed policies act.
+
+    Attributes:
+      initial_carry: (S, n) to the policies' memory at the start of n episodes each.
+      act: (deployed, carry, obs `[S, n, O]` raw, previous with leaves `[S, n, ...]`, keys `[S, n]`,
+        active `[S, n]` bool) to (actions `[S, n, A]`, carry).
+    """
+
+    initial_carry: Callable[[int, int], Any]
+    act: Callable[[Deployed, Any, Array, Previous, Array, Array], tuple[Array, Any]]
+
+
+def make_actor(program: Program, shield_name: str) -> Actor:
+    """The actor of a program's policies under a shield."""
+    algorithm = program.algorithm
+    shield = make_shield(
+        shield_name,
+        program.config,
+        program.dynamics,
+        program.feasibility,
+        program.task.action_size,
+    )
+
+    def propose(
+        hyper: Any, state: Any, key: Array, carry: Any, obs: Array, previous: Previous
+    ) -> tuple[Array, Any]:
+        if shield.samples and algorithm.sample_actions is not None:
+            return algorithm.sample_actions(key, hyper, state, carry, obs, previous, shield.samples)
+        action, carry = algorithm.act(key, hyper, state, carry, obs, previous)
+        return action[None], carry
+
+    def one(
+        state: Any,
+        hyper: Any,
+        guard: Any,
+        normalizer: Normalizer,
+        carry: Any,
+        obs: Array,
+        previous: Previous,
+        keys: Array,
+        active: Array,
+    ) -> tuple[Array, Any]:
+        rows = jax.vmap(propose, in_axes=(None, None, 0, 0, 0, 0))
+        proposals, carry = rows(hyper, state, keys, carry, normalizer(obs), previous)
+        return shield.act(guard, obs, proposals, active), carry
+
+    def act(
+        deployed: Deployed, carry: Any, obs: Array, previous: Previous, keys: Array, active: Array
+    ) -> tuple[Array, Any]:
+        guard = deployed.shield
+        if shield.samples and guard is None:
+            raise ValueError(f"shield {shield_name!r}: these policies have no feasibility critics")
+        axes = (0, 0, None if guard is None else POLICY_AXES, None, 0, 0, 0, 0, 0)
+        return jax.vmap(one, in_axes=axes)(
+            deployed.algorithm,
+            deployed.hyper,
+            guard,
+            deployed.normalizer,
+            carry,
+            obs,
+            previous,
+            keys,
+            active,
+        )
+
+    def initial_carry(policies: int, count: int) -> Any:
+        carry = algorithm.initial_carry()
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, (policies, count, *jnp.shape(x))), carry)
+
+    return Actor(initial_carry, act)
+
+
+def initial_previous(policies: int, count: int, action_size: int) -> Previous:
+    """What n episodes of each policy have at their start, leaves `[S, n, ...]`."""
+    return jax.tree.map(
+        lambda x: jnp.broadcast_to(x, (policies, count, *x.shape)), no_previous(action_size)
+    )

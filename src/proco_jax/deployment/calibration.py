@@ -1,0 +1,112 @@
+"""Calibration of a shield: which thresholds on Q_h are deployed, by the violation forecast.
+
+Larger thresholds let a policy act more freely and violate more often. The violation forecast needs
+neither the simulator nor a true cost, so the thresholds are chosen before anything is deployed.
+They are calibrated under the planner; the filter alone uses the same ones.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from proco_jax.common.random_streams import Stream, stream_key
+from proco_jax.deployment.acting import Deployed
+from proco_jax.deployment.violation_forecast import (
+    HORIZON,
+    SETTLE,
+    Counts,
+    count_violations,
+    episode_interval,
+    episode_share,
+)
+from proco_jax.training.loop import Program
+from proco_jax.types import Array
+
+# Pairs (qh_threshold, planner_threshold) that are tried beside those of the config.
+THRESHOLDS = ((2.0, 2.0), (4.0, 4.0), (6.0, 6.0))
+
+
+def forecast_table(
+    program: Program,
+    deployed: Deployed,
+    unsafe: Callable[[Array], Array],
+    obs: np.ndarray,
+    count: int,
+) -> list[dict[str, Any]]:
+    """The forecast under the planner, with the config's thresholds and with larger ones.
+
+    Args:
+      program: of the policies.
+      deployed: S policies with the state of a shield.
+      unsafe: raw obs `[..., O]` to `[...]` bool.
+      obs: `[M, O]` logged states to start from.
+      count: starts of each policy.
+
+    Returns:
+      A row for each pair of thresholds, the config's own first, of which one is marked `deployed`.
+    """
+    config = program.config
+    assert deployed.shield is not None
+    policies = jax.tree.leaves(deployed.algorithm)[0].shape[0]
+    drawn = np.random.default_rng(config.seed).integers(0, len(obs), (policies, count))
+
+    @jax.jit
+    def run(deployed: Deployed, start: Array, thresholds: Array) -> Counts:
+        assert deployed.shield is not None
+        shield = deployed.shield._replace(
+            qh_threshold=thresholds[0], planner_threshold=thresholds[1]
+        )
+        policy = deployed._replace(shield=shield)
+        # The same numbers for all thresholds, so that rows differ by the thresholds alone.
+        key = stream_key(config.seed, Stream.FORECAST)
+        return count_violations(program, policy, unsafe, start, HORIZON, SETTLE, key)
+
+    # Training may have spread the policies over devices.
+    here = jax.device_put((deployed, obs[drawn]), jax.local_devices()[0])
+    own = (float(config.shield.qh_threshold), float(config.shield.planner_threshold))
+    rows = []
+    for thresholds in dict.fromkeys((own, *THRESHOLDS)):
+        found = run(*here, jnp.asarray(thresholds, jnp.float32))
+        violating, steps = int(found.violating.sum()), int(found.steps.sum())
+        low, high = episode_interval(violating, steps, program.task.episode_steps)
+        rows.append(
+            {
+                "qh_threshold": thresholds[0],
+                "planner_threshold": thresholds[1],
+                "violating_episodes": episode_share(violating, steps, program.task.episode_steps),
+                "interval_low": low,
+                "interval_high": high,
+                "violating": violating,
+                "trajectories": policies * count,
+                "steps": steps,
+            }
+        )
+    chosen = choose(rows, config.shield.target_violation_rate)
+    return [{**row, "deployed": row is chosen} for row in rows]
+
+
+def choose(rows: Sequence[Mapping[str, Any]], target: float) -> Mapping[str, Any]:
+    """The largest thresholds whose forecast, and that of all smaller ones, is within a target.
+
+    Args:
+      rows: of `forecast_table`, the config's own thresholds first.
+      target: share of episodes that may violate; 0 keeps the config's own thresholds. If no
+        thresholds are within it, the smallest are chosen.
+    """
+    if target <= 0:
+        return rows[0]
+    ordered = sorted(rows, key=lambda row: (row["qh_threshold"], row["planner_threshold"]))
+    chosen = ordered[0]
+    for row in ordered:
+        if not within(row, target):
+            break
+        chosen = row
+    return chosen
+
+
+def within(row: Mapping[str, Any], target: float) -> bool:
+    """Whether the upper end of a forecast's interval is at most a share of episodes."""
+    return row["interval_high"] is not None and row["interval_high"] <= target

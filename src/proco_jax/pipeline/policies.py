@@ -1,0 +1,296 @@
+"""The stages that train policies and run them in the simulator."""
+
+import dataclasses
+import functools
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from proco_jax.algorithms.base import Previous
+from proco_jax.augmentation.base import Context
+from proco_jax.common import sharding
+from proco_jax.common.checkpoint import load_arrays
+from proco_jax.common.files import sha256
+from proco_jax.common.random_streams import Stream, action_keys, stream_keys
+from proco_jax.config.schema import ALGORITHMS, Config
+from proco_jax.deployment.acting import Deployed, make_actor
+from proco_jax.deployment.policy import policy_name
+from proco_jax.deployment.shield import ShieldState
+from proco_jax.envs.episodes import Observed
+from proco_jax.envs.tasks import Task
+from proco_jax.evaluation.episodes import Player, evaluate_policies
+from proco_jax.evaluation.results import FILE, load_rows, result_row, write_rows
+from proco_jax.pipeline.checkpointed_fit import run_fit
+from proco_jax.pipeline.store import artifact, digest
+from proco_jax.pipeline.workdir import Run
+from proco_jax.training import loop
+from proco_jax.training.loop import Program, TrainState
+from proco_jax.types import Array
+
+# Raised when the meaning of a training changes while its settings do not.
+VERSION = 1
+
+
+class Learner(NamedTuple):
+    """An algorithm with an augmentation, both by name."""
+
+    algorithm: str
+    augmentation: str
+
+
+class Trained(NamedTuple):
+    """The policies of all seeds of a learner.
+
+    Attributes:
+      learner: algorithm and augmentation.
+      name: of the policies, in folders, stages and reports.
+      program: what they were trained by.
+      state: the last training states, leaves `[S, ...]`.
+      inputs: all that the training depends on.
+    """
+
+    learner: Learner
+    name: str
+    program: Program
+    state: TrainState
+    inputs: Mapping[str, Any]
+
+
+def train_policies(
+    run: Run,
+    program: Program,
+    task: Task,
+    context: Context,
+    learner: Learner,
+    inputs: Mapping[str, Any],
+) -> Trained:
+    """Trains all seeds of a learner in one program, or takes them from the store.
+
+    Args:
+      context: on one device.
+      inputs: content hashes of the logs and of the world model that the context holds.
+    """
+    config = run.config
+    name = policy_name(program.algorithm.name, learner.augmentation)
+    inputs = training_inputs(config, learner, inputs)
+    init, make_chunk = _compiled(run, program, context)
+
+    def make(folder: Path) -> None:
+        def after_chunk(done: int, state: TrainState) -> None:
+            _evaluate_interim(run, program, task, context, learner, state, inputs, done)
+
+        own = functools.partial(sharding.unpad_members, members=config.seeds)
+        run_fit(
+            run,
+            f"train/{name}",
+            folder / "checkpoints",
+            config.train.steps,
+            config.train.chunk,
+            make_chunk,
+            lambda: own(init()),
+            checkpoint_every=config.train.checkpoint_every,
+            place=functools.partial(sharding.shard_members, members=config.seeds),
+            unplace=own,
+            after_chunk=after_chunk,
+        )
+
+    folder = artifact(run.store, "policies", inputs, make, run.log)
+    # Without the copies that fill up the devices.
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((config.seeds, *x.shape[1:]), x.dtype), jax.eval_shape(init)
+    )
+    state = load_arrays(folder / "checkpoints", like)
+    return Trained(learner, name, program, state, inputs)
+
+
+def training_inputs(config: Config, learner: Learner, made_of: Mapping[str, Any]) -> dict[str, Any]:
+    """All that a training depends on, as JSON data."""
+    whole = dataclasses.asdict(config)
+    names = ("task", "cost_limit", "seeds", "seed", "encoder", "feasibility", "train")
+    settings = {name: whole[name] for name in names}
+    del settings["train"]["checkpoint_every"]
+    if learner.augmentation != "none":
+        settings |= {name: whole[name] for name in ("rollouts", "augmentation")}
+    if learner.algorithm in ALGORITHMS:
+        settings[learner.algorithm] = whole[learner.algorithm]
+    else:
+        # An algorithm of the user's own may read any setting, and its code may change.
+        others = set(whole) - {"experiment", "variant", "env", "shield", "evaluation", "shields"}
+        settings |= {name: whole[name] for name in others}
+        settings["source"] = _source_digest(learner.algorithm)
+    return {
+        "version": VERSION,
+        "algorithm": learner.algorithm,
+        "augmentation": learner.augmentation,
+        "settings": settings,
+        **made_of,
+    }
+
+
+def _source_digest(algorithm: str) -> str | None:
+    """SHA-256 of the file of a `module:function`; None if it has no file."""
+    found = importlib.util.find_spec(algorithm.partition(":")[0])
+    origin = None if found is None else found.origin
+    return sha256(Path(origin)) if origin and Path(origin).is_file() else None
+
+
+def deploy(trained: Trained, context: Context, shield: ShieldState | None) -> Deployed:
+    """The trained policies as they are deployed, on one device."""
+    hyper = loop.make_hyper(trained.program, trained.state.step.shape[0]).algorithm
+    deployed = Deployed(trained.state.algorithm, hyper, context.normalizer, shield)
+    return jax.device_put(deployed, jax.local_devices()[0])
+
+
+def shield_state(trained: Trained, context: Context) -> ShieldState | None:
+    """The state of a shield from a training's own critics, with the config's thresholds.
+
+    None if it was trained without an augmentation: critics that have seen no unsafe state accept
+    every action.
+    """
+    critics = loop.critics_of(trained.program, trained.state)
+    if critics is None or context.world is None:
+        return None
+    settings = trained.program.config.shield
+    return ShieldState(
+        critics.params,
+        context.world.dynamics,
+        jnp.float32(settings.qh_threshold),
+        jnp.float32(settings.planner_threshold),
+    )
+
+
+def evaluate(
+    run: Run,
+    program: Program,
+    task: Task,
+    learner: Learner,
+    shield: str,
+    deployed: Deployed,
+    inputs: Mapping[str, Any],
+    step: int,
+    episodes: int,
+) -> None:
+    """Runs every seed's policy under a shield and writes the rows of `results.json`.
+
+    Rows that are there already, with the same settings, are not made again.
+    """
+    config = run.config
+    names = (program.algorithm.name, learner.augmentation, shield)
+    settings = digest(
+        {
+            "policy": inputs,
+            "shield": _shield_inputs(config, shield, deployed),
+            "evaluation": {"seed": config.evaluation.seed, "worlds": config.evaluation.worlds},
+            "backend": config.env.backend,
+        }
+    )
+    if _evaluated(run, (*names, step, episodes, settings)):
+        return
+    player = make_player(program, shield, deployed, config.seed)
+    found = evaluate_policies(config, task, player, config.seeds, episodes, log=run.log)
+    rows = [
+        result_row(
+            task,
+            own,
+            source=config.data.source,
+            regime=config.data.regime,
+            algorithm=names[0],
+            augmentation=names[1],
+            shield=names[2],
+            seed=config.seed + i,
+            step=step,
+            settings=settings,
+            cost_limit=config.cost_limit,
+        )
+        for i, own in enumerate(found)
+    ]
+    write_rows(run.workdir / FILE, rows)
+
+
+def make_player(program: Program, shield: str, deployed: Deployed, seed: int) -> Player:
+    """How deployed policies, whose first seed is given, act in an evaluation."""
+    policies = jax.tree.leaves(deployed.algorithm)[0].shape[0]
+    keys = stream_keys(seed, policies, Stream.EVALUATION)
+    actor = make_actor(program, shield)
+
+    @jax.jit
+    def act(deployed: Deployed, carry: Any, observed: Observed) -> tuple[Array, Any]:
+        drawn = action_keys(keys, observed.seeds, observed.steps)
+        previous = Previous(observed.action, observed.reward, observed.cost)
+        fresh = actor.initial_carry(*observed.steps.shape)
+
+        def reset(new: Array, old: Array) -> jax.Array:
+            begins = observed.steps == 0
+            return jnp.where(begins.reshape(*begins.shape, *[1] * (old.ndim - 2)), new, old)
+
+        carry = jax.tree.map(reset, fresh, carry)
+        return actor.act(deployed, carry, observed.obs, previous, drawn, observed.active)
+
+    return Player(actor.initial_carry, functools.partial(act, deployed))
+
+
+def _compiled(run: Run, program: Program, context: Context) -> tuple[Any, Any]:
+    """A function that makes the first states, and one that makes chunks of a number of steps."""
+    members = run.config.seeds
+    keys = stream_keys(run.config.seed, members, Stream.TRAINING)
+    hyper = loop.make_hyper(program, members)
+    placed = sharding.replicate(context, members)
+    init_all = loop.make_train_init(program)
+
+    def init() -> TrainState:
+        spread = functools.partial(sharding.shard_members, members=members)
+        return init_all(placed, spread(hyper), spread(keys))
+
+    def make_chunk(steps: int) -> Any:
+        assert steps == run.config.train.chunk
+        chunk = loop.make_train_chunk(program)
+        spread_hyper = sharding.shard_members(hyper, members)
+        return lambda state: chunk(placed, spread_hyper, sharding.place_members(state, members))
+
+    return init, make_chunk
+
+
+def _evaluate_interim(
+    run: Run,
+    program: Program,
+    task: Task,
+    context: Context,
+    learner: Learner,
+    state: TrainState,
+    inputs: Mapping[str, Any],
+    step: int,
+) -> None:
+    """Interim evaluations, without shield; the last step has the final one."""
+    settings = run.config.evaluation
+    due = settings.interim_episodes > 0 and step % settings.interim_every == 0
+    if not (due and 0 < step < run.config.train.steps):
+        return
+    trained = Trained(learner, "", program, state, inputs)
+    deployed = deploy(trained, context, None)
+    episodes = settings.interim_episodes
+    evaluate(run, program, task, learner, "none", deployed, inputs, step, episodes)
+
+
+def _evaluated(run: Run, wanted: tuple[Any, ...]) -> bool:
+    """Whether `results.json` holds the rows of every seed of a policy."""
+    path = run.workdir / FILE
+    rows = load_rows(path) if path.exists() else []
+    names = ("algorithm", "augmentation", "shield", "step", "episodes", "settings")
+    seeds = {row["seed"] for row in rows if tuple(row[name] for name in names) == wanted}
+    return seeds >= set(range(run.config.seed, run.config.seed + run.config.seeds))
+
+
+def _shield_inputs(config: Config, shield: str, deployed: Deployed) -> Any:
+    """What a shield depends on beside its critics: settings, and thresholds of the forecast."""
+    guard = deployed.shield
+    if shield == "none" or guard is None:
+        return None
+    thresholds = {
+        "qh_threshold": float(guard.qh_threshold),
+        "planner_threshold": float(guard.planner_threshold),
+    }
+    return {"name": shield, **dataclasses.asdict(config.shield), **thresholds}

@@ -1,0 +1,347 @@
+"""The stages that turn logs and knowledge into the world model: dynamics, labels, cost network."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from proco_jax.augmentation import rollouts
+from proco_jax.augmentation.base import WorldModel
+from proco_jax.augmentation.proco import rollout_model
+from proco_jax.common.checkpoint import load_arrays, save_arrays
+from proco_jax.common.files import write_atomic
+from proco_jax.common.hyperparameters import hyper_from
+from proco_jax.common.random_streams import Stream, stream_key
+from proco_jax.config.schema import Config
+from proco_jax.diagnostics import critics as diagnostics
+from proco_jax.knowledge.grounding import Grounding, label_states
+from proco_jax.models import cost, dynamics
+from proco_jax.models.dynamics_targets import fit_targets
+from proco_jax.models.networks import Critic, DynamicsNetwork
+from proco_jax.models.normalizer import Normalizer
+from proco_jax.observation import ObservationSpec
+from proco_jax.pipeline.checkpointed_fit import run_fit
+from proco_jax.pipeline.store import artifact
+from proco_jax.pipeline.workdir import Run
+from proco_jax.training.loop import make_cost_chunk, make_dynamics_chunk
+from proco_jax.types import Array, Dataset, LabeledStates
+
+COST_CHUNK = 500
+# Raised when the meaning of an artifact changes while its settings do not.
+VERSIONS = {"dynamics": 1, "labels": 1, "cost": 1}
+LOGGED_CANDIDATES = 60_000
+EXPLORATIONS = 16
+LABELS = "labels.npz"
+
+Score = Callable[[Array], jax.Array]
+
+
+class Data(NamedTuple):
+    """The logs on the device.
+
+    Attributes:
+      train: what is trained on.
+      holdout: held-out episodes, or the training ones where none are held out.
+      normalizer: fitted on `train`.
+      digest: content hash of the logs and their split.
+    """
+
+    train: Dataset
+    holdout: Dataset
+    normalizer: Normalizer
+    digest: str
+
+
+class Nets(NamedTuple):
+    """The networks of the world model."""
+
+    spec: ObservationSpec
+    dynamics: DynamicsNetwork
+    cost: Critic
+
+
+class FittedCost(NamedTuple):
+    """The cost network and how well it agrees with held-out labels.
+
+    Attributes:
+      model: the fitted ensemble with its threshold.
+      report: recall and precision on held-out labels, threshold, numbers of labels.
+      held_out: the labels that it was not fitted to.
+      labels: how many labels there were.
+      folder: of the artifact.
+    """
+
+    model: cost.CostModel
+    report: dict[str, Any]
+    held_out: LabeledStates
+    labels: int
+    folder: Path
+
+
+def make_nets(config: Config, spec: ObservationSpec) -> Nets:
+    """The networks of a config for an observation."""
+    return Nets(
+        spec,
+        dynamics.network(config.dynamics, spec),
+        cost.network(config.cost, config.encoder, spec),
+    )
+
+
+def fit_dynamics(run: Run, nets: Nets, data: Data) -> tuple[dynamics.Model, Path]:
+    """The fitted ensemble, from the store if it is there, and the folder of the artifact."""
+    config = run.config
+    settings, limits = config.dynamics, config.rollouts
+    limit = (limits.disagreement_quantile, limits.disagreement_slack)
+    inputs = {
+        "version": VERSIONS["dynamics"],
+        "logs": data.digest,
+        "dynamics": dataclasses.asdict(settings),
+        "limit": limit,
+        "seed": config.seed,
+    }
+    actions = data.train.action.shape[-1]
+    key = stream_key(config.seed, Stream.DYNAMICS)
+
+    def make(folder: Path) -> None:
+        targets = jax.tree.map(jnp.asarray, fit_targets(nets.spec, data.normalizer, data.train))
+
+        def make_chunk(steps: int) -> Callable[[Any], Any]:
+            chunk = make_dynamics_chunk(config, nets.dynamics, steps)
+            return lambda state: chunk(targets, data.normalizer, data.train, data.holdout, state)
+
+        state = run_fit(
+            run,
+            "dynamics",
+            folder / "checkpoints",
+            settings.steps,
+            settings.holdout_every,
+            make_chunk,
+            lambda: dynamics.init(settings, nets.spec, actions, key),
+        )
+
+        @jax.jit
+        def finish(state: dynamics.DynamicsState, train: Dataset) -> dynamics.Model:
+            return dynamics.model(
+                settings, nets.dynamics, targets, data.normalizer, train, state, limit
+            )
+
+        save_arrays(folder / "model", finish(state, data.train))
+
+    folder = artifact(run.store, "dynamics", inputs, make, run.log)
+    like = jax.eval_shape(lambda: dynamics.empty_model(settings, nets.spec, actions))
+    return load_arrays(folder / "model", like), folder
+
+
+def label(
+    run: Run,
+    nets: Nets,
+    data: Data,
+    model: dynamics.Model,
+    dynamics_folder: Path,
+    grounding: Grounding,
+) -> tuple[LabeledStates, Path]:
+    """Labels of a covering sample of logged and imagined states, and the artifact's folder."""
+    config = run.config
+    asked = dataclasses.asdict(config.knowledge)
+    # Where replies are cached and how many calls run at once does not decide the answers. Budget,
+    # retries and time limit do: they may leave votes out.
+    for name in ("cache", "concurrency"):
+        del asked[name]
+    inputs = {
+        "version": VERSIONS["labels"],
+        "dynamics": dynamics_folder.name,
+        "exploration": dataclasses.asdict(config.exploration),
+        "knowledge": asked | {"file": ""},
+        "text": grounding.knowledge.text,
+        "rules": [rule.text for rule in grounding.rules],
+        "fields": grounding.knowledge.spec.to_json(),
+        "boundary": None if grounding.knowledge.rule is None else grounding.knowledge.rule.text,
+        "cost": dataclasses.asdict(config.cost),
+        "encoder": dataclasses.asdict(config.encoder),
+        "seed": config.seed,
+    }
+
+    def make(folder: Path) -> None:
+        rows = np.linspace(0, len(data.train.obs) - 1, LOGGED_CANDIDATES).astype(np.int64)
+        logged = np.asarray(data.train.obs)[np.unique(rows)]
+        imagined = explore(config, nets, data, model, rule_score(grounding))
+        kept = np.arange(imagined.obs.shape[1]) <= np.asarray(imagined.length)[:, None]
+        candidates = np.concatenate([logged, np.asarray(imagined.obs)[kept]])
+        uncertainty = cost_uncertainty(config, nets, data.normalizer)
+        labels = label_states(grounding, candidates, config, config.seed, uncertainty)
+        write_atomic(folder / LABELS, lambda p: np.savez_compressed(p, **labels._asdict()))
+
+    folder = artifact(run.store, "labels", inputs, make, run.log)
+    with np.load(folder / LABELS) as stored:
+        return LabeledStates(*(stored[name] for name in LabeledStates._fields)), folder
+
+
+def explore(
+    config: Config, nets: Nets, data: Data, model: dynamics.Model, score: Score | None
+) -> rollouts.Imagined:
+    """Rollouts before there is a cost network: toward a high score, or random ones.
+
+    Logs without violations hold almost no unsafe state to label, and random actions seldom reach
+    one.
+
+    Args:
+      score: raw obs `[..., O]` to `[...]`, e.g. the margin of a rule; None explores at random.
+    """
+    settings = config.exploration
+
+    def anything(key: Array, obs: Array) -> jax.Array:
+        shape = (*obs.shape[:-1], data.train.action.shape[-1])
+        return jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
+
+    @jax.jit
+    def go(train: Dataset, model: dynamics.Model, keys: Array) -> rollouts.Imagined:
+        world = rollout_model(nets.dynamics, nets.cost, model, None)
+        risky = jnp.arange(train.size)
+        if score is not None:
+            world = world._replace(score=score)
+            known = jax.lax.map(score, train.obs, batch_size=4096)[train.obs_index]
+            risky = jnp.argsort(-known)[: max(1, int(train.size * settings.risky_top))]
+        hyper, elites = hyper_from(settings, rollouts.Hyper), model.elites.shape[0]
+        return jax.lax.map(
+            lambda key: rollouts.generate(
+                settings, hyper, world, anything, train, risky, elites, key
+            ),
+            keys,
+        )
+
+    key = stream_key(config.seed, Stream.EXPLORATION)
+    found = go(data.train, model, jax.random.split(key, EXPLORATIONS))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
+
+
+def fit_cost(
+    run: Run, nets: Nets, normalizer: Normalizer, labels: LabeledStates, labels_folder: Path
+) -> FittedCost:
+    """Distills labels into the cost network and sets its threshold on held-out ones."""
+    config = run.config
+    settings = config.cost
+    rng = np.random.default_rng(config.seed)
+    order = rng.permutation(len(labels.unsafe))
+    held, used = np.split(order, [int(len(order) * held_out_share(config, labels))])
+    # Too few unsafe labels for the stated recall are an error before the fit.
+    cost.conformal_threshold(np.zeros(int((labels.unsafe[held] >= 0.5).sum())), settings.recall)
+    held_out = LabeledStates(*(x[held] for x in labels))
+    inputs = {
+        "version": VERSIONS["cost"],
+        "labels": labels_folder.name,
+        "cost": dataclasses.asdict(settings),
+        "encoder": dataclasses.asdict(config.encoder),
+        "seed": config.seed,
+    }
+
+    def make(folder: Path) -> None:
+        on_device = cost.Labels(normalizer(labels.obs[used]), jnp.asarray(labels.unsafe[used]))
+
+        def make_chunk(steps: int) -> Callable[[Any], Any]:
+            chunk = make_cost_chunk(config, nets.cost, steps)
+            return lambda state: chunk(on_device, state)
+
+        state = run_fit(
+            run,
+            "cost",
+            folder / "checkpoints",
+            settings.steps,
+            COST_CHUNK,
+            make_chunk,
+            lambda: cost.init(settings, nets.cost, stream_key(config.seed, Stream.COST)),
+        )
+        model = cost.CostModel(
+            state.params, normalizer, jnp.float32(settings.ucb_coefficient), jnp.float32(0)
+        )
+        scores = diagnostics.cost_scores(nets.cost, model, held_out.obs)
+        threshold = cost.conformal_threshold(scores[held_out.unsafe >= 0.5], settings.recall)
+        save_arrays(folder / "model", model._replace(threshold=jnp.float32(threshold)))
+
+    folder = artifact(run.store, "cost", inputs, make, run.log)
+
+    def empty() -> cost.CostModel:
+        state = cost.init(settings, nets.cost, jax.random.key(0))
+        return cost.CostModel(state.params, normalizer, jnp.zeros(()), jnp.zeros(()))
+
+    model = load_arrays(folder / "model", jax.eval_shape(empty))
+    called = diagnostics.unsafe_states(nets.cost, model, held_out.obs)
+    report = diagnostics.label_agreement(called, held_out) | {
+        "threshold": float(model.threshold),
+        "stated_recall": settings.recall,
+        "held_out_labels": len(held_out.unsafe),
+        "held_out_unsafe": int((held_out.unsafe >= 0.5).sum()),
+    }
+    return FittedCost(model, report, held_out, len(labels.unsafe), folder)
+
+
+def held_out_share(config: Config, labels: LabeledStates) -> float:
+    """The share of labels kept for the threshold, larger where unsafe ones are few.
+
+    A stated recall needs 1 / (1 - recall) unsafe held-out labels, and a language model labels only
+    hundreds of states. Never more than half are kept.
+    """
+    unsafe = max(int((labels.unsafe >= 0.5).sum()), 1)
+    # Half as many again, since the split is random.
+    needed = 1.5 / (1.0 - config.cost.recall) / unsafe
+    return max(config.cost.holdout_share, min(0.5, needed))
+
+
+def cost_uncertainty(
+    config: Config, nets: Nets, normalizer: Normalizer
+) -> Callable[[LabeledStates, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """How uncertain a cost ensemble is about states, if fitted to the labels so far.
+
+    Returns:
+      A function of labels and raw states `[K, O]` to the standard deviation `[K]` of the members'
+      logits, and whether their upper confidence bound is above even odds.
+    """
+    settings = config.cost
+    chunk = make_cost_chunk(config, nets.cost, settings.steps // 3 + 1)
+
+    def ask(labels: LabeledStates, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        key = stream_key(config.seed, Stream.COST_UNCERTAINTY)
+        on_device = cost.Labels(normalizer(labels.obs), jnp.asarray(labels.unsafe))
+        state = chunk(on_device, cost.init(settings, nets.cost, key))[0]
+        mean_model = cost.CostModel(state.params, normalizer, jnp.float32(0), jnp.float32(0))
+        upper_model = mean_model._replace(ucb_coefficient=jnp.float32(1))
+        mean = diagnostics.cost_scores(nets.cost, mean_model, obs)
+        spread = diagnostics.cost_scores(nets.cost, upper_model, obs) - mean
+        return spread, mean + settings.ucb_coefficient * spread >= 0.0
+
+    return ask
+
+
+def make_world(
+    config: Config, nets: Nets, data: Data, model: dynamics.Model, cost_model: cost.CostModel | None
+) -> WorldModel:
+    """What augmentations ask of dynamics and cost network, with the logs labeled once.
+
+    Without a cost network nothing is unsafe, and starts are drawn from all logs.
+    """
+    size = data.train.size
+    if cost_model is None:
+        return WorldModel(model, None, jnp.zeros(size, bool), jnp.arange(size))
+
+    @jax.jit
+    def run(cost_model: cost.CostModel, train: Dataset) -> tuple[Array, Array]:
+        def block(obs: Array) -> jax.Array:
+            return cost.score(nets.cost, cost_model, obs)
+
+        score = jax.lax.map(block, train.obs, batch_size=4096)
+        risky = jnp.argsort(-score[train.obs_index])
+        return score[train.obs_index + 1] >= cost_model.threshold, risky
+
+    unsafe, risky = run(cost_model, data.train)
+    top = max(1, int(size * config.rollouts.risky_top))
+    return WorldModel(model, cost_model, unsafe, risky[:top])
+
+
+def rule_score(grounding: Grounding) -> Score | None:
+    """The rules' largest margin as a compiled function; None without rules."""
+    if not grounding.rules:
+        return None
+    return lambda obs: jnp.stack([rule.margin(obs) for rule in grounding.rules]).max(axis=0)

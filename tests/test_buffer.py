@@ -1,0 +1,136 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from proco_jax.augmentation.buffer import Buffer, add, empty_buffer, sample
+from proco_jax.augmentation.rollouts import RISK, Imagined
+from proco_jax.models.normalizer import Normalizer
+from proco_jax.types import Transition
+
+PLAIN = Normalizer(jnp.zeros(1), jnp.ones(1))
+
+
+def generation(value: float, unsafe: bool = False, length: int = 2, count: int = 3) -> Imagined:
+    """`count` trajectories of 2 steps that hold one number everywhere."""
+    return Imagined(
+        obs=jnp.full((count, 3, 1), value),
+        action=jnp.full((count, 2, 1), value),
+        reward=jnp.full((count, 2), value),
+        unsafe=jnp.full((count, 2), unsafe),
+        length=jnp.full(count, length, jnp.int32),
+        source=jnp.full(count, RISK, jnp.int32),
+    )
+
+
+def filled(*generations: Imagined, room: int = 3) -> Buffer:
+    held = empty_buffer(room, generations[0] if generations else generation(0.0))
+    for new in generations:
+        held = add(held, new)
+    return held
+
+
+_sample = jax.jit(sample, static_argnums=(3, 4))
+
+
+def draw(buffer: Buffer, batch: int, share: float, seed: int, n: int = 1) -> Transition:
+    return _sample(jax.random.key(seed), buffer, PLAIN, batch, n, share)
+
+
+def test_buffer_never_yields_an_unwritten_row():
+    found = draw(filled(generation(1.0)), 500, 0.5, 6)
+    steps = found.n_step
+    for x in (found.obs, found.action, found.next_obs, found.initial_obs, found.reward, steps.obs):
+        np.testing.assert_array_equal(x, 1.0)
+    np.testing.assert_array_equal(found.weight, 1.0)
+    np.testing.assert_array_equal(steps.reward, 1.0)
+
+
+def test_buffer_never_yields_a_step_beyond_the_length():
+    new = generation(1.0, length=1)
+    new = new._replace(
+        obs=new.obs.at[:, 2].set(9.0),
+        action=new.action.at[:, 1].set(9.0),
+        reward=new.reward.at[:, 1].set(9.0),
+    )
+    found = draw(filled(new), 500, 0.5, 7, n=5)
+    steps = found.n_step
+    values = (found.obs, found.action, found.next_obs, found.reward, steps.obs, steps.reward)
+    assert max(x.max() for x in values) == 1.0
+    np.testing.assert_array_equal(steps.valid, np.arange(5)[None] < np.ones((500, 1)))
+
+
+def test_windows_end_with_their_trajectory_by_hand():
+    states = jnp.arange(5.0)[None, :, None]
+    unsafe = jnp.array([[False, True, False, True]])
+    reward = jnp.array([[10.0, 11.0, 12.0, 13.0]])
+    new = Imagined(states, states[:, :4], reward, unsafe, jnp.array([3]), jnp.array([RISK]))
+    found = draw(filled(new), 200, 0.5, 14, n=2)
+    steps = found.n_step
+    at = np.asarray(found.obs[:, 0], int)
+    assert set(at) == {0, 1, 2}
+    np.testing.assert_array_equal(found.action[:, 0], at)
+    np.testing.assert_array_equal(found.next_obs[:, 0], at + 1)
+    np.testing.assert_array_equal(found.initial_obs, 0.0)
+    np.testing.assert_array_equal(found.reward, 10.0 + at)
+    np.testing.assert_array_equal(found.cost, np.array([0, 1, 0])[at])
+    np.testing.assert_array_equal(steps.obs[:, 0], np.array([2, 3, 3])[at])
+    valid = np.array([[True, True], [True, True], [True, False]])
+    np.testing.assert_array_equal(steps.valid, valid[at])
+    violation = np.array([[False, True], [True, False], [False, False]])
+    np.testing.assert_array_equal(steps.violation, violation[at])
+    np.testing.assert_array_equal(steps.cost, violation[at].astype(np.float32))
+    rewards = np.array([[10, 11], [11, 12], [12, 0]])
+    np.testing.assert_array_equal(steps.reward, rewards[at])
+
+
+def test_imagined_rows_are_marked_and_never_end_in_a_termination():
+    found = draw(filled(generation(1.0, length=1)), 20, 0.5, 15, n=3)
+    assert np.all(found.imagined)
+    np.testing.assert_array_equal(found.discount, 1.0)
+    np.testing.assert_array_equal(found.n_step.discount, 1.0)
+
+
+def test_observations_are_normalized():
+    normalizer = Normalizer(jnp.array([1.0]), jnp.array([0.5]))
+    found = _sample(jax.random.key(16), filled(generation(3.0)), normalizer, 10, 2, 0.5)
+    for x in (found.obs, found.next_obs, found.initial_obs, found.n_step.obs):
+        np.testing.assert_array_equal(x, 1.0)
+    np.testing.assert_array_equal(found.action, 3.0)
+
+
+def test_buffer_overwrites_its_oldest_generation_first():
+    buffer = filled(*(generation(float(i)) for i in (1, 2, 3, 4)))
+    held = {float(x) for x in np.unique(buffer.data.obs)}
+    assert held == {2.0, 3.0, 4.0}
+    assert int(buffer.generation) == 4
+    assert {float(x) for x in np.unique(draw(buffer, 500, 0.5, 8).obs)} == held
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_buffer_yields_the_stated_share_of_violating_trajectories(share):
+    buffer = filled(generation(1.0, unsafe=True, count=3), generation(2.0, count=3))
+    found = draw(buffer, 4000, share, 9)
+    violation = found.n_step.violation
+    assert float(violation.mean()) == pytest.approx(share, abs=0.03)
+    np.testing.assert_array_equal(found.obs == 1.0, violation)
+    np.testing.assert_array_equal(found.cost[:, None], violation)
+
+
+@pytest.mark.parametrize("unsafe", [False, True])
+def test_if_one_kind_is_missing_all_rows_come_from_the_other(unsafe):
+    found = draw(filled(generation(1.0, unsafe=unsafe)), 200, 0.5, 10)
+    np.testing.assert_array_equal(found.n_step.violation, unsafe)
+    np.testing.assert_array_equal(found.obs, 1.0)
+    np.testing.assert_array_equal(found.weight, 1.0)
+
+
+def test_if_nothing_was_kept_every_weight_is_zero():
+    for buffer in (filled(), filled(generation(1.0, length=0))):
+        np.testing.assert_array_equal(draw(buffer, 50, 0.5, 11).weight, 0.0)
+
+
+def test_longer_trajectories_are_drawn_in_proportion_to_their_length():
+    short, long = generation(1.0, length=1, count=1), generation(2.0, length=2, count=1)
+    obs = draw(filled(short, long), 6000, 0.5, 12).obs
+    assert float((obs == 2.0).mean()) == pytest.approx(2 / 3, abs=0.03)

@@ -1,0 +1,342 @@
+"""Shields guard the policies of any algorithm, each with its own critics."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from core_toys import ACTIONS, SPEC, same_leaves, tiny_config
+from deployment_toys import (
+    ALGORITHMS,
+    POLICIES,
+    SHIELDS,
+    action_keys,
+    deployed_program,
+    guard_of,
+    toy_deployed,
+    toy_obs,
+    toy_previous,
+)
+
+from proco_jax.algorithms import feasibility
+from proco_jax.algorithms.base import Previous
+from proco_jax.deployment.acting import Deployed, make_actor
+from proco_jax.deployment.planner import best_first_action, make_plans
+from proco_jax.deployment.shield import filter_actions, make_shield
+from proco_jax.models import dynamics
+from proco_jax.training.loop import Program
+
+STATES = 5
+ALWAYS, NEVER = -1e9, 1e9
+
+
+@pytest.fixture(scope="module")
+def program() -> Program:
+    return deployed_program()
+
+
+@pytest.fixture(scope="module")
+def deployed(program: Program) -> Deployed:
+    return toy_deployed(program)
+
+
+@pytest.fixture(scope="module")
+def actors(program: Program) -> dict[str, Any]:
+    """Compiled: (deployed, active) to actions `[S, n, A]` in the same states with the same keys."""
+    return {name: compiled(program, name) for name in SHIELDS}
+
+
+def compiled(program: Program, shield: str) -> Any:
+    actor = make_actor(program, shield)
+
+    @jax.jit
+    def run(deployed: Deployed, active: jax.Array) -> jax.Array:
+        carry = actor.initial_carry(POLICIES, STATES)
+        keys = action_keys(STATES)
+        return actor.act(deployed, carry, toy_obs(STATES), toy_previous(STATES), keys, active)[0]
+
+    everywhere = jnp.ones((POLICIES, STATES), bool)
+    return lambda deployed, active=everywhere: np.asarray(run(deployed, active))
+
+
+def with_thresholds(deployed: Deployed, qh: Any, planner: Any) -> Deployed:
+    guard = guard_of(deployed)._replace(
+        qh_threshold=jnp.float32(qh), planner_threshold=jnp.float32(planner)
+    )
+    return deployed._replace(shield=guard)
+
+
+class Proposals(NamedTuple):
+    """Actions `[S, n, P, A]` that the policies propose to a shield, and their Q_h `[S, n, P]`."""
+
+    actions: np.ndarray
+    qh: np.ndarray
+
+    @property
+    def least(self) -> np.ndarray:
+        """The least Q_h `[S, n]`."""
+        return self.qh.min(axis=-1)
+
+
+@pytest.fixture(scope="module")
+def proposals(program: Program, deployed: Deployed) -> Proposals:
+    """What the policies propose in the states of `actors`, state by state."""
+    algorithm, count = program.algorithm, program.config.shield.samples
+    sample_actions = algorithm.sample_actions
+    assert sample_actions is not None
+
+    @jax.jit
+    def one(policy: Any, obs: jax.Array, key: jax.Array) -> Any:
+        state, hyper, critics = policy
+        previous = Previous(jnp.zeros(ACTIONS), jnp.zeros(()), jnp.zeros(()))
+        normalized, carry = deployed.normalizer(obs), algorithm.initial_carry()
+        actions, _ = sample_actions(key, hyper, state, carry, normalized, previous, count)
+        many = jnp.broadcast_to(normalized, (count, SPEC.size))
+        return actions, feasibility.qh(program.feasibility, critics, many, actions)
+
+    obs, keys = toy_obs(STATES), action_keys(STATES)
+    policies = [of_policy(deployed, s) for s in range(POLICIES)]
+    rows = [[one(p, obs[s, n], keys[s, n]) for n in range(STATES)] for s, p in enumerate(policies)]
+    return Proposals(*(np.array([[row[i] for row in own] for own in rows]) for i in (0, 1)))
+
+
+def of_policy(deployed: Deployed, policy: int) -> Any:
+    """State, hyperparameters and critics of one policy."""
+    trees = (deployed.algorithm, deployed.hyper, guard_of(deployed).critics)
+    return jax.tree.map(lambda x: x[policy], trees)
+
+
+def test_the_filter_takes_the_first_feasible_or_the_least_infeasible(deployed, actors, proposals):
+    qh = proposals.qh
+    # So that in some states all, in some a few, and in some none of the actions are feasible.
+    for threshold in np.quantile(qh, [0.2, 0.5, 0.8]):
+        expected = np.zeros((POLICIES, STATES, ACTIONS), np.float32)
+        for s, n in np.ndindex(POLICIES, STATES):
+            feasible = np.flatnonzero(qh[s, n] <= threshold)
+            index = feasible[0] if feasible.size else np.argmin(qh[s, n])
+            expected[s, n] = proposals.actions[s, n, index]
+        found = actors["filter"](with_thresholds(deployed, threshold, NEVER))
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    any_feasible = (qh <= np.quantile(qh, 0.5)).any(axis=-1)
+    assert any_feasible.any() and not any_feasible.all()
+
+
+def test_the_filter_accepts_the_first_proposal_where_everything_is_feasible(
+    deployed, actors, proposals
+):
+    found = actors["filter"](with_thresholds(deployed, NEVER, NEVER))
+    np.testing.assert_allclose(found, proposals.actions[:, :, 0], atol=1e-6)
+
+
+def test_the_filter_accepts_an_action_exactly_at_its_threshold(program, deployed, proposals):
+    """The first action of each state, and no action if the threshold is a little lower."""
+    critics = of_policy(deployed, 0)[2]
+    obs = toy_obs(STATES)[0]
+
+    @jax.jit
+    def run(threshold: jax.Array, actions: jax.Array) -> Any:
+        state = guard_of(deployed)._replace(critics=critics, qh_threshold=threshold)
+        return filter_actions(program.feasibility, state, obs, actions)
+
+    for row in range(STATES):
+        # The action with the largest Q_h first, so that it is taken only if it is feasible.
+        order = np.argsort(-proposals.qh[0, row])
+        actions = jnp.asarray(proposals.actions[0][:, order])
+        single = jnp.broadcast_to(actions[:, :1], actions.shape)
+        _, largest = run(jnp.float32(ALWAYS), single)
+        at, _ = run(largest[row], actions)
+        below, least = run(jnp.nextafter(largest[row], -jnp.inf), actions)
+        np.testing.assert_array_equal(at[row], actions[row, 0])
+        np.testing.assert_array_equal(below[row], actions[row, 1])
+        np.testing.assert_allclose(least[row], proposals.least[0, row], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_without_a_shield_the_action_is_the_policys_own(name):
+    program = deployed_program(name)
+    deployed = toy_deployed(program)
+    algorithm = program.algorithm
+
+    @jax.jit
+    def policies(deployed: Deployed) -> jax.Array:
+        def one(state: Any, hyper: Any, obs: jax.Array, previous: Previous, key: jax.Array) -> Any:
+            carry, normalized = algorithm.initial_carry(), deployed.normalizer(obs)
+            return algorithm.act(key, hyper, state, carry, normalized, previous)[0]
+
+        rows = jax.vmap(jax.vmap(one, (None, None, 0, 0, 0)))
+        inputs = (toy_obs(STATES), toy_previous(STATES), action_keys(STATES))
+        return rows(deployed.algorithm, deployed.hyper, *inputs)
+
+    expected = policies(deployed)
+    run = compiled(program, "none")
+    np.testing.assert_array_equal(run(deployed), expected)
+    # Neither critics nor a model are needed, and no row is skipped.
+    np.testing.assert_array_equal(run(deployed._replace(shield=None)), expected)
+    np.testing.assert_array_equal(run(deployed, jnp.zeros((POLICIES, STATES), bool)), expected)
+
+
+def test_the_planner_is_the_filter_where_nothing_exceeds_its_threshold(deployed, actors):
+    for qh in (ALWAYS, 0.0, NEVER):
+        calm = with_thresholds(deployed, qh, NEVER)
+        np.testing.assert_array_equal(actors["planner"](calm), actors["filter"](calm))
+
+
+def test_the_planner_acts_only_above_its_threshold_in_active_rows(deployed, actors, proposals):
+    least = proposals.least
+    threshold = np.median(least)
+    active = np.arange(POLICIES * STATES).reshape(POLICIES, STATES) % 3 > 0
+    some = with_thresholds(deployed, 0.0, threshold)
+    filtered = actors["filter"](some)
+    planned = actors["planner"](with_thresholds(deployed, 0.0, ALWAYS))
+    acts = (least > threshold) & active
+    assert acts.any() and not acts.all()
+    found = actors["planner"](some, jnp.asarray(active))
+    np.testing.assert_array_equal(found, np.where(acts[..., None], planned, filtered))
+    assert np.all(np.any(planned != filtered, axis=-1)) and np.all(np.abs(planned) <= 1.0)
+
+
+def test_the_planner_takes_the_best_plan_by_each_policys_own_critics(program, deployed, actors):
+    config = program.config
+    settings = config.shield
+    plans = make_plans(
+        settings.planner_horizon, settings.planner_candidates, ACTIONS, config.rollouts.persistence
+    )
+    model = guard_of(deployed).dynamics
+
+    @jax.jit
+    def search(critics: Any, start: jax.Array) -> jax.Array:
+        return best_first_action(
+            lambda o, a: dynamics.predict(program.dynamics, model, jnp.int32(0), o, a).next_obs,
+            lambda o: feasibility.vh(program.feasibility, critics, deployed.normalizer(o)),
+            plans,
+            start,
+        )
+
+    found = actors["planner"](with_thresholds(deployed, 0.0, ALWAYS))
+    for s, n in np.ndindex(POLICIES, STATES):
+        critics = jax.tree.map(lambda x, s=s: x[s], guard_of(deployed).critics)
+        np.testing.assert_array_equal(found[s, n], search(critics, toy_obs(STATES)[s, n]))
+
+
+@pytest.mark.parametrize("block", [1, 3, 64])
+def test_the_block_of_the_planner_does_not_change_its_actions(block, deployed, actors, proposals):
+    shield = dataclasses.replace(tiny_config().shield, planner_block=block)
+    config = dataclasses.replace(tiny_config(), shield=shield)
+    run = compiled(deployed_program("proco", config), "planner")
+    for threshold in (ALWAYS, np.median(proposals.least)):
+        some = with_thresholds(deployed, 0.0, threshold)
+        np.testing.assert_allclose(run(some), actors["planner"](some), atol=1e-6)
+
+
+@pytest.mark.parametrize("shield", ["none", "planner"])
+def test_a_policy_acts_the_same_alone_and_beside_others(
+    program, deployed, actors, proposals, shield
+):
+    least = proposals.least
+    deployed = with_thresholds(deployed, float(np.quantile(least, 0.3)), float(np.median(least)))
+    together = actors[shield](deployed)
+    actor = make_actor(program, shield)
+    run = jax.jit(actor.act)
+    for s, n in np.ndindex(POLICIES, STATES):
+
+        def own(tree: Any, s: int = s) -> Any:
+            return jax.tree.map(lambda x: x[s : s + 1], tree)
+
+        guard = guard_of(deployed)._replace(critics=own(guard_of(deployed).critics))
+        alone = Deployed(own(deployed.algorithm), own(deployed.hyper), deployed.normalizer, guard)
+        at = (slice(s, s + 1), slice(n, n + 1))
+        previous = jax.tree.map(lambda x, at=at: x[at], toy_previous(STATES))
+        carry = actor.initial_carry(1, 1)
+        keys, active = action_keys(STATES)[at], jnp.ones((1, 1), bool)
+        found, _ = run(alone, carry, toy_obs(STATES)[at], previous, keys, active)
+        np.testing.assert_allclose(found[0, 0], together[s, n], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shield", ["filter", "planner"])
+def test_a_shield_without_critics_is_refused(program, deployed, shield):
+    with pytest.raises(ValueError, match=f"{shield}.*feasibility critics"):
+        compiled(program, shield)(deployed._replace(shield=None))
+
+
+def test_an_unknown_shield_is_refused(program):
+    for name in ("planer", "", "None", "Filter"):
+        with pytest.raises(ValueError, match="none, filter or planner"):
+            make_actor(program, name)
+
+
+@pytest.mark.parametrize("shield", ["filter", "planner"])
+@pytest.mark.parametrize("name", ["bc", "deployment_toys:make_unsampled"])
+def test_other_algorithms_act_under_every_shield_as_proco_does(name, shield):
+    program = deployed_program(name)
+    deployed = toy_deployed(program)
+    own = compiled(program, "none")(deployed)
+    run = compiled(program, shield)
+    calm, alarmed = (run(with_thresholds(deployed, ALWAYS, x)) for x in (NEVER, ALWAYS))
+    for found in (calm, alarmed):
+        assert found.shape == (POLICIES, STATES, ACTIONS) and np.all(np.abs(found) <= 1.0)
+    # A policy that cannot be sampled proposes its own action; only the planner replaces it.
+    if program.algorithm.sample_actions is None:
+        np.testing.assert_allclose(calm, own, rtol=1e-5, atol=1e-6)
+    else:
+        assert np.any(calm != own)
+    if shield == "planner":
+        assert np.all(np.any(alarmed != calm, axis=-1))
+    else:
+        np.testing.assert_array_equal(alarmed, calm)
+
+
+@pytest.fixture(scope="module")
+def remembering() -> tuple[Program, Deployed]:
+    program = deployed_program("deployment_toys:make_remembering")
+    return program, toy_deployed(program)
+
+
+@pytest.mark.parametrize("shield", SHIELDS)
+def test_a_memory_sees_the_executed_action_under_every_shield(remembering, shield):
+    program, deployed = remembering
+    actor = make_actor(program, shield)
+    run = jax.jit(actor.act)
+    active = jnp.ones((POLICIES, STATES), bool)
+    for planner in (NEVER, ALWAYS):
+        guarded = with_thresholds(deployed, 0.0, planner)
+        carry, previous = actor.initial_carry(POLICIES, STATES), toy_previous(STATES)
+        for t in range(4):
+            obs, keys = toy_obs(STATES, seed=t), action_keys(STATES, seed=t)
+            action, carry = run(guarded, carry, obs, previous, keys, active)
+            np.testing.assert_array_equal(carry.steps, np.full((POLICIES, STATES), t + 1))
+            same_leaves(carry.previous, previous)
+            # The policy raises the first component by 0.01 per step; plans do not.
+            own = np.isclose(action[..., 0], 0.01 * (t + 1))
+            planned = (shield, planner) == ("planner", ALWAYS)
+            assert not own.any() if planned else own.all()
+            reward = jnp.full((POLICIES, STATES), 0.1 * t, jnp.float32)
+            previous = Previous(action, reward, jnp.float32(reward > 0.15))
+
+
+def test_memories_of_rows_are_apart(remembering):
+    """Other pasts of one row change that row's action alone."""
+    program, deployed = remembering
+    actor = make_actor(program, "filter")
+    carry = actor.initial_carry(POLICIES, STATES)
+    carry = carry._replace(steps=carry.steps.at[1, 2].set(7))
+    previous = toy_previous(STATES)
+    previous = previous._replace(reward=previous.reward.at[0, 1].set(1.0))
+    run = jax.jit(actor.act)
+    active = jnp.ones((POLICIES, STATES), bool)
+    obs = toy_obs(STATES)
+    deployed = with_thresholds(deployed, NEVER, NEVER)
+    fresh = actor.initial_carry(POLICIES, STATES)
+    first, _ = run(deployed, fresh, obs, toy_previous(STATES), action_keys(STATES), active)
+    second, memory = run(deployed, carry, obs, previous, action_keys(STATES), active)
+    changed = np.any(np.asarray(first != second), axis=-1)
+    assert sorted(zip(*np.nonzero(changed), strict=True)) == [(0, 1), (1, 2)]
+    assert memory.steps[1, 2] == 8 and memory.steps.sum() == 7 + POLICIES * STATES
+
+
+def test_a_shield_asks_for_as_many_actions_as_the_config_says(program):
+    def shield(name: str) -> Any:
+        return make_shield(name, program.config, program.dynamics, program.feasibility, ACTIONS)
+
+    assert [shield(name).samples for name in SHIELDS] == [0, 4, 4]

@@ -1,0 +1,399 @@
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from core_toys import (
+    ACTIONS,
+    drawn,
+    same_leaves,
+    tiny_config,
+    toy_context,
+    toy_dataset,
+    toy_keys,
+    toy_program,
+)
+
+from proco_jax.augmentation import buffer, rollouts
+from proco_jax.augmentation.base import Context, WorldModel
+from proco_jax.common import sharding
+from proco_jax.common.checkpoint import Checkpoints
+from proco_jax.models import cost, dynamics, dynamics_targets
+from proco_jax.models.normalizer import fit_normalizer
+from proco_jax.observation import Field, ObservationSpec
+from proco_jax.training import loop
+from proco_jax.training.sampling import draw_transitions
+from proco_jax.types import TaskSpec
+
+CONFIG = tiny_config()
+PROGRAM = toy_program("proco", "proco")
+# The numbers of the small observation without their geometry: programs that compile fast.
+FLAT = ObservationSpec((Field("numbers", 21, "flat", "", "All numbers."),))
+FLAT_TASK = TaskSpec(FLAT, ACTIONS, episode_steps=20, cost_limit=10.0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _reuse_of_keys_unchecked():
+    # The checker rejects a scan over keys inside the vmap over members; rollouts alone pass it.
+    jax.config.update("jax_debug_key_reuse", False)
+    yield
+    jax.config.update("jax_debug_key_reuse", True)
+
+
+@pytest.fixture(scope="module")
+def context():
+    return toy_context()
+
+
+@pytest.fixture(scope="module")
+def hyper():
+    return loop.make_hyper(PROGRAM, 2)
+
+
+@pytest.fixture(scope="module")
+def begin(context, hyper):
+    """A fresh copy of the same two members each time; a chunk consumes its states."""
+    state = loop.make_train_init(PROGRAM)(context, hyper, toy_keys())
+    # On a named device, like restored states: otherwise jit would compile for each.
+    state = jax.device_put(state, jax.devices()[0])
+    return lambda: jax.tree.map(jnp.copy, state)
+
+
+@pytest.fixture(scope="module")
+def chunk():
+    return loop.make_train_chunk(PROGRAM)
+
+
+@pytest.fixture(scope="module")
+def after(context, hyper, begin, chunk):
+    """States and metrics after one chunk, and states after three."""
+    first, metrics = chunk(context, hyper, begin())
+    kept = jax.tree.map(jnp.copy, first)
+    second, _ = chunk(context, hyper, first)
+    third, _ = chunk(context, hyper, second)
+    return kept, third, metrics
+
+
+@pytest.fixture(scope="module")
+def alone(context):
+    """A function that trains a single member for one chunk."""
+    chunk = loop.make_train_chunk(PROGRAM)
+
+    def train(hyper: loop.Hyper, state: loop.TrainState) -> loop.TrainState:
+        return chunk(context, hyper, state)[0]
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def baseline(context, begin):
+    """The two members without augmentation, after one chunk."""
+    program = toy_program("proco", "none")
+    state = dataclasses.replace(begin(), augmentation=())
+    hyper = loop.make_hyper(program, 2)
+    return loop.make_train_chunk(program)(context._replace(world=None), hyper, state)
+
+
+@pytest.fixture(scope="module")
+def flat_context() -> Context:
+    """As `toy_context`, of the flat observation, with random trajectories to replay."""
+    data = toy_dataset()
+    normalizer = jax.tree.map(jnp.asarray, fit_normalizer(FLAT, np.asarray(data.obs)))
+    like = jax.eval_shape(
+        lambda k: dynamics.init(CONFIG.dynamics, FLAT, ACTIONS, k), jax.random.key(7)
+    )
+    targets = jax.tree.map(jnp.asarray, dynamics_targets.fit_targets(FLAT, normalizer, data))
+    elites = jnp.arange(CONFIG.dynamics.elites)
+    model = dynamics.Model(drawn(like.params), elites, normalizer, targets, jnp.float32(0.3))
+    net = cost.network(CONFIG.cost, CONFIG.encoder, FLAT)
+    cost_like = jax.eval_shape(lambda k: cost.init(CONFIG.cost, net, k), jax.random.key(8))
+    known = cost.CostModel(drawn(cost_like.params), normalizer, jnp.float32(1.0), jnp.float32(0.0))
+    unsafe = jnp.arange(data.size) % 7 == 0
+    horizon, count = CONFIG.rollouts.horizon, 5
+    trajectories = rollouts.Imagined(
+        obs=jax.random.normal(jax.random.key(9), (count, horizon + 1, FLAT.size)),
+        action=jnp.zeros((count, horizon, ACTIONS)),
+        reward=jnp.zeros((count, horizon)),
+        unsafe=jnp.arange(count * horizon).reshape(count, horizon) % 3 == 0,
+        length=jnp.full(count, horizon, jnp.int32),
+        source=jnp.zeros(count, jnp.int32),
+    )
+    held = buffer.add(buffer.empty_buffer(1, trajectories), trajectories)
+    return Context(data, normalizer, WorldModel(model, known, unsafe, jnp.arange(20), held))
+
+
+def flat_program(algorithm: str, augmentation: str) -> loop.Program:
+    return loop.make_program(CONFIG, FLAT_TASK, algorithm, augmentation)
+
+
+def counted(program: loop.Program) -> tuple[loop.Program, list[int]]:
+    """The same program, and a list that grows with every trace of the algorithm's update."""
+    traces: list[int] = []
+
+    def update(*inputs):
+        traces.append(1)
+        return program.algorithm.update(*inputs)
+
+    return program._replace(algorithm=program.algorithm._replace(update=update)), traces
+
+
+def member(tree, index: int):
+    """One member of a state or of hyperparameters, with its axis."""
+    return jax.tree.map(lambda x: jnp.copy(x[index : index + 1]), tree)
+
+
+def learned(state: loop.TrainState, index: int):
+    """What a member learned."""
+    parts = (state.algorithm.params, state.algorithm.feasibility.params)
+    return member(parts, index)
+
+
+def differ(left, right, **tolerance) -> bool:
+    try:
+        same_leaves(left, right, **tolerance)
+    except AssertionError:
+        return True
+    return False
+
+
+def test_warmup_fills_the_stated_generations(begin):
+    state = begin()
+    np.testing.assert_array_equal(state.augmentation.generation, CONFIG.rollouts.warmup)
+    lengths = np.asarray(state.augmentation.data.length)
+    assert lengths[:, : CONFIG.rollouts.warmup].all()
+    assert not lengths[:, CONFIG.rollouts.warmup :].any()
+
+
+def test_batches_hold_logged_rows_and_written_imagined_rows(context, begin):
+    state, hyper = (jax.tree.map(lambda x: x[0], t) for t in (begin(), loop.make_hyper(PROGRAM, 1)))
+    found = draw_transitions(
+        PROGRAM.config.train,
+        PROGRAM.augmentation,
+        context,
+        hyper.augmentation,
+        state.augmentation,
+        jax.random.key(1),
+    )
+    logged = CONFIG.train.batch
+    np.testing.assert_array_equal(found.imagined, np.arange(2 * logged) >= logged)
+    np.testing.assert_array_equal(found.weight, 1.0)
+    # Two of three generations are still unwritten; their rows are zeros.
+    unwritten = np.asarray(context.normalizer(jnp.zeros(context.data.obs.shape[1])))
+    for obs in (found.obs, found.next_obs, found.n_step.obs, found.initial_obs):
+        assert not np.any(np.all(np.asarray(obs)[logged:] == unwritten, axis=1))
+
+
+def test_a_chunk_counts_its_steps_and_its_refreshes(after):
+    first, third, metrics = after
+    steps, every = CONFIG.train.chunk, CONFIG.rollouts.interval
+    np.testing.assert_array_equal(first.step, steps)
+    np.testing.assert_array_equal(third.step, 3 * steps)
+    np.testing.assert_array_equal(
+        third.augmentation.generation, CONFIG.rollouts.warmup + 3 * steps // every
+    )
+    assert all(np.shape(v) == (2,) and np.all(np.isfinite(v)) for v in metrics.values())
+    assert "rollouts/violating_share" in metrics and "proco/policy_loss" in metrics
+
+
+def test_seeds_learn_apart(after):
+    leaves = jax.tree.leaves(after[0].algorithm.params)
+    assert all(not np.array_equal(x[0], x[1]) for x in leaves)
+
+
+def test_resume_is_bit_exact(tmp_path, after, context, hyper, begin, chunk):
+    first, third, _ = after
+    with Checkpoints(tmp_path / "train") as saved:
+        saved.save(CONFIG.train.chunk, first)
+    with Checkpoints(tmp_path / "train") as saved:
+        restored = saved.restore(begin())
+    assert restored is not None
+    step, state = restored
+    assert step == CONFIG.train.chunk
+    for _ in range(2):
+        state, _ = chunk(context, hyper, state)
+    same_leaves(state, third)
+
+
+def test_the_training_step_is_compiled_once_over_many_chunks(after, chunk):
+    assert chunk._cache_size() == 1
+
+
+def test_without_augmentation_nothing_is_imagined(baseline):
+    state, metrics = baseline
+    assert state.augmentation == ()
+    assert not [name for name in metrics if name.startswith("rollouts/")]
+    np.testing.assert_array_equal(state.step, CONFIG.train.chunk)
+
+
+def test_reward_value_is_the_same_with_and_without_imagined_rows(after, baseline):
+    ours, theirs = after[0].algorithm, baseline[0].algorithm
+    same_leaves(ours.params["v"], theirs.params["v"], rtol=1e-4, atol=1e-4)
+    for a, b in (
+        (ours.params["policy"], theirs.params["policy"]),
+        (ours.feasibility.params, theirs.feasibility.params),
+    ):
+        assert differ(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_at_the_last_step_reward_value_and_policy_do_not_move(context, hyper, begin, chunk):
+    state = begin()
+    before = jax.tree.map(jnp.copy, state.algorithm)
+    last = dataclasses.replace(
+        state.algorithm, step=jnp.full_like(state.algorithm.step, CONFIG.train.steps)
+    )
+    late, _ = chunk(context, hyper, dataclasses.replace(state, algorithm=last))
+    same_leaves(late.algorithm.params, before.params)
+    assert differ(late.algorithm.feasibility.params, before.feasibility.params)
+
+
+@pytest.mark.slow
+def test_a_member_equals_it_alone_over_seeds(after, hyper, begin, alone):
+    found = alone(member(hyper, 1), member(begin(), 1))
+    same_leaves(learned(found, 0), learned(after[0], 1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_member_equals_it_alone_over_hyperparameters(context, hyper, begin, chunk, alone):
+    first = member(begin(), 0)
+    both = jax.tree.map(lambda x: jnp.concatenate([x, x]), first)
+    other = hyper._replace(
+        algorithm=hyper.algorithm._replace(
+            learning_rate=jnp.array([3e-4, 3e-3]), reward_temperature=jnp.array([4.0, 0.5])
+        ),
+        augmentation=hyper.augmentation._replace(violating_share=jnp.array([0.5, 0.2])),
+    )
+    together, _ = chunk(context, other, both)
+    assert chunk._cache_size() == 1
+    assert differ(learned(together, 0), learned(together, 1), rtol=1e-3, atol=1e-3)
+    for index in range(2):
+        found = alone(member(other, index), jax.tree.map(jnp.copy, first))
+        same_leaves(learned(found, 0), learned(together, index), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("augmentation", ["none", "proco", "control", "replay"])
+@pytest.mark.parametrize("algorithm", ["proco", "bc", "toy_algorithm:make"])
+def test_every_algorithm_trains_with_every_augmentation(algorithm, augmentation, flat_context):
+    context = flat_context if augmentation != "none" else flat_context._replace(world=None)
+    program, traces = counted(flat_program(algorithm, augmentation))
+    hyper = loop.make_hyper(program, 2)
+    state = loop.make_train_init(program)(context, hyper, toy_keys())
+    before = jax.tree.map(jnp.copy, state.algorithm)
+    chunk = loop.make_train_chunk(program)
+    state, metrics = chunk(context, hyper, state)
+    once = len(traces)
+    for _ in range(2):
+        state, metrics = chunk(context, hyper, state)
+    assert len(traces) == once and chunk._cache_size() == 1
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state.algorithm))
+    assert all(np.all(np.isfinite(v)) for v in metrics.values())
+    assert differ(before, state.algorithm)
+    np.testing.assert_array_equal(state.step, 3 * CONFIG.train.chunk)
+    # Without augmentation no shield needs critics; PROCO's algorithm needs them always.
+    beside = augmentation != "none" and algorithm != "proco"
+    assert (state.critics is not None) == beside
+    has_critics = augmentation != "none" or algorithm == "proco"
+    assert ("feasibility/q_loss" in metrics) == has_critics
+    assert (loop.critics_of(program, state) is not None) == has_critics
+
+
+def test_critics_beside_an_algorithm_learn(flat_context):
+    program = flat_program("bc", "replay")
+    hyper = loop.make_hyper(program, 1)
+    state = loop.make_train_init(program)(flat_context, hyper, toy_keys(1))
+    before = jax.tree.map(jnp.copy, state.critics)
+    after, _ = loop.make_train_chunk(program)(flat_context, hyper, state)
+    assert before is not None and after.critics is not None
+    for name in ("q", "v"):
+        assert differ(before.params[name], after.critics.params[name]), name
+
+
+@pytest.mark.parametrize("augmentation", ["none", "replay"])
+def test_six_members_of_a_users_algorithm_are_one_program(augmentation, flat_context):
+    """Two seeds times three learning rates."""
+    program, traces = counted(flat_program("toy_algorithm:make", augmentation))
+    context = flat_context if augmentation != "none" else flat_context._replace(world=None)
+    keys = jnp.repeat(toy_keys(2), 3)
+    rates = jnp.tile(jnp.array([0.0, 0.01, 0.05]), 2)
+    hyper = loop.make_hyper(program, 6)
+    hyper = hyper._replace(algorithm=hyper.algorithm._replace(learning_rate=rates))
+    state = loop.make_train_init(program)(context, hyper, keys)
+    before = np.asarray(state.algorithm)
+    np.testing.assert_array_equal(before[0], before[1])
+    chunk = loop.make_train_chunk(program)
+    state, first = chunk(context, hyper, state)
+    once = len(traces)
+    for _ in range(10):
+        state, last = chunk(context, hyper, state)
+    assert len(traces) == once and chunk._cache_size() == 1
+    weights = np.asarray(state.algorithm)
+    assert weights.shape == (6, FLAT.size, ACTIONS)
+    np.testing.assert_array_equal(weights[[0, 3]], before[[0, 3]])
+    assert len(np.unique(weights.reshape(6, -1), axis=0)) == 6
+    improved = np.asarray(first["toy/loss"] - last["toy/loss"])
+    assert np.all(improved[[1, 2, 4, 5]] > 0.05)
+
+
+@pytest.mark.slow
+def test_sharded_over_devices_equals_unsharded(tmp_path, begin, after):
+    for name, state in (("begin", begin()), ("after", after[0])):
+        with Checkpoints(tmp_path / name) as saved:
+            saved.save(1, state)
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+    }
+    code = f"import test_training; test_training.compare_sharded({str(tmp_path)!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "4 devices" in done.stdout
+
+
+def compare_sharded(folder: str) -> None:
+    """Run in a process of its own: the two members on two of four devices."""
+    context, hyper = toy_context(), loop.make_hyper(PROGRAM, 2)
+    like = jax.eval_shape(loop.make_train_init(PROGRAM), context, hyper, toy_keys())
+    states = []
+    for name in ("begin", "after"):
+        with Checkpoints(Path(folder) / name) as saved:
+            restored = saved.restore(like)
+        assert restored is not None
+        states.append(restored[1])
+    spread = sharding.shard_members(states[0], 2)
+    used = {d for x in jax.tree.leaves(spread) for d in x.sharding.device_set}
+    where = jax.tree.map(lambda x: x.sharding, spread)
+    hyper = sharding.shard_members(hyper, 2)
+    ours, _ = loop.make_train_chunk(PROGRAM)(sharding.replicate(context, 2), hyper, spread)
+    # Otherwise the second chunk would be compiled anew.
+    assert where == jax.tree.map(lambda x: x.sharding, ours) and len(used) == 2
+    same_leaves(ours.algorithm.params, states[1].algorithm.params, rtol=1e-4, atol=1e-4)
+    compare_rows()
+    print(jax.device_count(), "devices")
+
+
+def compare_rows() -> None:
+    """Members that four devices cannot share evenly come back unchanged."""
+    for members, mesh, rows in ((5, 3, 6), (3, 3, 3), (8, 4, 8), (9, 3, 9), (1, 1, 1)):
+        tree = {"x": jnp.arange(float(members)), "key": toy_keys(members)}
+        spread = sharding.shard_members(tree, members)
+        assert spread["x"].shape == (rows,) and sharding._mesh(members).size == mesh
+        same_leaves(sharding.unpad_members(spread, members), tree)
+
+
+def test_on_one_device_members_stay_as_they_are():
+    placed = sharding.shard_members({"x": jnp.arange(3.0)}, 3)
+    np.testing.assert_array_equal(placed["x"], [0, 1, 2])
+    assert sharding.unpad_members(placed, 3)["x"] is placed["x"]
+
+
+def test_metrics_are_means_over_steps():
+    found = loop._mean({"a": jnp.array([[1.0, 2.0], [3.0, 4.0]])})
+    np.testing.assert_array_equal(found["a"], [2.0, 3.0])

@@ -1,0 +1,214 @@
+"""The violation forecast counts violations of shielded policies in the learned model."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from core_toys import tiny_config
+from deployment_toys import POLICIES, deployed_program, guard_of, toy_deployed, toy_obs
+
+from proco_jax.deployment import violation_forecast as forecast
+from proco_jax.deployment.acting import Deployed
+from proco_jax.deployment.calibration import THRESHOLDS, choose, forecast_table, within
+from proco_jax.deployment.violation_forecast import episode_interval, episode_share
+from proco_jax.training.loop import Program
+
+STARTS, HORIZON = 3, 5
+
+
+@pytest.fixture(scope="module")
+def policies() -> tuple[Program, Deployed]:
+    """Policies in a model whose states change little: random networks of full size diverge."""
+    return small_model("proco")
+
+
+@pytest.fixture(scope="module")
+def counted(policies: tuple[Program, Deployed]) -> Any:
+    """Compiled: whether all states are unsafe, limit of disagreement, settling steps and policies
+    to violating trajectories and steps of each policy."""
+    program, usual = policies
+    compiled = {settle: compile_counts(program, settle) for settle in (0, 2)}
+
+    def run(unsafe: bool, limit: float, settle: int = 0, deployed: Deployed = usual) -> Any:
+        return compiled[settle](unsafe, limit, deployed)
+
+    return run
+
+
+def small_model(algorithm: str) -> tuple[Program, Deployed]:
+    program = deployed_program(algorithm)
+    deployed = toy_deployed(program)
+    params = jax.tree.map(lambda x: 0.1 * x, guard_of(deployed).dynamics.params)
+    return program, with_model(deployed, params=params)
+
+
+def with_model(deployed: Deployed, **changes: Any) -> Deployed:
+    model = guard_of(deployed).dynamics._replace(**changes)
+    return deployed._replace(shield=guard_of(deployed)._replace(dynamics=model))
+
+
+def compile_counts(program: Program, settle: int = 0) -> Any:
+    @jax.jit
+    def run(deployed: Deployed, unsafe: jax.Array) -> forecast.Counts:
+        return forecast.count_violations(
+            program,
+            deployed,
+            lambda obs: jnp.broadcast_to(unsafe, obs.shape[:-1]),
+            toy_obs(STARTS),
+            HORIZON,
+            settle,
+            jax.random.key(0),
+        )
+
+    def counts(unsafe: bool, limit: float, deployed: Deployed) -> tuple[list[int], list[int]]:
+        found = run(with_model(deployed, limit=jnp.float32(limit)), jnp.asarray(unsafe))
+        return found.violating.tolist(), found.steps.tolist()
+
+    return counts
+
+
+def test_trajectories_without_a_violation_count_all_their_steps(counted):
+    assert counted(False, np.inf) == ([0] * POLICIES, [STARTS * HORIZON] * POLICIES)
+
+
+def test_a_violation_ends_a_trajectory_and_counts_once(counted):
+    assert counted(True, np.inf) == ([STARTS] * POLICIES, [STARTS] * POLICIES)
+
+
+def test_steps_on_which_the_elites_disagree_do_not_count(counted):
+    assert counted(True, -1.0) == ([0] * POLICIES, [0] * POLICIES)
+
+
+def test_the_first_steps_do_not_count(counted):
+    rest = [STARTS * (HORIZON - 2)] * POLICIES
+    assert counted(False, np.inf, 2) == ([0] * POLICIES, rest)
+    # Trajectories that violated before have nothing left to count.
+    assert counted(True, np.inf, 2) == ([0] * POLICIES, [0] * POLICIES)
+
+
+def test_a_diverged_model_ends_trajectories_without_a_violation(counted, policies):
+    deployed = policies[1]
+    params = jax.tree.map(lambda x: jnp.full_like(x, np.nan), guard_of(deployed).dynamics.params)
+    broken = with_model(deployed, params=params)
+    assert counted(True, np.inf, 0, broken) == ([0] * POLICIES, [0] * POLICIES)
+
+
+@pytest.mark.parametrize(
+    "algorithm", ["deployment_toys:make_unsampled", "deployment_toys:make_remembering"]
+)
+def test_policies_of_every_algorithm_can_be_forecast(algorithm):
+    program, deployed = small_model(algorithm)
+    found = compile_counts(program)(False, np.inf, deployed)
+    assert found == ([0] * POLICIES, [STARTS * HORIZON] * POLICIES)
+
+
+def row(threshold: float, high: float | None) -> dict[str, Any]:
+    """A row of a table whose point is always 0: only the upper end may decide."""
+    return {
+        "qh_threshold": threshold,
+        "planner_threshold": threshold,
+        "violating_episodes": 0.0 if high is not None else None,
+        "interval_low": 0.0 if high is not None else None,
+        "interval_high": high,
+    }
+
+
+def test_the_largest_thresholds_within_the_target_are_chosen():
+    rows = [row(4, 0.2), row(2, 0.01), row(0, 0.0), row(6, 0.5), row(8, 0.1)]
+    chosen = [choose(rows, target)["qh_threshold"] for target in (0.005, 0.1, 0.2, 0.6)]
+    # Beyond thresholds that are not within the target, none is tried.
+    assert chosen == [0, 2, 4, 8]
+
+
+def test_a_target_of_zero_keeps_the_thresholds_of_the_config():
+    assert choose([row(6, 0.9), row(2, 0.0)], 0.0)["qh_threshold"] == 6
+
+
+@pytest.mark.parametrize("high", [0.3, None])
+def test_where_no_thresholds_are_within_the_target_the_smallest_are_chosen(high):
+    chosen = choose([row(4, 0.4), row(2, high)], 0.2)
+    assert chosen["qh_threshold"] == 2 and not within(chosen, 0.2)
+
+
+def test_the_share_of_episodes_is_that_of_independent_steps():
+    assert episode_share(0, 10, 1000) == 0.0
+    # One in a thousand steps: e^-1 of the episodes of a thousand have no violation.
+    assert episode_share(2, 2000, 1000) == pytest.approx(1 - np.exp(-1))
+    assert episode_share(0, 0, 1000) is None
+
+
+def test_without_a_violation_the_upper_limit_is_three_in_all_steps():
+    """Poisson: e^-m = 0.05 at m = 2.9957, the rule of three."""
+    low, high = episode_interval(0, 10_000, 1000)
+    assert low == 0.0
+    assert high == pytest.approx(1 - math.exp(-1000 * -math.log(0.05) / 10_000), rel=1e-9)
+    assert high == pytest.approx(1 - math.exp(-1000 * 3 / 10_000), rel=2e-3)
+    assert episode_interval(0, 0, 1000) == (None, None)
+
+
+@pytest.mark.parametrize("violating", [1, 2, 5, 30])
+def test_the_limits_are_the_exact_ones_of_a_poisson_process(violating):
+    """At the lower limit, so many or more are seen with probability 0.05; at the upper, or fewer.
+
+    Both sums are made term by term, without chi-squared quantiles.
+    """
+    steps, episode_steps = 50_000, 100
+
+    def at_most(k: int, mean: float) -> float:
+        return sum(math.exp(-mean) * mean**i / math.factorial(i) for i in range(k + 1))
+
+    def mean_of(share: float | None) -> float:
+        assert share is not None
+        return -math.log(1 - share) * steps / episode_steps
+
+    low, high = episode_interval(violating, steps, episode_steps)
+    assert 1 - at_most(violating - 1, mean_of(low)) == pytest.approx(0.05, rel=1e-6)
+    assert at_most(violating, mean_of(high)) == pytest.approx(0.05, rel=1e-6)
+
+
+def test_known_quantiles_of_chi_squared_give_the_interval_of_one_violation():
+    """Tables: the 5% quantile with 2 degrees of freedom is 0.1026, the 95% with 4 is 9.4877."""
+    low, high = episode_interval(1, 1000, 1)
+    assert low == pytest.approx(0.1026 / 2 / 1000, rel=1e-3)
+    assert high == pytest.approx(9.4877 / 2 / 1000, rel=3e-3)
+
+
+@pytest.mark.parametrize("violating", [0, 1, 3, 40])
+@pytest.mark.parametrize("steps", [40, 1000, 10**6])
+def test_the_interval_contains_the_point(violating, steps):
+    low, high = episode_interval(violating, steps, 250)
+    point = episode_share(violating, steps, 250)
+    assert low is not None and high is not None and point is not None
+    assert 0.0 <= low <= point <= high <= 1.0
+    # More steps without further violations narrow it from above.
+    more = episode_interval(violating, 2 * steps, 250)[1]
+    assert more is not None and more <= high
+
+
+def test_the_table_begins_with_the_configs_thresholds_and_has_none_twice(policies):
+    program, deployed = policies
+    shield = dataclasses.replace(
+        tiny_config().shield, qh_threshold=4.0, planner_threshold=4.0, target_violation_rate=0.15
+    )
+    config = dataclasses.replace(program.config, shield=shield)
+    program = program._replace(config=config, task=program.task._replace(episode_steps=5))
+    obs = np.asarray(toy_obs(7))[0]
+    rows = forecast_table(program, deployed, lambda o: o[..., 0] > 1e9, obs, 2)
+    thresholds = [(row["qh_threshold"], row["planner_threshold"]) for row in rows]
+    # Nothing violates, so the largest thresholds are within the target.
+    assert [row["qh_threshold"] for row in rows if row["deployed"]] == [6.0]
+    assert all(row["interval_high"] > row["violating_episodes"] == 0.0 for row in rows)
+    assert thresholds[0] == (4.0, 4.0) and set(thresholds) == set(THRESHOLDS)
+    assert len(thresholds) == len(set(thresholds))
+    assert all(row["violating"] == 0 and row["trajectories"] == 2 * POLICIES for row in rows)
+    steps = 2 * POLICIES * (forecast.HORIZON - forecast.SETTLE)
+    assert all(row["steps"] == steps for row in rows)
+    high = 1 - math.exp(-5 * -math.log(0.05) / steps)
+    assert rows[0]["interval_high"] == pytest.approx(high, rel=1e-9)
+    # A point of 0 is no reason for larger thresholds while the upper end exceeds the target.
+    assert high > 0.01
+    assert choose(rows, 0.01)["qh_threshold"] == 2.0
