@@ -131,7 +131,7 @@ def inside(field: Field) -> st.SearchStrategy[Any]:
         first, *others = typing.get_args(field.kind)
         item = inside(Field(first, bound))
         if others == [Ellipsis]:
-            unique = bool(bound.choices)
+            unique = bool(bound.choices or bound.pattern)
             least = 1 if bound.nonempty else 0
             return st.lists(item, min_size=least, max_size=4, unique=unique).map(tuple)
         items = st.tuples(*(item for _ in range(1 + len(others))))

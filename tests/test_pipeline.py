@@ -216,17 +216,20 @@ def test_a_changed_shield_retrains_nothing_and_changes_its_own_rows(
     assert not before & {row["settings"] for row in rows}
 
 
-def test_a_changed_horizon_refits_labels_and_costs_but_not_dynamics(
-    home: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("setting", "refitted"), [("rollouts.horizon", 0), ("exploration.horizon", 1)]
+)
+def test_a_changed_horizon_refits_only_what_depends_on_it(
+    home: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, setting: str, refitted: int
 ) -> None:
     before = {kind: entries(home, kind) for kind in KINDS}
     kill_at(monkeypatch, policies, "run_fit")
-    changes = GUARDED | {"rollouts.horizon": "5"}
+    changes = GUARDED | {setting: "5"}
     with pytest.raises(Killed):
-        run_here(small_config(home, **changes), home / "horizon")
+        run_here(small_config(home, **changes), home / f"horizon-{refitted}")
     added = {kind: len(entries(home, kind) - before[kind]) for kind in KINDS}
     # The first policy, trained with the augmentation, is to be trained anew.
-    assert added == {"dynamics": 0, "labels": 1, "cost": 1, "policies": 0}
+    assert added == {"dynamics": 0, "labels": refitted, "cost": refitted, "policies": 0}
 
 
 def test_without_augmentation_and_shield_a_run_needs_neither_dynamics_nor_knowledge(

@@ -38,11 +38,17 @@ _ONLY = flags.DEFINE_list("only", list(ABLATIONS), "Which changes to make.")
 
 def main(config: Config, workdir: Path) -> None:
     """Makes the changes, or resumes."""
-    ablate(config, workdir, _ONLY.value, _SEEDS.value or config.seeds)
+    seeds = _SEEDS.value or config.seeds
+    ablate(config, workdir, _ONLY.value, seeds, command_line.store())
 
 
-def ablate(config: Config, workdir: Path, names: Sequence[str], seeds: int) -> None:
+def ablate(
+    config: Config, workdir: Path, names: Sequence[str], seeds: int, store: Path | None = None
+) -> None:
     """Runs the named changes one after the other.
+
+    Args:
+      store: root of the shared artifacts; None for the default, see `workdir.open_run`.
 
     Raises:
       ValueError: on an unknown change, or a run that is not finished.
@@ -51,7 +57,7 @@ def ablate(config: Config, workdir: Path, names: Sequence[str], seeds: int) -> N
         raise ValueError(f"--only: found {', '.join(unknown)}, expected some of {list(ABLATIONS)}")
     check_finished(workdir)
     use_cores_as_devices(max(seeds, config.seeds))
-    with open_run(config, workdir, command_line.store(), log=command_line.say) as own:
+    with open_run(config, workdir, store, log=command_line.say) as own:
         report = own.read_json("ablations/ablations.json") or {}
         for name in names:
             own.log(f"\n#### {name}")

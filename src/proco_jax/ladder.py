@@ -97,11 +97,17 @@ class Base(NamedTuple):
 
 def main(config: Config, workdir: Path) -> None:
     """Trains the rungs, or resumes."""
-    climb(config, workdir, _RUNGS.value, _SEEDS.value or config.seeds)
+    seeds = _SEEDS.value or config.seeds
+    climb(config, workdir, _RUNGS.value, seeds, command_line.store())
 
 
-def climb(config: Config, workdir: Path, rungs: Sequence[str], seeds: int) -> None:
+def climb(
+    config: Config, workdir: Path, rungs: Sequence[str], seeds: int, store: Path | None = None
+) -> None:
     """Everything, in order; what is there already is not done again.
+
+    Args:
+      store: root of the shared artifacts; None for the default, see `workdir.open_run`.
 
     Raises:
       ValueError: on an unknown rung, a run that is not finished or was not trained with PROCO, or
@@ -121,7 +127,7 @@ def climb(config: Config, workdir: Path, rungs: Sequence[str], seeds: int) -> No
             "without shield, expected 'none' among them"
         )
     use_cores_as_devices(max(seeds, config.seeds))
-    with open_run(config, workdir, command_line.store(), log=command_line.say) as own:
+    with open_run(config, workdir, store, log=command_line.say) as own:
         counterfactuals.recorded_seeds(config, [])
         own = dataclasses.replace(own, timed=False)
         folder = workdir / "ladder"

@@ -37,7 +37,7 @@ def make(config: Config, dynamics_net: DynamicsNetwork, cost_net: Critic) -> Aug
         "proco",
         config,
         lambda world: rollout_model(dynamics_net, cost_net, world.dynamics, world.cost),
-        lambda context: jnp.where(_world(context).unsafe, 1.0, context.data.cost),
+        lambda context: jnp.maximum(context.data.cost, _world(context).unsafe),
     )
 
 

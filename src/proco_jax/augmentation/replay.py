@@ -20,7 +20,7 @@ def make(config: Config) -> Augmentation:
 
     def cost(context: Context) -> Array:
         assert context.world is not None
-        return jnp.where(context.world.unsafe, 1.0, context.data.cost)
+        return jnp.maximum(context.data.cost, context.world.unsafe)
 
     return Augmentation(
         name="replay",

@@ -132,7 +132,7 @@ def draw_feasibility(
     logs: Logs,
     critics: Mapping[str, tuple[feasibility.Networks, Any]],
 ) -> None:
-    """V_h around one obstacle, driving ahead, mean over seeds, if there are critics and such a ring."""
+    """V_h around one obstacle, driving ahead, mean over seeds; needs critics and such a ring."""
     ring = next((f.name for f in logs.spec.rings if f.name in MAPPED_RINGS), None)
     if ring is None or not critics:
         return
