@@ -207,3 +207,14 @@ def test_without_a_readable_checkpoint_the_error_names_the_folder_to_remove(
     shutil.rmtree(folder)
     same_leaves(fit(run, toy), whole)
     np.testing.assert_array_equal([line["step"] for line in written(run)], [20, 40, 50])
+
+
+def test_a_damaged_last_checkpoint_is_saved_again(run: Run, toy: Toy) -> None:
+    whole = fit(run, toy)
+    folder = run.workdir / "a" / "checkpoints"
+    damage(folder / str(STEPS))
+    same_leaves(fit(run, toy), whole)
+    with Checkpoints(folder) as saved:
+        found = saved.restore(jax.eval_shape(toy.init))
+    assert found is not None and found[0] == STEPS
+    same_leaves(found[1], whole)

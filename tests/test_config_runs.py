@@ -27,8 +27,11 @@ STATIC = ("augmentation.imagined_share", "rollouts.recovery_share")
 # Every method diverges with a step far above the size of its weights.
 LARGEST_LEARNING_RATE = 0.1
 CORNERS: dict[str, dict[str, Any]] = {
-    "nothing imagined": {"augmentation.imagined_share": 0.0, "shield.planner_block": 1},
-    "almost all imagined": {"augmentation.imagined_share": 0.9, "rollouts.recovery_share": 1.0},
+    "almost all imagined": {
+        "augmentation.imagined_share": 0.9,
+        "rollouts.recovery_share": 1.0,
+        "shield.planner_block": 1,
+    },
     "smallest counts": {
         "rollouts.recovery_share": 0.0,
         "rollouts.horizon": 1,
@@ -58,10 +61,10 @@ def float_settings() -> dict[str, st.SearchStrategy[float]]:
     found = {}
     for section in SECTIONS:
         for field in dataclasses.fields(getattr(Config(), section)):
-            name, bound = f"{section}.{field.name}", field.metadata["bound"]
+            name = f"{section}.{field.name}"
             if not isinstance(field.default, float) or name in STATIC:
                 continue
-            assert bound is not None, name
+            bound = field.metadata["bound"]
             high = LARGEST_LEARNING_RATE if field.name == "learning_rate" else bound.high
             found[name] = st.floats(bound.low, high)
     return found
@@ -121,7 +124,7 @@ def ordered(values: dict[str, float]) -> dict[str, float]:
 
 @pytest.mark.parametrize("algorithm", ["proco", "bc"])
 @given(values=st.fixed_dictionaries(float_settings()).map(ordered))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_all_admitted_numbers_train_and_act(algorithm: str, values: dict[str, float]) -> None:
     config = replaced(tiny_config(), values)
     validate(config)

@@ -285,12 +285,15 @@ def test_a_damaged_artifact_is_an_error_that_names_its_folder(
 def test_a_removed_artifact_is_made_anew_with_the_same_bytes(home: Path, finished: Path) -> None:
     root = home / "removed"
     shutil.copytree(home / "store", root / "store")
-    (folder,) = (p for p in (root / "store" / "labels").iterdir() if (p / "artifact.json").exists())
-    before = (folder / "artifact.json").read_bytes()
-    shutil.rmtree(folder)
+    made = root / "store" / "labels"
+    before = {
+        name: (made / name / "artifact.json").read_bytes() for name in entries(root, "labels")
+    }
+    shutil.rmtree(made)
     with open_run(small_config(home, **WHOLE), root / "run", log=lambda line: None) as run:
         stages.run_knowledge(run)
-    assert (folder / "artifact.json").read_bytes() == before
+    (name,) = entries(root, "labels")
+    assert (made / name / "artifact.json").read_bytes() == before[name]
     assert (run.workdir / "cost.json").read_bytes() == (finished / "cost.json").read_bytes()
 
 
