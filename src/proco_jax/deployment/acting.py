@@ -29,6 +29,20 @@ class Deployed(NamedTuple):
     shield: ShieldState | None
 
 
+def member(deployed: Deployed, index: int) -> Deployed:
+    """One of S deployed policies, with leaves `[1, ...]` in place of `[S, ...]`."""
+
+    def only(tree: Any) -> Any:
+        return jax.tree.map(lambda x: x[index : index + 1], tree)
+
+    guard = deployed.shield
+    return deployed._replace(
+        algorithm=only(deployed.algorithm),
+        hyper=only(deployed.hyper),
+        shield=None if guard is None else guard._replace(critics=only(guard.critics)),
+    )
+
+
 class Actor(NamedTuple):
     """How deployed policies act.
 

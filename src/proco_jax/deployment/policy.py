@@ -24,9 +24,9 @@ from jax.core import Tracer
 from proco_jax.algorithms import feasibility
 from proco_jax.algorithms.base import Previous
 from proco_jax.common.checkpoint import load_arrays, save_arrays
-from proco_jax.common.files import sha256, write_text
+from proco_jax.common.files import digests, write_text
 from proco_jax.config import schema
-from proco_jax.deployment.acting import Actor, Deployed, initial_previous, make_actor
+from proco_jax.deployment.acting import Actor, Deployed, initial_previous, make_actor, member
 from proco_jax.deployment.shield import ShieldState
 from proco_jax.models import dynamics
 from proco_jax.models.normalizer import Normalizer
@@ -155,7 +155,7 @@ def save_policies(
             "planner_threshold": float(guard.planner_threshold),
         },
         "config": json.loads(schema.to_json(program.config)),
-        "files": _digests(partial / ARRAYS),
+        "files": digests(partial / ARRAYS),
     }
     write_text(partial / META, _meta_text(meta))
     if folder.exists():
@@ -191,8 +191,7 @@ def load_policy(
         shield.
     """
     folder = Path(workdir) / FOLDER / policy_name(algorithm, augmentation)
-    meta = _read_meta(folder)
-    program, deployed = load_policies(workdir, algorithm, augmentation)
+    meta, program, deployed = _load(folder)
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
         raise ValueError(f"seed: found {seed!r}, expected an integer")
     if not 0 <= seed < meta["seeds"]:
@@ -203,16 +202,8 @@ def load_policy(
         raise ValueError(
             f"shield: found {shield!r}, but {folder} holds no feasibility critics; expected 'none'"
         )
-
-    def only(tree: Any) -> Any:
-        return jax.tree.map(lambda x: x[seed : seed + 1], tree)
-
     actor = make_actor(program, shield)
-    one = deployed._replace(
-        algorithm=only(deployed.algorithm),
-        hyper=only(deployed.hyper),
-        shield=None if guard is None else guard._replace(critics=only(guard.critics)),
-    )
+    one = member(deployed, int(seed))
     return LoadedPolicy(program.task, shield, meta, one, actor, jax.jit(actor.act))
 
 
@@ -225,9 +216,14 @@ def load_policies(
       FileNotFoundError: if the folder holds no such policies.
       ValueError: if a file is damaged or of another version.
     """
-    folder = Path(workdir) / FOLDER / policy_name(algorithm, augmentation)
+    _, program, deployed = _load(Path(workdir) / FOLDER / policy_name(algorithm, augmentation))
+    return program, deployed
+
+
+def _load(folder: Path) -> tuple[dict[str, Any], Program, Deployed]:
+    """The content of `policy.json`, and the policies of all seeds."""
     meta = _read_meta(folder)
-    found = _digests(folder / ARRAYS)
+    found = digests(folder / ARRAYS)
     if found != meta["files"]:
         changed = sorted(
             name for name in {*found, *meta["files"]} if found.get(name) != meta["files"].get(name)
@@ -251,7 +247,7 @@ def load_policies(
     bad = [x for x in jax.tree.leaves(deployed) if _is_float(x) and not np.isfinite(x).all()]
     if bad:
         raise ValueError(f"{folder}: {len(bad)} arrays hold numbers that are not finite")
-    return program, deployed
+    return meta, program, deployed
 
 
 def _empty(program: Program, seeds: int, with_shield: bool) -> Deployed:
@@ -305,12 +301,6 @@ def _remedy(folder: Path) -> str:
         f"remove {folder} and {folder.parents[1] / 'done.json'}, then the same command saves the "
         "policy anew without training"
     )
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below a folder, by its relative path."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
-    return {p.relative_to(folder).as_posix(): sha256(p) for p in files}
 
 
 def _checked_observation(obs: Array, spec: ObservationSpec) -> jax.Array:

@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from proco_jax.config.schema import Config
-from proco_jax.knowledge.files import Knowledge, KnowledgeError, load_knowledge
+from proco_jax.knowledge.files import Knowledge, KnowledgeError
 from proco_jax.knowledge.rules.ring_functions import bearing_of
 from proco_jax.knowledge.rules.rule import Rule
 from proco_jax.observation import ObservationSpec
@@ -35,16 +34,6 @@ class Usage:
     tokens_in: int = 0
     tokens_out: int = 0
     usd: float = 0.0
-
-
-def shipped_labeler(config: Config, spec: ObservationSpec) -> Labeler:
-    """The grounding in the knowledge file: its rule, widened by `cost.margin`.
-
-    Raises:
-      KnowledgeError: if there is no knowledge file for the task, or it has no rule.
-    """
-    knowledge = load_knowledge(config.knowledge.file or config.task, spec)
-    return rule_labeler([shipped_rule(knowledge)], config.cost.margin)
 
 
 def shipped_rule(knowledge: Knowledge) -> Rule:

@@ -16,7 +16,7 @@ import numpy as np
 from proco_jax.augmentation.base import Context
 from proco_jax.config.schema import Config
 from proco_jax.data.logs import Logs, load_logs, to_dataset
-from proco_jax.deployment.acting import Deployed
+from proco_jax.deployment.acting import Deployed, member
 from proco_jax.deployment.calibration import forecast_table, within
 from proco_jax.deployment.policy import FOLDER, save_policies
 from proco_jax.deployment.shield import ShieldState
@@ -331,17 +331,7 @@ def _render_all(
 ) -> None:
     players = {}
     for policy in trained:
-        whole = deployed[policy.name]
-        guard = whole.shield
-
-        def first(tree: Any) -> Any:
-            return jax.tree.map(lambda x: x[:1], tree)
-
-        one = whole._replace(
-            algorithm=first(whole.algorithm),
-            hyper=first(whole.hyper),
-            shield=None if guard is None else guard._replace(critics=first(guard.critics)),
-        )
+        one = member(deployed[policy.name], 0)
         for shield in run.config.shields:
             players[f"{policy.name}-{shield}"] = policies.make_player(
                 policy.program, shield, one, run.config.seed

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from proco_jax.common.files import locked, sha256, write_text
+from proco_jax.common.files import digests, locked, write_text
 
 META = "artifact.json"
 HASH_LENGTH = 12
@@ -59,7 +59,7 @@ def artifact(
                 partial = folder.with_name(f"{folder.name}.partial")
                 partial.mkdir(parents=True, exist_ok=True)
                 make(partial)
-                meta = {"kind": kind, "inputs": inputs, "files": _digests(partial)}
+                meta = {"kind": kind, "inputs": inputs, "files": digests(partial)}
                 write_text(partial / META, json.dumps(meta, indent=1) + "\n")
                 partial.rename(folder)
                 return folder
@@ -73,7 +73,8 @@ def _check(folder: Path) -> None:
         files = dict(json.loads((folder / META).read_text())["files"])
     except (ValueError, KeyError, TypeError) as error:
         raise ArtifactError(_advice(folder, f"{META} is damaged")) from error
-    found = _digests(folder)
+    found = digests(folder)
+    found.pop(META)
     for name in sorted({*files, *found}):
         if files.get(name) != found.get(name):
             raise ArtifactError(_advice(folder, f"{name} differs from what was saved"))
@@ -81,9 +82,3 @@ def _check(folder: Path) -> None:
 
 def _advice(folder: Path, problem: str) -> str:
     return f"{folder}: {problem}; remove that folder, then the same command makes it anew"
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below a folder, its own description excluded, by relative path."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / META)
-    return {p.relative_to(folder).as_posix(): sha256(p) for p in files}

@@ -25,10 +25,11 @@ from proco_jax.augmentation import make_augmentation
 from proco_jax.augmentation.base import Augmentation, Context, Policy
 from proco_jax.config.schema import Config
 from proco_jax.models import cost, dynamics
+from proco_jax.models.dynamics_targets import Targets
 from proco_jax.models.networks import Critic, DynamicsNetwork, make_encoder
 from proco_jax.models.normalizer import Normalizer
 from proco_jax.training.sampling import draw_segments, draw_transitions
-from proco_jax.types import Array, TaskSpec, Transition
+from proco_jax.types import Array, Dataset, TaskSpec, Transition
 
 # Purposes of the keys that a step derives.
 _BATCH, _REFRESH, _INIT, _WARMUP, _UPDATE = range(5)
@@ -247,11 +248,24 @@ def critics_of(program: Program, state: TrainState) -> feasibility.FeasibilitySt
 
 def make_dynamics_chunk(
     config: Config, net: DynamicsNetwork, steps: int
-) -> Callable[..., tuple[Any, Metrics]]:
-    """Compiled: targets, normalizer, train and holdout data, and a state to the state after so many
-    steps and one validation, and metrics. The state is donated."""
+) -> Callable[
+    [Targets, Normalizer, Dataset, Dataset, dynamics.DynamicsState],
+    tuple[dynamics.DynamicsState, Metrics],
+]:
+    """Compiled: steps of the dynamics fit, then one validation.
 
-    def chunk(targets, normalizer, data, holdout, state):
+    Returns:
+      A function of targets, normalizer, training data, held-out data and a state to the state and
+      metrics. The state is donated.
+    """
+
+    def chunk(
+        targets: Targets,
+        normalizer: Normalizer,
+        data: Dataset,
+        holdout: Dataset,
+        state: dynamics.DynamicsState,
+    ) -> tuple[dynamics.DynamicsState, Metrics]:
         state, metrics = jax.lax.scan(
             lambda s, _: dynamics.update(config.dynamics, net, targets, normalizer, data, s),
             state,
