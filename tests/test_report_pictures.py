@@ -69,6 +69,18 @@ def test_maps_of_one_sign_are_drawn_too(tmp_path):
     assert ink(pictures.feasibility_map(tmp_path / "m.png", axis, axis, maps, [(0, 0)], 0.2)) > 0.2
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 6])
+def test_no_label_of_a_feasibility_map_is_cut_off(tmp_path, count):
+    axis = np.linspace(-1, 1, 5)
+    maps = {f"policy {i}": -np.ones((5, 5)) for i in range(count)}
+    path = pictures.feasibility_map(
+        tmp_path / "m.png", axis, axis, maps, [(0, 0)], 0.2, title="One obstacle"
+    )
+    image = np.asarray(Image.open(path).convert("L"))
+    edges = np.concatenate([image[:3].ravel(), image[-3:].ravel(), image[:, -3:].ravel()])
+    assert edges.min() > 250
+
+
 def test_the_results_picture_has_a_color_for_each_training(tmp_path):
     def shown(augmentations, shields):
         rows = [row(augmentation, shield) for augmentation in augmentations for shield in shields]

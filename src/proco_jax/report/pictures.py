@@ -225,7 +225,7 @@ def feasibility_map(
             raise ValueError(
                 f"the map {name!r} has shape {np.shape(values)}, expected {(len(ys), len(xs))}"
             )
-    figure, axes = panels(1, len(maps), 3.5 * len(maps) + 0.9, 3.5)
+    figure, axes = panels(1, len(maps), 3.0 * len(maps) + 0.9, 3.5)
     low = min(float(np.min(values)) for values in maps.values())
     high = max(float(np.max(values)) for values in maps.values())
     norm = TwoSlopeNorm(0.0, min(low, -0.1), max(high, 0.1))
