@@ -6,7 +6,7 @@ needs no simulator and is stored with every dataset.
 
 import dataclasses
 import json
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -106,6 +106,18 @@ class ObservationSpec:
         """
         try:
             rows: list[dict[str, Any]] = json.loads(text)
-            return ObservationSpec(tuple(Field(**row) for row in rows))
-        except (TypeError, KeyError, json.JSONDecodeError) as error:
+            return ObservationSpec(tuple(_checked(Field(**row)) for row in rows))
+        except (TypeError, KeyError, ValueError, RecursionError) as error:
             raise ValueError(f"not an observation description: {error}") from error
+
+
+def _checked(field: Field) -> Field:
+    """The field itself, if its values have the right types; raises TypeError."""
+    texts = (field.name, field.kind, field.unit, field.meaning, field.group)
+    if not all(isinstance(text, str) for text in texts) or field.kind not in get_args(Kind):
+        raise TypeError(f"found {field}, expected texts and a kind of {', '.join(get_args(Kind))}")
+    if type(field.size) is not int or type(field.reach) not in (int, float):
+        raise TypeError(f"found the size {field.size!r} and the reach {field.reach!r} of a field")
+    if not np.isfinite(field.reach):
+        raise TypeError(f"found the reach {field.reach!r} of a field, expected a finite number")
+    return field

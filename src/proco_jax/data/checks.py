@@ -9,6 +9,8 @@ from proco_jax.types import Episode
 
 # Actions up to this far outside of [-1, 1] are attributed to rounding and not counted.
 ROUNDING = 1e-3
+# NumPy's kinds of booleans, integers and floating-point numbers.
+REAL_KINDS = "biuf"
 
 
 class DataError(ValueError):
@@ -25,14 +27,16 @@ def to_episode(raw: Mapping[str, Any], where: str) -> Episode:
       where: name of the episode for errors.
 
     Raises:
-      DataError: if lengths disagree, values are not finite, a cost is
-        negative, or the episode continues after a termination.
+      DataError: if lengths disagree, values are not real and finite numbers,
+        flags are not 0 or 1, a cost is negative, or the episode continues after
+        a termination.
     """
     obs = _array(raw["observations"], 2, f"{where}: observations")
     action = _array(raw["actions"], 2, f"{where}: actions")
     reward = _array(raw["rewards"], 1, f"{where}: rewards")
     cost = _array(raw["cost"], 1, f"{where}: cost")
-    terminated = np.asarray(raw["terminations"], dtype=bool)
+    terminated = to_flags(raw["terminations"], f"{where}: terminations")
+    truncated = to_flags(raw["truncations"], f"{where}: truncations")
     steps = len(reward)
     if len(cost) == steps + 1:
         cost = cost[1:]
@@ -44,18 +48,38 @@ def to_episode(raw: Mapping[str, Any], where: str) -> Episode:
             "actions": len(action),
             "cost": len(cost),
             "terminations": len(terminated),
-            "truncations": len(raw["truncations"]),
+            "truncations": len(truncated),
         },
     )
     if (cost < 0).any():
         raise DataError(f"{where}: the smallest cost is {cost.min():g}, expected 0 or more")
-    if terminated[:-1].any():
-        step = int(np.argmax(terminated))
-        raise DataError(
-            f"{where}: terminates at step {step} of {steps} and continues; "
-            "split it into one episode per termination"
-        )
+    for flags, ends in ((terminated, "terminates"), (truncated, "is truncated")):
+        if flags[:-1].any():
+            step = int(np.argmax(flags))
+            raise DataError(
+                f"{where}: {ends} at step {step} of {steps} and continues; "
+                "split it into one episode per end"
+            )
     return Episode(obs, action, reward, cost, bool(terminated[-1]))
+
+
+def to_flags(values: Any, where: str) -> np.ndarray:
+    """A vector of zeros and ones as `[T]` bool.
+
+    Raises:
+      DataError: if it is anything else.
+    """
+    array = np.asarray(values)
+    if array.dtype.kind not in REAL_KINDS or array.ndim != 1:
+        raise DataError(
+            f"{where} must be 0 or 1, one per step; found the type {array.dtype} and the shape "
+            f"{array.shape}"
+        )
+    wrong = (array != 0) & (array != 1)
+    if wrong.any():
+        step = int(np.argmax(wrong))
+        raise DataError(f"{where} must be 0 or 1, found {array[step]} at step {step}")
+    return array.astype(bool)
 
 
 def check_sizes(episode: Episode, obs_size: int, action_size: int | None, where: str) -> None:
@@ -149,9 +173,16 @@ def truncate_at_limit(
 def _array(values: Any, ndim: int, where: str) -> np.ndarray:
     """The values as a finite float32 array of that rank."""
     try:
-        array = np.asarray(values, dtype=np.float32)
+        array = np.asarray(values)
     except (TypeError, ValueError) as error:
         raise DataError(f"{where}: expected an array of numbers, found {error}") from error
+    if array.dtype.kind not in REAL_KINDS:
+        raise DataError(
+            f"{where}: expected an array of numbers, found the type {array.dtype}, not real numbers"
+        )
+    # Numbers beyond float32 become infinite and are reported as such.
+    with np.errstate(over="ignore", invalid="ignore"):
+        array = array.astype(np.float32, copy=False)
     if array.ndim != ndim:
         shape = "[steps, size]" if ndim == 2 else "[steps]"
         raise DataError(f"{where}: expected an array {shape}, found shape {array.shape}")

@@ -69,10 +69,12 @@ def _check_origin(stored: Stored, task_name: str, task: Task | None) -> None:
 
 
 def _env_id(stored: Stored) -> str:
+    """The id of the environment that the metadata name; nothing is built from it."""
     try:
-        return json.loads(stored.metadata.get("env_spec") or "{}").get("id", "")
-    except json.JSONDecodeError:
+        found = json.loads(stored.metadata.get("env_spec") or "{}").get("id", "")
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return ""
+    return found if isinstance(found, str) else ""
 
 
 def _check_size(dataset_id: str, size: int, spec: ObservationSpec, whose: str) -> None:

@@ -15,9 +15,22 @@ from typing import Any
 import numpy as np
 
 from proco_jax.common.files import locked, sha256
-from proco_jax.data.checks import DataError, check_final_observations, check_sizes, to_episode
+from proco_jax.data.checks import (
+    DataError,
+    check_final_observations,
+    check_sizes,
+    to_episode,
+    to_flags,
+)
 from proco_jax.data.collection import slug
 from proco_jax.data.download import download
+from proco_jax.data.hdf5_checks import (
+    DamagedFile,
+    damage_explained,
+    find_array,
+    names,
+    open_hdf5,
+)
 from proco_jax.data.minari_store import DETAILS, check_dataset_id, read_metadata
 from proco_jax.data.minari_writer import Origin, write_dataset
 from proco_jax.envs.tasks import Task, get_task
@@ -34,13 +47,7 @@ KEYS = (
 )
 # Largest difference between equal observations, due to rounding.
 CLOSE = 1e-3
-
-# Bound on the ratio of an array's size to the size of its file; that of gzip is about 1,030.
-LARGEST_COMPRESSION = 1100
-
-
-class DamagedFile(DataError):
-    """A file that HDF5 cannot read."""
+AGAIN = "fetch it again"
 
 
 def import_dsrl(
@@ -93,27 +100,14 @@ def read_dsrl(path: Path, task: Task) -> Iterator[Episode]:
     Raises:
       DataError: if the file is damaged or not a DSRL file of the task.
     """
-    import h5py
-
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        size = path.stat().st_size
-        raise DamagedFile(
-            f"{path} is no whole HDF5 file ({size:,} bytes; {error}); fetch it again"
-        ) from error
-    with file:
-        _check_layout(file, path)
-        bounds = _bounds(file, task, path)
-        _check_ends(file, bounds, path)
+    with open_hdf5(path, AGAIN) as file:
+        arrays = _arrays(file, path)
+        bounds = _bounds(arrays, task, path)
+        _check_ends(arrays, bounds, path)
         for index, (start, end) in enumerate(bounds):
             where = f"{path.name}, episode {index} of {len(bounds)}"
-            try:
-                episode = _episode(file, start, end, where)
-            except (OSError, RuntimeError) as error:
-                raise DamagedFile(
-                    f"{where}: the file is damaged ({error}); fetch it again"
-                ) from error
+            with damage_explained(where, AGAIN):
+                episode = _episode(arrays, start, end, where)
             check_sizes(episode, task.spec.size, task.action_size, where)
             yield episode
 
@@ -192,50 +186,33 @@ def _convert(
     write_dataset(root, dataset_id, read_dsrl(path, task), None, origin)
 
 
-def _check_layout(file: Any, path: Path) -> None:
-    import h5py
-
-    missing = [key for key in KEYS if file.get(key, getlink=True) is None]
+def _arrays(file: Any, path: Path) -> dict[str, Any]:
+    """The arrays by name, checked and not read yet."""
+    missing = sorted(set(KEYS) - set(names(file)), key=KEYS.index)
     if missing:
-        found = ", ".join(sorted(file.keys())) or "none"
+        found = ", ".join(names(file)) or "none"
         raise DataError(
             f"{path.name}: missing {', '.join(missing)}; a DSRL file has the arrays "
             f"{', '.join(KEYS)}, found {found}"
         )
-    largest = LARGEST_COMPRESSION * path.stat().st_size
-    for key in KEYS:
-        # Before the array is opened: a link may lead to another file, or to itself.
-        if not isinstance(file.get(key, getlink=True), h5py.HardLink):
-            raise DataError(f"{path.name}: {key} is a link, expected an array in the file itself")
-        array = file[key]
-        if not isinstance(array, h5py.Dataset) or array.is_virtual or array.external:
-            raise DataError(
-                f"{path.name}: {key} is a group, or an array stored in other files; expected an "
-                "array in the file itself"
-            )
-        if array.dtype.kind not in "biuf":
-            raise DataError(f"{path.name}: {key} has the type {array.dtype}, expected real numbers")
-        if array.size * array.dtype.itemsize > largest:
-            raise DataError(
-                f"{path.name}: {key} declares {array.size:,} values, more than a file of "
-                f"{path.stat().st_size:,} bytes can hold; the file is damaged"
-            )
-    lengths = {key: file[key].shape[0] if file[key].shape else 0 for key in KEYS}
+    arrays = {key: find_array(file, key, path.name) for key in KEYS}
+    lengths = {key: array.shape[0] if array.shape else 0 for key, array in arrays.items()}
     if len(set(lengths.values())) > 1 or not lengths["rewards"]:
         listed = ", ".join(f"{key} {length}" for key, length in lengths.items())
         raise DataError(
             f"{path.name}: all arrays must have the same length above 0, found {listed}"
         )
+    return arrays
 
 
-def _bounds(file: Any, task: Task, path: Path) -> list[tuple[int, int]]:
+def _bounds(arrays: dict[str, Any], task: Task, path: Path) -> list[tuple[int, int]]:
     """Start and end of every episode; steps after the last marked end are an episode too."""
-    for key in ("terminals", "timeouts"):
-        flags = file[key][:]
-        if not np.isin(flags, (0, 1)).all():
-            raise DataError(f"{path.name}: {key} must be 0 or 1, found other values")
-    over = np.asarray(file["terminals"][:], bool) | np.asarray(file["timeouts"][:], bool)
-    ends = np.unique([*(np.flatnonzero(over.ravel()) + 1), over.size]).astype(int)
+    terminals, timeouts = (
+        to_flags(np.ravel(arrays[key][:]), f"{path.name}: {key}")
+        for key in ("terminals", "timeouts")
+    )
+    over = terminals | timeouts
+    ends = np.unique([*(np.flatnonzero(over) + 1), over.size]).astype(int)
     starts = np.concatenate([[0], ends[:-1]])
     longest = int((ends - starts).max())
     if longest > task.episode_steps:
@@ -246,21 +223,18 @@ def _bounds(file: Any, task: Task, path: Path) -> list[tuple[int, int]]:
     return list(zip(starts.tolist(), ends.tolist(), strict=True))
 
 
-def _check_ends(file: Any, bounds: list[tuple[int, int]], path: Path) -> None:
+def _check_ends(arrays: dict[str, Any], bounds: list[tuple[int, int]], path: Path) -> None:
     """Checks the final observations of all episodes, before any is converted."""
-    obs, following = file["observations"], file["next_observations"]
+    obs, following = arrays["observations"], arrays["next_observations"]
     if obs.ndim != 2 or following.shape != obs.shape:
         return  # `_episode` reports it.
-    try:
-        first = np.stack([obs[start] for start, _ in bounds])
-        last = np.stack([following[end - 1] for _, end in bounds])
-    except (OSError, RuntimeError) as error:
-        raise DamagedFile(f"{path.name} is damaged ({error}); fetch it again") from error
+    first = np.stack([obs[start] for start, _ in bounds])
+    last = np.stack([following[end - 1] for _, end in bounds])
     check_final_observations(first, last, path.name)
 
 
-def _episode(file: Any, start: int, end: int, where: str) -> Episode:
-    obs, following = file["observations"][start:end], file["next_observations"][start:end]
+def _episode(arrays: dict[str, Any], start: int, end: int, where: str) -> Episode:
+    obs, following = arrays["observations"][start:end], arrays["next_observations"][start:end]
     if obs.ndim != 2 or following.shape != obs.shape:
         raise DataError(
             f"{where}: observations {obs.shape} and next_observations {following.shape} must "
@@ -276,13 +250,13 @@ def _episode(file: Any, start: int, end: int, where: str) -> Episode:
             f"{step}, the next observation differs from that of the following step; is the end "
             "of an episode missing in `terminals` and `timeouts`?"
         )
-    terminals = np.asarray(file["terminals"][start:end], bool).ravel()
-    timeouts = np.asarray(file["timeouts"][start:end], bool).ravel()
+    terminals = np.asarray(arrays["terminals"][start:end], bool).ravel()
+    timeouts = np.asarray(arrays["timeouts"][start:end], bool).ravel()
     raw = {
         "observations": np.concatenate([obs, following[-1:]]),
-        "actions": file["actions"][start:end],
-        "rewards": np.ravel(file["rewards"][start:end]),
-        "cost": np.ravel(file["costs"][start:end]),
+        "actions": arrays["actions"][start:end],
+        "rewards": np.ravel(arrays["rewards"][start:end]),
+        "cost": np.ravel(arrays["costs"][start:end]),
         "terminations": terminals & ~timeouts,
         "truncations": timeouts,
     }

@@ -1,18 +1,31 @@
-"""Reads and checks Minari datasets on disk."""
+"""Reads and checks Minari datasets on disk.
+
+The files may come from anyone. Minari's own reader builds the environment that the metadata name,
+which runs whatever code they point at, and follows links of HDF5 into other files. Here the arrays
+are read without Minari, after the checks of `hdf5_checks`, and nothing is ever built from metadata.
+"""
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from proco_jax.common.files import write_text
 from proco_jax.data.checks import DataError, to_episode
+from proco_jax.data.hdf5_checks import (
+    damage_explained,
+    find_array,
+    find_group,
+    names,
+    open_hdf5,
+)
 from proco_jax.observation import ObservationSpec
 from proco_jax.types import Episode
 
 # Key of this package's entries in Minari's metadata.
 DETAILS = "proco"
+ARRAYS = ("observations", "actions", "rewards", "terminations", "truncations")
 
 
 class Stored(NamedTuple):
@@ -57,9 +70,15 @@ def read_metadata(root: Path, dataset_id: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        return json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"the metadata {path} is damaged ({error}); {_again(path)}") from error
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(metadata, dict):
+            raise TypeError(f"found a {type(metadata).__name__}, expected an object")
+        _check_details(metadata)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DataError(
+            f"the metadata {path} is damaged ({error}); {_again(path.parent)}"
+        ) from error
+    return metadata
 
 
 def read_dataset(root: Path, dataset_id: str) -> Stored:
@@ -77,10 +96,21 @@ def read_dataset(root: Path, dataset_id: str) -> Stored:
             f"name another folder with --config.data.root, or fetch it with "
             f"`minari download {dataset_id}`"
         )
+    folder = root / dataset_id / "data"
+    kind = metadata.get("data_format", "hdf5")
+    if kind != "hdf5":
+        raise DataError(
+            f"{dataset_id} is stored in the format {kind!r}, expected hdf5; convert it with Minari"
+        )
     episodes = [
-        to_episode(_with_cost(raw, where), where)
-        for where, raw in _raw_episodes(root / dataset_id / "data", dataset_id, metadata)
+        to_episode(raw, where) for where, raw in _raw_episodes(folder, dataset_id, metadata)
     ]
+    steps, stated = sum(len(e.reward) for e in episodes), metadata.get("total_steps")
+    if stated is not None and stated != steps:
+        raise DataError(
+            f"{dataset_id}: found {steps:,} steps, but its metadata state {stated!r}; "
+            f"{_again(folder)}"
+        )
     return Stored(dataset_id, episodes, metadata)
 
 
@@ -123,45 +153,73 @@ def quiet_minari() -> None:
     import minari  # noqa: F401
 
 
+def _check_details(metadata: dict[str, Any]) -> None:
+    """Checks the types of this package's entries; raises TypeError."""
+    details = metadata.get(DETAILS)
+    if not isinstance(details, dict | None):
+        raise TypeError(f"{DETAILS}: found a {type(details).__name__}, expected an object")
+    kinds = {"task": str, "env_id": str, "source": str, "observation": str}
+    for name, kind in (kinds | {"recipe": dict, "versions": dict}).items():
+        found = (details or {}).get(name)
+        if not isinstance(found, kind | None):
+            raise TypeError(f"{DETAILS}.{name}: found {found!r:.40}, expected {kind.__name__}")
+
+
 def _raw_episodes(
-    path: Path, dataset_id: str, metadata: dict[str, Any]
+    folder: Path, dataset_id: str, metadata: dict[str, Any]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each episode as Minari returns it, with a name for errors."""
-    quiet_minari()
-    from minari.dataset.minari_storage import MinariStorage
-
-    count = int(metadata.get("total_episodes", 0))
-    storage: MinariStorage | None = None
-    for index in range(count):
-        where = f"{dataset_id}, episode {index} of {count}"
-        try:
-            storage = storage or MinariStorage.read(path)
-            raw = next(iter(storage.get_episodes([index])))
-        except KeyError as error:
-            raise DataError(f"{where}: a key is missing: {error}") from error
-        except (OSError, RuntimeError, ValueError) as error:
+    """The arrays of each episode, with a name for errors."""
+    again = _again(folder)
+    with open_hdf5(folder / "main_data.hdf5", again) as file:
+        present = {name for name in names(file) if name.startswith("episode_")}
+        count = metadata.get("total_episodes", len(present))
+        if type(count) is not int or count < len(present):
             raise DataError(
-                f"{where}: the file is damaged or truncated ({error}); {_again(path)}"
-            ) from error
-        yield where, raw
+                f"{dataset_id}: found {len(present)} episodes, but its metadata state {count!r}; "
+                f"{again}"
+            )
+        for index in range(count):
+            where = f"{dataset_id}, episode {index} of {count}"
+            if f"episode_{index}" not in present:
+                raise DataError(f"{where}: a key is missing: episode_{index}; {again}")
+            with damage_explained(where, again):
+                raw = _arrays(find_group(file, f"episode_{index}", where), where)
+            yield where, raw
 
 
-def _with_cost(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
-    infos = raw.get("infos") or {}
-    if "cost" not in infos:
-        found = ", ".join(sorted(infos)) or "none"
+def _arrays(episode: Any, where: str) -> dict[str, Any]:
+    """The arrays of an episode: all are checked before the first one is read."""
+    infos: Any = {}
+    if "infos" in names(episode):
+        infos = find_group(episode, "infos", where)
+    missing = [key for key in ARRAYS if key not in names(episode)]
+    if missing:
+        raise DataError(f"{where}: a key is missing: {', '.join(missing)}")
+    if "cost" not in names(infos):
+        found = ", ".join(names(infos)) or "none"
         raise DataError(
             f"{where}: no cost: expected infos['cost'], one number per step; found the infos "
             f"{found}. Store the cost of every step when you make the dataset"
         )
     for key in ("observations", "actions"):
-        if isinstance(raw[key], (dict, tuple)):
-            raise DataError(
-                f"{where}: {key} are a {type(raw[key]).__name__} of parts, expected one flat "
-                "array; flatten the space before recording (gymnasium.wrappers.FlattenObservation)"
-            )
-    return {**raw, "cost": infos["cost"]}
+        _check_flat(episode, key, where)
+    arrays = {key: find_array(episode, key, where) for key in ARRAYS}
+    arrays["cost"] = find_array(infos, "cost", where)
+    return {key: array[()] for key, array in arrays.items()}
 
 
-def _again(path: Path) -> str:
-    return f"remove {path.parent} and make, import or download it again"
+def _check_flat(episode: Any, key: str, where: str) -> None:
+    """Refuses observations and actions of several parts."""
+    try:
+        parts = find_group(episode, key, where)
+    except DataError:
+        return  # An array, or something that `find_array` refuses.
+    kind = "tuple" if all(name.startswith("_index_") for name in names(parts)) else "dict"
+    raise DataError(
+        f"{where}: {key} are a {kind} of parts, expected one flat array; flatten the space before "
+        "recording (gymnasium.wrappers.FlattenObservation)"
+    )
+
+
+def _again(folder: Path) -> str:
+    return f"remove {folder.parent} and make, import or download it again"
