@@ -158,13 +158,17 @@ def test_a_damaged_card_is_reported_with_its_path(root, tmp_path):
         load_logs(config_for(root), run, lambda line: None)
 
 
-def test_final_observations_that_belong_to_the_next_episode_are_refused(tmp_path, episodes):
+def test_a_transition_into_the_next_episode_is_dropped_and_its_cost_counts(tmp_path, episodes):
     obs = episodes[2].obs.copy()
     obs[-1] = episodes[3].obs[0]
     store(tmp_path, [*episodes[:2], episodes[2]._replace(obs=obs), *episodes[3:]])
-    with pytest.raises(DataError, match=r"of 1 of 12 episodes, first of episode 2, equals"):
-        load_logs(config_for(tmp_path), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+    lines: list[str] = []
+    logs = load_logs(config_for(tmp_path), tmp_path / "run", lines.append)
+    # Its only cost was that of the dropped transition; it is violating nevertheless.
+    assert logs.split.dropped == [2, 6]
+    assert len(logs.dropped[0].reward) == STEPS - 1 and logs.dropped[0].cost.sum() == 0
+    assert logs.card["corrections"] == [line.partition(": ")[2] for line in lines[:2]]
+    assert "1 of 12 episodes store the first observation of another" in lines[0]
 
 
 def test_episodes_that_end_where_all_others_start_are_accepted(tmp_path, episodes):

@@ -31,6 +31,7 @@ def make_card(
     config: Config,
     clipped: int,
     digest: str,
+    corrections: Sequence[str],
 ) -> dict[str, Any]:
     """The content of `dataset.json`.
 
@@ -41,6 +42,7 @@ def make_card(
       config: of the run.
       clipped: number of steps whose action lay outside [-1, 1].
       digest: of the logs, see `Logs`.
+      corrections: sentences about ends of episodes that were corrected.
     """
     task = find_task(config.task)
     kept = sorted([*split.train, *split.holdout])
@@ -59,6 +61,7 @@ def make_card(
         "holdout": _extent([stored.episodes[i] for i in split.holdout]),
         "dropped": _extent([stored.episodes[i] for i in split.dropped]),
         "clipped_actions": clipped,
+        "corrections": list(corrections),
         "observation": [{"name": f.name, "size": f.size, "unit": f.unit} for f in spec.fields],
         "provenance": {
             "source": stored.details.get("source", "minari"),

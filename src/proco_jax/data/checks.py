@@ -118,32 +118,6 @@ def clip_actions(episodes: list[Episode]) -> tuple[list[Episode], int]:
     return clipped, outside
 
 
-def check_final_observations(first: np.ndarray, last: np.ndarray, where: str) -> None:
-    """Refuses logs whose final observations belong to the reset of the next episode.
-
-    This happens if `next_observations` is `observations` shifted by one. A first
-    observation that several episodes share proves nothing and is not compared.
-
-    Args:
-      first: `[E, O]` first observations of consecutive episodes.
-      last: `[E, O]` their final observations.
-      where: name of the dataset for errors.
-
-    Raises:
-      DataError: if a final observation equals the first one of the next episode.
-    """
-    _, index, counts = np.unique(first, axis=0, return_inverse=True, return_counts=True)
-    unique = counts[index.ravel()] == 1
-    found = np.flatnonzero((last[:-1] == first[1:]).all(axis=1) & unique[1:])
-    if len(found):
-        raise DataError(
-            f"{where}: the final observation of {len(found)} of {len(first)} episodes, first of "
-            f"episode {found[0]}, equals the first observation of the next episode, so the last "
-            "transition of an episode leads into the next one, and missing ends of episodes "
-            "cannot be detected; store the observation before the reset instead"
-        )
-
-
 def truncate_at_limit(
     episodes: list[Episode], limit: int | None
 ) -> tuple[list[Episode], int, int | None]:
@@ -151,17 +125,19 @@ def truncate_at_limit(
 
     Args:
       episodes: of one task.
-      limit: time limit of the task. None if it is unknown; it is then the
-        longest length, if all episodes terminate, and at least half of them,
-        and no fewer than three, have that length.
+      limit: time limit of the task. It is unknown if None, or if the logs
+        were recorded with a shorter one; it is then the longest length, if all
+        episodes terminate, and at least half of them, and no fewer than three,
+        have that length.
 
     Returns:
       The episodes, the number of those changed, and the limit (None if unknown).
     """
-    if limit is None and all(e.terminated for e in episodes):
-        lengths = [len(e.reward) for e in episodes]
-        if lengths.count(max(lengths)) >= max(3, len(lengths) / 2):
-            limit = max(lengths)
+    lengths = [len(e.reward) for e in episodes]
+    if all(e.terminated for e in episodes) and lengths.count(max(lengths)) >= max(
+        3, len(lengths) / 2
+    ):
+        limit = max(lengths)
     changed = [e.terminated and len(e.reward) == limit for e in episodes]
     relabeled = [
         e._replace(terminated=False) if at_limit else e

@@ -17,7 +17,6 @@ import numpy as np
 from proco_jax.common.files import locked, sha256
 from proco_jax.data.checks import (
     DataError,
-    check_final_observations,
     check_sizes,
     to_episode,
     to_flags,
@@ -103,7 +102,6 @@ def read_dsrl(path: Path, task: Task) -> Iterator[Episode]:
     with open_hdf5(path, AGAIN) as file:
         arrays = _arrays(file, path)
         bounds = _bounds(arrays, task, path)
-        _check_ends(arrays, bounds, path)
         for index, (start, end) in enumerate(bounds):
             where = f"{path.name}, episode {index} of {len(bounds)}"
             with damage_explained(where, AGAIN):
@@ -221,16 +219,6 @@ def _bounds(arrays: dict[str, Any], task: Task, path: Path) -> list[tuple[int, i
             f"{task.episode_steps}; are `timeouts` missing?"
         )
     return list(zip(starts.tolist(), ends.tolist(), strict=True))
-
-
-def _check_ends(arrays: dict[str, Any], bounds: list[tuple[int, int]], path: Path) -> None:
-    """Checks the final observations of all episodes, before any is converted."""
-    obs, following = arrays["observations"], arrays["next_observations"]
-    if obs.ndim != 2 or following.shape != obs.shape:
-        return  # `_episode` reports it.
-    first = np.stack([obs[start] for start, _ in bounds])
-    last = np.stack([following[end - 1] for _, end in bounds])
-    check_final_observations(first, last, path.name)
 
 
 def _episode(arrays: dict[str, Any], start: int, end: int, where: str) -> Episode:

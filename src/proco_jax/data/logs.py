@@ -14,7 +14,6 @@ from proco_jax.config.schema import Config
 from proco_jax.data.card import card_lines, card_text, make_card, return_and_cost
 from proco_jax.data.checks import (
     DataError,
-    check_final_observations,
     check_sizes,
     clip_actions,
     truncate_at_limit,
@@ -22,6 +21,7 @@ from proco_jax.data.checks import (
 from proco_jax.data.collection import collect
 from proco_jax.data.description import describe, find_task
 from proco_jax.data.dsrl import import_dsrl
+from proco_jax.data.episode_ends import correct_ends
 from proco_jax.data.minari_store import Stored, dataset_root, read_dataset
 from proco_jax.data.regimes import Split, split_episodes
 from proco_jax.envs.tasks import get_task
@@ -80,11 +80,13 @@ def load_logs(config: Config, workdir: str | Path, log: Callable[[str], None] = 
         raise DataError(f"{stored.dataset_id} has no episode; collect or import it again")
     spec = describe(stored, config.task)
     stored, clipped = _fit_actions(stored, config, spec, log)
-    stored = _fix_ends(stored, config, log)
-    split = split_episodes([return_and_cost(e)[1] for e in stored.episodes], config.data)
+    stored, dropped_cost, notes = _fix_ends(stored, config, log)
+    # An episode that lost a costly transition is still one that violated.
+    costs = [return_and_cost(e)[1] + x for e, x in zip(stored.episodes, dropped_cost, strict=True)]
+    split = split_episodes(costs, config.data)
     digest = logs_digest(stored.episodes, split)
     _check_unchanged(Path(workdir) / CARD, stored.dataset_id, digest)
-    card = make_card(stored, split, spec, config, clipped, digest)
+    card = make_card(stored, split, spec, config, clipped, digest, notes)
     _write_card(card, Path(workdir))
     for line in card_lines(card):
         log(line)
@@ -170,20 +172,34 @@ def _fit_actions(
     return stored._replace(episodes=episodes), clipped
 
 
-def _fix_ends(stored: Stored, config: Config, log: Callable[[str], None]) -> Stored:
-    """Checks the final observations, and marks terminations at the time limit as truncations."""
-    first = np.stack([e.obs[0] for e in stored.episodes])
-    last = np.stack([e.obs[-1] for e in stored.episodes])
-    check_final_observations(first, last, stored.dataset_id)
+def _fix_ends(
+    stored: Stored, config: Config, log: Callable[[str], None]
+) -> tuple[Stored, list[float], list[str]]:
+    """Marks terminations at the time limit as truncations, and drops transitions into resets.
+
+    Returns:
+      The dataset, the cost of the transition dropped from each episode's end, and what was done.
+    """
     task = find_task(config.task)
     limit = task.episode_steps if task else None
-    episodes, changed, limit = truncate_at_limit(stored.episodes, limit)
+    episodes, changed, inferred = truncate_at_limit(stored.episodes, limit)
+    notes = []
     if changed:
-        log(
-            f"{stored.dataset_id}: {changed} of {len(episodes)} episodes are marked as terminated "
-            f"at the time limit of {limit} steps; they are treated as truncated there"
+        notes.append(
+            f"{changed} of {len(episodes)} episodes are marked as terminated "
+            f"at the time limit of {inferred} steps; they are treated as truncated there"
         )
-    return stored._replace(episodes=episodes)
+    corrected = correct_ends(episodes, stored.dataset_id)
+    notes += corrected.notes
+    for note in notes:
+        log(f"{stored.dataset_id}: {note}")
+    for index, episode in enumerate(corrected.episodes):
+        if task is not None and len(episode.reward) > task.episode_steps:
+            raise DataError(
+                f"{stored.dataset_id}, episode {index}: {len(episode.reward)} steps, but "
+                f"{task.name} ends after {task.episode_steps}; mark the end of every episode"
+            )
+    return stored._replace(episodes=corrected.episodes), corrected.dropped_cost, notes
 
 
 def _check_unchanged(path: Path, dataset_id: str, digest: str) -> None:
