@@ -181,7 +181,7 @@ def test_a_damaged_episode_is_removed_and_recorded_again(tmp_path, monkeypatch):
             path.write_bytes(path.read_bytes()[:100])
 
     monkeypatch.setattr("proco_jax.data.collection.save_episode", save_and_spoil)
-    with pytest.raises(OSError, match=r"was damaged .* run the same command again"):
+    with pytest.raises(ValueError, match=r"is damaged .* run the same command again"):
         collect(config_for(tmp_path), simulation=toy_simulation())
     assert list_datasets(tmp_path) == []
     monkeypatch.undo()

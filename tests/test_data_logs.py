@@ -113,7 +113,12 @@ def test_the_card_has_a_picture_and_a_rerun_leaves_both_alone(root, tmp_path):
     stamps = [p.stat().st_mtime_ns for p in (picture, run / "dataset.json")]
     load_logs(config_for(root), run, lambda line: None)
     assert [p.stat().st_mtime_ns for p in (picture, run / "dataset.json")] == stamps
-    assert sorted(p.name for p in run.rglob("*")) == ["dataset.json", "dataset.png", "pictures"]
+    assert sorted(p.name for p in run.rglob("*")) == [
+        "checksums.json",
+        "dataset.json",
+        "dataset.png",
+        "pictures",
+    ]
 
 
 @pytest.mark.parametrize("costs", [[0, 0, 0], [1, 2, 3]])
@@ -154,7 +159,7 @@ def test_a_damaged_card_is_reported_with_its_path(root, tmp_path):
     run = tmp_path / "run"
     load_logs(config_for(root), run, lambda line: None)
     (run / "dataset.json").write_text("{")
-    with pytest.raises(DataError, match=r"dataset\.json is damaged .* remove the file"):
+    with pytest.raises(DataError, match=r"dataset\.json is damaged.* remove the file"):
         load_logs(config_for(root), run, lambda line: None)
 
 
@@ -234,6 +239,7 @@ def test_episodes_of_different_sizes_are_refused(tmp_path):
     store(tmp_path, [make_episode(0), make_episode(1, size=60)])
     import h5py
 
+    (tmp_path / ID / "manifest.json").unlink()
     with h5py.File(tmp_path / ID / "data" / "main_data.hdf5", "a") as file:
         del file["episode_1/actions"]
         file["episode_1/actions"] = np.zeros((STEPS, 3))

@@ -31,7 +31,7 @@ from proco_jax import command_line
 from proco_jax.augmentation.base import Context
 from proco_jax.augmentation.buffer import Buffer
 from proco_jax.augmentation.rollouts import Imagined
-from proco_jax.common.files import sha256, write_atomic
+from proco_jax.common.files import read_npz, sha256, write_atomic
 from proco_jax.common.metrics import MetricsWriter
 from proco_jax.common.sharding import use_cores_as_devices
 from proco_jax.config.schema import Config
@@ -57,6 +57,7 @@ RUNGS = ("full", "real", "labels", "model", "proco")
 WORLDS = 128
 ALGORITHM = "proco"
 _REPORT = "ladder.json"
+_REMEDY = "remove it, then the same command makes it anew"
 
 # Ladder and ablations both have this flag, and one process may import both.
 _SEEDS = flags.DEFINE_integer(
@@ -303,9 +304,9 @@ def _pairs(env: BatchedEnv, base: Base) -> Pairs:
         arrays = {f"imagined_{k}": v for k, v in pairs.imagined._asdict().items()}
         arrays |= {"obs": pairs.obs, "unsafe": pairs.unsafe}
         write_atomic(path, lambda p: np.savez_compressed(p, **arrays))
-    with np.load(path) as stored:
-        imagined = Imagined(*(stored[f"imagined_{x}"] for x in Imagined._fields))
-        return Pairs(imagined, stored["obs"], stored["unsafe"])
+    fields = [f"imagined_{name}" for name in Imagined._fields]
+    stored = read_npz(path, [*fields, "obs", "unsafe"], _REMEDY)
+    return Pairs(Imagined(*(stored[name] for name in fields)), stored["obs"], stored["unsafe"])
 
 
 def _truth(env: BatchedEnv, base: Base) -> Truth:
@@ -327,8 +328,7 @@ def _truth(env: BatchedEnv, base: Base) -> Truth:
             state,
         )
         write_atomic(path, lambda p: np.savez_compressed(p, **truth._asdict()))
-    with np.load(path) as stored:
-        return Truth(*(stored[name] for name in Truth._fields))
+    return Truth(**read_npz(path, Truth._fields, _REMEDY))
 
 
 def _first_member(trained: Trained) -> tuple[Any, Any]:

@@ -6,8 +6,14 @@ import fcntl
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+
+import numpy as np
+
+# What stays free on a disk when something large is written.
+SPARE_BYTES = 4 << 20
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
@@ -43,10 +49,12 @@ def disk_full_explained(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError) as error:
-        # HDF5 states the number of the system's error in its message only.
+    except (OSError, RuntimeError, ValueError) as error:
+        # HDF5 states the number of the system's error in its message only, TensorStore its text.
         stated = re.search(r"errno = (\d+)", str(error))
         number = getattr(error, "errno", None) or (int(stated[1]) if stated else None)
+        if number is None and os.strerror(errno.ENOSPC) in str(error):
+            number = errno.ENOSPC
         if number not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise OSError(
@@ -54,6 +62,45 @@ def disk_full_explained(path: Path) -> Iterator[None]:
             f"{os.strerror(number)} while writing {path}; free space on that disk, then run the "
             "same command again, which resumes",
         ) from error
+
+
+def check_space(path: Path, size: int) -> None:
+    """Checks that the disk has room, before a library writes that crashes where there is none.
+
+    Args:
+      path: to be written; its folder, or one above, exists.
+      size: in bytes.
+
+    Raises:
+      OSError: if less than that and SPARE_BYTES are free.
+    """
+    folder = next(p for p in path.absolute().parents if p.exists())
+    free = shutil.disk_usage(folder).free
+    if free < size + SPARE_BYTES:
+        raise OSError(
+            errno.ENOSPC,
+            f"{os.strerror(errno.ENOSPC)} for {path}: {free:,} bytes are free, {size:,} and a "
+            f"reserve of {SPARE_BYTES:,} are needed; free space on that disk, then run the same "
+            "command again, which resumes",
+        )
+
+
+def read_npz(path: Path, names: Sequence[str], remedy: str) -> dict[str, np.ndarray]:
+    """The arrays of an NPZ file.
+
+    Raises:
+      ValueError: if the file is damaged or lacks one of them.
+    """
+    try:
+        # Opened here, because NumPy does not close a file that it cannot parse.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in names}
+    except FileNotFoundError:
+        raise
+    # Damaged archives raise errors of zipfile, zlib, struct and NumPy.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} is damaged ({reason}); {remedy}") from error
 
 
 @contextlib.contextmanager

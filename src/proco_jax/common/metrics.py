@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from proco_jax.common.files import write_text
+from proco_jax.common import checksums
+from proco_jax.common.files import disk_full_explained, write_text
 
 FILE = "metrics.jsonl"
 
@@ -29,10 +30,13 @@ class MetricsWriter:
 
     def __init__(self, workdir: Path, *, tensorboard: bool = False) -> None:
         self.path = Path(workdir) / FILE
+        self._changed = False
         self._summary_writer = _import_tensorboard() if tensorboard else None
         self._boards: dict[str, Any] = {}
         if self.path.exists():
-            _rewrite(self.path, load_metrics(self.path))
+            lines = load_metrics(self.path)
+            if not self.path.read_bytes().endswith(b"\n"):
+                _rewrite(self.path, lines)
 
     def resume(self, stage: str, step: int) -> None:
         """Removes the lines of a stage after the step from which it resumes."""
@@ -40,6 +44,7 @@ class MetricsWriter:
             lines = load_metrics(self.path)
             kept = [line for line in lines if line["stage"] != stage or line["step"] <= step]
             if len(kept) < len(lines):
+                checksums.forget(self.path)
                 _rewrite(self.path, kept)
         if self._summary_writer is not None:
             self._close_board(stage)
@@ -63,7 +68,10 @@ class MetricsWriter:
         line = {"stage": stage, "step": int(step)} | {
             name: value if math.isfinite(value) else None for name, value in means.items()
         }
-        with self.path.open("a") as file:
+        if not self._changed:
+            checksums.forget(self.path)
+            self._changed = True
+        with disk_full_explained(self.path), self.path.open("a") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
         if self._summary_writer is not None:
             if stage not in self._boards:
@@ -96,20 +104,22 @@ def load_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics file, in order, without an incomplete last line.
 
     Raises:
-      ValueError: if another line is not a JSON object with a stage and a step.
+      ValueError: if another line is not a JSON object with a stage and a step, or the file of a
+        finished run was changed.
     """
-    texts = path.read_text().splitlines(keepends=True)
+    remedy = "remove it; training curves are then missing in the report, and nothing else"
+    texts = checksums.read_recorded(path, remedy).split("\n")
     # Only a line that was cut off by a kill lacks its line break.
-    whole = [text for text in texts if text.endswith("\n")]
+    whole = texts[:-1]
     lines = []
     for number, text in enumerate(whole, start=1):
         try:
             line = json.loads(text)
             lines.append({"stage": line["stage"], "step": line["step"], **line})
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(
                 f"{path}, line {number}: expected a JSON object with stage and step; "
-                "remove the line"
+                "remove the line, or the file: training curves are then missing in the report"
             ) from error
     return lines
 

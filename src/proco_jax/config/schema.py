@@ -20,6 +20,7 @@ ALGORITHM_WORDS = f"one of {ALGORITHMS} or the module:function of an algorithm o
 AUGMENTATIONS = ("none", "proco", "control")
 SHIELDS = ("none", "filter", "planner")
 REGIMES = ("safe", "limited", "full")
+VERIFICATIONS = ("sampled", "full")
 BACKENDS = ("batched", "official")
 LABELERS = ("rule", "states")
 # JAX and the simulator take seeds of 32 bits with sign.
@@ -39,6 +40,8 @@ LARGEST_BATCH = 1_000_000
 # Numbers are float32 in compiled programs; these limits keep their squares and quotients finite.
 SMALLEST_NUMBER, LARGEST_NUMBER = 1e-9, 1e9
 SMALLEST_FRACTION, LARGEST_FRACTION = 1e-6, 1 - 1e-6
+# Settings that change no result, so the same run may be continued with other values.
+FREE_SETTINGS = ("data.verify",)
 FOLDER_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
 DATA_SOURCE = r"collect|(minari|dsrl):.+"
 
@@ -159,6 +162,8 @@ class DataConfig:
         violating ones) or `full`.
       limited_share: share of violating trajectories in the `limited` regime.
       holdout_share: share of the kept trajectories that no part is trained on.
+      verify: what is compared with the dataset's manifest at the start: `sampled` blocks, or the
+        `full` files. It may differ between the commands of a run.
     """
 
     source: str = setting(
@@ -172,6 +177,7 @@ class DataConfig:
     regime: str = choice("safe", REGIMES)
     limited_share: float = share(0.05)
     holdout_share: float = share(0.1, high=LARGEST_FRACTION)
+    verify: str = choice("sampled", VERIFICATIONS)
     collect: CollectConfig = dataclasses.field(default_factory=CollectConfig)
 
 
@@ -599,10 +605,14 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def differences(config: Config, stored_json: str) -> list[str]:
-    """Lines `name: stored -> now` for the settings that differ from a stored config."""
+    """Lines `name: stored -> now` for the settings that differ from a stored config.
+
+    Those of `FREE_SETTINGS` may differ.
+    """
     stored = _flatten_mapping(json.loads(stored_json))
     now = flatten(config)
     names = [*now, *(name for name in stored if name not in now)]
+    names = [name for name in names if name not in FREE_SETTINGS]
     absent = "(absent)"
     return [
         f"{name}: {stored.get(name, absent)!r} -> {now.get(name, absent)!r}"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from proco_jax.common.files import write_text
+from proco_jax.common import checksums
 from proco_jax.config.schema import Config
 from proco_jax.data.card import card_lines, card_text, make_card, return_and_cost
 from proco_jax.data.checks import (
@@ -22,6 +22,7 @@ from proco_jax.data.collection import collect
 from proco_jax.data.description import describe, find_task
 from proco_jax.data.dsrl import import_dsrl
 from proco_jax.data.episode_ends import correct_ends
+from proco_jax.data.manifest import check_manifest
 from proco_jax.data.minari_store import Stored, dataset_root, read_dataset
 from proco_jax.data.regimes import Split, split_episodes
 from proco_jax.envs.tasks import get_task
@@ -75,7 +76,10 @@ def load_logs(config: Config, workdir: str | Path, log: Callable[[str], None] = 
       ValueError: on an unknown task where one must be known.
     """
     root = dataset_root(config.data.root)
-    stored = read_dataset(root, find_dataset(config, root, log))
+    dataset_id = find_dataset(config, root, log)
+    if (root / dataset_id).is_dir():
+        check_manifest(root / dataset_id, config.data.verify == "full", log)
+    stored = read_dataset(root, dataset_id)
     if not stored.episodes:
         raise DataError(f"{stored.dataset_id} has no episode; collect or import it again")
     spec = describe(stored, config.task)
@@ -92,6 +96,25 @@ def load_logs(config: Config, workdir: str | Path, log: Callable[[str], None] = 
         log(line)
     train, holdout, dropped = ([stored.episodes[i] for i in part] for part in split)
     return Logs(train, holdout, dropped, split, spec, card["task"], card, digest)
+
+
+def verify_logs(config: Config, workdir: Path, log: Callable[[str], None] = print) -> None:
+    """Compares all bytes of the dataset of a begun run with its manifest.
+
+    Raises:
+      DataError: if they differ.
+    """
+    if not (workdir / CARD).exists():
+        return
+    root = dataset_root(config.data.root)
+    try:
+        folder = root / json.loads((workdir / CARD).read_bytes())["dataset_id"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return  # Reported where the card is read.
+    if folder.is_dir():
+        check_manifest(folder, True, log)
+    else:
+        log(f"{folder}: the dataset is not there any more; there is nothing to verify")
 
 
 def logs_digest(episodes: Sequence[Episode], split: Split) -> str:
@@ -206,13 +229,16 @@ def _check_unchanged(path: Path, dataset_id: str, digest: str) -> None:
     """Refuses logs other than those that the card of a begun run describes."""
     if not path.exists():
         return
+    remedy = (
+        f"if the dataset {dataset_id} has not changed since the run began, remove the file and run "
+        "the same command again"
+    )
     try:
-        before = json.loads(path.read_text()).get("digest", digest)
-    except (ValueError, AttributeError) as error:
-        raise DataError(
-            f"{path} is damaged ({error}); if the dataset {dataset_id} has not changed since the "
-            "run began, remove the file and run the same command again"
-        ) from error
+        before = json.loads(checksums.read_recorded(path, remedy)).get("digest", digest)
+    except (json.JSONDecodeError, AttributeError, RecursionError) as error:
+        raise DataError(f"{path} is damaged ({error}); {remedy}") from error
+    except ValueError as error:
+        raise DataError(str(error)) from error
     if before != digest:
         raise DataError(
             f"the run in {path.parent} began with other logs: the digest in {path.name} is "
@@ -228,4 +254,4 @@ def _write_card(card: dict[str, Any], workdir: Path) -> None:
     if path.exists() and path.read_text() == text and picture.exists():
         return
     draw_dataset(card, picture)
-    write_text(path, text)
+    checksums.write_recorded(path, text)

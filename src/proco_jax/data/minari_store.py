@@ -20,6 +20,7 @@ from proco_jax.data.hdf5_checks import (
     names,
     open_hdf5,
 )
+from proco_jax.data.manifest import update_manifest
 from proco_jax.observation import ObservationSpec
 from proco_jax.types import Episode
 
@@ -125,6 +126,7 @@ def set_observation_spec(root: Path, dataset_id: str, spec: ObservationSpec) -> 
         raise DataError(f"no Minari dataset {dataset_id!r} under {root}")
     metadata[DETAILS] = {**(metadata.get(DETAILS) or {}), "observation": spec.to_json()}
     write_text(root / dataset_id / "data" / "metadata.json", json.dumps(metadata))
+    update_manifest(root / dataset_id, "data/metadata.json")
 
 
 def check_dataset_id(dataset_id: str) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from proco_jax.common.files import disk_full_explained, write_text
+from proco_jax.common.files import check_space, disk_full_explained, write_text
 from proco_jax.data.checks import DataError
+from proco_jax.data.manifest import write_manifest
 from proco_jax.data.minari_store import DETAILS, quiet_minari
 from proco_jax.observation import ObservationSpec
 from proco_jax.types import Episode
@@ -48,7 +49,7 @@ def write_dataset(
     seeds: list[int] | None,
     origin: Origin,
 ) -> None:
-    """Writes a dataset under a hidden name, then renames it.
+    """Writes a dataset with its manifest under a hidden name, then renames it.
 
     Args:
       root: the folder of datasets.
@@ -70,6 +71,7 @@ def write_dataset(
     try:
         with disk_full_explained(final):
             _write_minari(building / "data", dataset_id, iter(episodes), seeds, origin)
+            write_manifest(building)
         _name_parents(root, final.parent)
         building.rename(final)
     finally:
@@ -117,15 +119,19 @@ def _write_minari(
             },
         }
     )
-    storage.update_episodes(_buffers(first, episodes, seeds))
+    storage.update_episodes(_buffers(path, first, episodes, seeds))
 
 
-def _buffers(first: Episode, rest: Iterator[Episode], seeds: list[int] | None) -> Iterator[Any]:
+def _buffers(
+    path: Path, first: Episode, rest: Iterator[Episode], seeds: list[int] | None
+) -> Iterator[Any]:
     from minari.data_collector import EpisodeBuffer
 
     index = 0
     episode: Episode | None = first
     while episode is not None:
+        # HDF5 may crash on a full disk, so space is checked before each episode.
+        check_space(path, 2 * sum(np.asarray(x).nbytes for x in episode))
         steps = len(episode.reward)
         ends = np.arange(steps) == steps - 1
         yield EpisodeBuffer(

@@ -2,14 +2,13 @@
 
 import json
 import shutil
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from proco_jax.common.files import write_atomic, write_text
+from proco_jax.common.files import check_space, read_npz, write_atomic, write_text
 from proco_jax.types import Episode
 
 
@@ -24,10 +23,18 @@ def open_partial(folder: Path, header: dict[str, Any], log: Callable[[str], None
     path = folder / "header.json"
     # Through JSON, which turns tuples into lists.
     wanted = json.loads(json.dumps(header))
-    if path.exists() and json.loads(path.read_text()) != wanted:
+    if folder.exists() and _header(path) != wanted:
         log("the unfinished collection was begun with other settings or versions; starting again")
         shutil.rmtree(folder)
     write_text(path, json.dumps(wanted, indent=2))
+
+
+def _header(path: Path) -> Any:
+    """The content of a header; None if it is damaged or missing."""
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, OSError, RecursionError):
+        return None
 
 
 def missing_episodes(folder: Path, count: int) -> list[int]:
@@ -36,7 +43,12 @@ def missing_episodes(folder: Path, count: int) -> list[int]:
 
 
 def save_episode(folder: Path, index: int, episode: Episode) -> None:
-    """Writes one episode atomically."""
+    """Writes one episode atomically.
+
+    Raises:
+      OSError: if the disk is full.
+    """
+    check_space(folder, sum(np.asarray(x).nbytes for x in episode))
 
     def write(path: Path) -> None:
         np.savez(path, allow_pickle=False, **episode._asdict())
@@ -48,20 +60,16 @@ def load_episode(folder: Path, index: int) -> Episode:
     """Reads what `save_episode` wrote.
 
     Raises:
-      OSError: if the file is damaged; it is then removed, and the next
+      ValueError: if the file is damaged; it is then removed, and the next
         collection records the episode again.
     """
     path = episode_path(folder, index)
+    remedy = "it is removed; run the same command again to record it again"
     try:
-        # Opened here, because NumPy does not close a file that it cannot parse.
-        with open(path, "rb") as file, np.load(file) as arrays:
-            parts = {name: arrays[name] for name in Episode._fields}
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        parts: dict[str, Any] = read_npz(path, Episode._fields, remedy)
+    except ValueError:
         path.unlink()
-        raise OSError(
-            f"the recorded episode {path} was damaged ({error}) and is removed; "
-            "run the same command again to record it again"
-        ) from error
+        raise
     return Episode(**{**parts, "terminated": bool(parts["terminated"])})
 
 

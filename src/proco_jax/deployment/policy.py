@@ -298,8 +298,7 @@ def _meta_text(content: Mapping[str, Any]) -> str:
 
 def _remedy(folder: Path) -> str:
     return (
-        f"remove {folder} and {folder.parents[1] / 'done.json'}, then the same command saves the "
-        "policy anew without training"
+        f"remove {folder}, then the same command of the run saves the policy anew without training"
     )
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from proco_jax.common.files import write_text
+from proco_jax.common import checksums
 from proco_jax.envs.tasks import Task, normalized_return
 from proco_jax.types import Episode
 
@@ -171,7 +171,7 @@ def device_name() -> str:
 def write_rows(path: Path, rows: Iterable[Row]) -> list[Row]:
     """Adds rows to a results file, replacing those with the same identity.
 
-    The file is replaced atomically.
+    The file is replaced atomically, and its checksum recorded.
 
     Returns:
       All rows now in the file, ordered by policy (as in `final_rows`), step and seed.
@@ -184,7 +184,7 @@ def write_rows(path: Path, rows: Iterable[Row]) -> list[Row]:
         known[_identity(_checked(row, "a new row"))] = row
     ordered = sorted(known.values(), key=_order)
     text = "[\n" + ",\n".join(json.dumps(row, allow_nan=False) for row in ordered) + "\n]\n"
-    write_text(path, text)
+    checksums.write_recorded(path, text)
     return ordered
 
 
@@ -197,9 +197,10 @@ def load_rows(path: Path) -> list[Row]:
     """
     if not path.exists():
         raise FileNotFoundError(f"no {path}: the run has not evaluated a policy yet")
+    text = checksums.read_recorded(path, _advice(path))
     try:
-        rows = json.loads(path.read_text())
-    except ValueError as error:
+        rows = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); {_advice(path)}") from error
     if not isinstance(rows, list):
         raise ValueError(
@@ -268,8 +269,8 @@ def _commit_of(folder: Path) -> str:
 
 def _advice(path: Path) -> str:
     return (
-        f"remove {path} and {path.with_name('done.json')}, then run the same command again: "
-        "it evaluates the trained policies again without training anew"
+        f"remove {path}, then run the same command again: it evaluates the trained policies again "
+        "without training anew"
     )
 
 

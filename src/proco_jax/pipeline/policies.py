@@ -121,6 +121,8 @@ def training_inputs(config: Config, learner: Learner, made_of: Mapping[str, Any]
         # An algorithm of the user's own may read any setting, and its code may change.
         others = set(whole) - {"experiment", "variant", "env", "shield", "evaluation", "shields"}
         settings |= {name: whole[name] for name in others}
+        # It changes no result.
+        del settings["data"]["verify"]
         settings["source"] = _source_digest(learner.algorithm)
     return {
         "version": VERSION,

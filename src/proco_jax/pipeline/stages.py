@@ -14,8 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from proco_jax.augmentation.base import Context
+from proco_jax.common import checksums
+from proco_jax.common.metrics import FILE as METRICS
 from proco_jax.config.schema import Config
-from proco_jax.data.logs import Logs, load_logs, to_dataset
+from proco_jax.data.logs import Logs, load_logs, to_dataset, verify_logs
 from proco_jax.deployment.acting import Deployed, member
 from proco_jax.deployment.calibration import forecast_table, within
 from proco_jax.deployment.policy import FOLDER, save_policies
@@ -29,7 +31,7 @@ from proco_jax.models.normalizer import fit_normalizer
 from proco_jax.pipeline import policies, reports
 from proco_jax.pipeline.policies import Learner, Trained
 from proco_jax.pipeline.store import digest
-from proco_jax.pipeline.workdir import DONE, Run
+from proco_jax.pipeline.workdir import CONFIG, DONE, TIMING, Run
 from proco_jax.pipeline.world_model import (
     Data,
     FittedCost,
@@ -75,7 +77,9 @@ def run_all(run: Run, render: bool = False) -> Path:
       The path of `report.md`.
     """
     task = get_task(run.config.task)
-    if run.read_json(DONE) is None or (render and not _rendered(run)):
+    if run.config.data.verify == "full":
+        verify_logs(run.config, run.workdir, run.log)
+    if not _finished(run) or (render and not _rendered(run)):
         grounding = None
         # Without an augmentation no knowledge is used, and no language model is asked.
         if set(run.config.augmentations) != {"none"}:
@@ -83,11 +87,33 @@ def run_all(run: Run, render: bool = False) -> Path:
         with run.stage("data", "Data"):
             logs = load_logs(run.config, run.workdir, run.log)
         _learn_and_evaluate(run, task, logs, grounding, render)
-        run.write_json(DONE, {"steps": run.config.train.steps})
+        if (run.workdir / METRICS).exists():
+            checksums.record(run.workdir / METRICS)
+        run.write_json(DONE, {"steps": run.config.train.steps, "files": _made(run)})
     report = write_report(run.workdir)
     print_summary(summarize(load_rows(run.workdir / FILE)))
     run.log(f"report: {report}")
     return report
+
+
+def _finished(run: Run) -> bool:
+    """Whether the run is done and all that it made is there; what was removed is made anew."""
+    done = run.read_json(DONE)
+    if done is None:
+        return False
+    # Runs of earlier versions did not list them.
+    missing = [name for name in done.get("files") or () if not (run.workdir / name).exists()]
+    if missing:
+        run.log(f"{', '.join(missing)}: not there any more; made anew")
+    return not missing
+
+
+def _made(run: Run) -> list[str]:
+    """The files of the workdir that can be made anew without training."""
+    others = {CONFIG, TIMING, DONE, checksums.NAME}
+    found = [path.name for path in run.workdir.glob("*.json") if path.name not in others]
+    policies_ = run.workdir.glob(f"{FOLDER}/[!.]*")
+    return sorted([*found, *(path.relative_to(run.workdir).as_posix() for path in policies_)])
 
 
 def run_knowledge(run: Run) -> None:

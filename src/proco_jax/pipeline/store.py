@@ -70,8 +70,11 @@ def artifact(
 
 def _check(folder: Path) -> None:
     try:
-        files = dict(json.loads((folder / META).read_text())["files"])
-    except (ValueError, KeyError, TypeError) as error:
+        meta = json.loads((folder / META).read_bytes())
+        files = dict(meta["files"])
+        if meta["kind"] != folder.parent.name or digest(meta["inputs"]) != folder.name:
+            raise ValueError("its inputs are not those of the folder")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArtifactError(_advice(folder, f"{META} is damaged")) from error
     found = digests(folder)
     found.pop(META)

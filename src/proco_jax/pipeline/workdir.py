@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from proco_jax.common import checksums
 from proco_jax.common.files import locked, write_text
 from proco_jax.common.metrics import MetricsWriter
 from proco_jax.config import schema
@@ -18,6 +19,8 @@ CONFIG = "config.json"
 TIMING = "timing.json"
 DONE = "done.json"
 STORE = "store"
+# Files of a run that has not made anything yet.
+UNIMPORTANT = {CONFIG, TIMING, checksums.NAME, ".lock"}
 
 
 class ConfigMismatchError(ValueError):
@@ -45,11 +48,12 @@ class Run:
     timed: bool = True
 
     def write_json(self, name: str, content: Any) -> None:
-        """Writes a file of the workdir atomically."""
-        write_text(self.workdir / name, json.dumps(content, indent=2, allow_nan=False) + "\n")
+        """Writes a file of the workdir atomically, and its checksum."""
+        text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+        checksums.write_recorded(self.workdir / name, text)
 
-    def read_json(self, name: str) -> Any | None:
-        """The content of a file of the workdir; None if there is no such file.
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """The JSON object in a file of the workdir; None if there is no such file.
 
         Raises:
           ValueError: if the file is damaged.
@@ -57,12 +61,15 @@ class Run:
         path = self.workdir / name
         if not path.exists():
             return None
+        remedy = "remove it, then the same command writes it anew"
+        text = checksums.read_recorded(path, remedy)
         try:
-            return json.loads(path.read_text())
-        except ValueError as error:
-            raise ValueError(
-                f"{path} is damaged ({error}); remove it, then the same command writes it anew"
-            ) from error
+            content = json.loads(text)
+            if not isinstance(content, dict):
+                raise TypeError(f"found a {type(content).__name__}, expected an object")
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ValueError(f"{path} is damaged ({error}); {remedy}") from error
+        return content
 
     @contextlib.contextmanager
     def stage(self, name: str, title: str) -> Iterator[None]:
@@ -74,10 +81,18 @@ class Run:
         finally:
             seconds = time.monotonic() - start
             if self.timed:
-                timing = self.read_json(TIMING) or {}
-                timing[name] = round(timing.get(name, 0.0) + seconds, 1)
-                self.write_json(TIMING, timing)
+                self._add_seconds(name, seconds)
             self.log(f"   {title.lower()}: {seconds:.0f} s")
+
+    def _add_seconds(self, name: str, seconds: float) -> None:
+        try:
+            timing = self.read_json(TIMING) or {}
+            total = round(timing.get(name, 0.0) + seconds, 1)
+        except (ValueError, TypeError) as error:
+            # Nothing depends on the seconds.
+            self.log(f"   {TIMING} is begun anew: {error}")
+            timing, total = {}, round(seconds, 1)
+        self.write_json(TIMING, timing | {name: total})
 
 
 def check_finished(workdir: Path) -> None:
@@ -123,7 +138,7 @@ def open_run(
                 yield Run(config, workdir, store or workdir.absolute().parent / STORE, metrics, log)
         except Exception:
             # A run that failed before it made anything does not fix the config.
-            if {path.name for path in workdir.iterdir()} <= {CONFIG, TIMING, ".lock"}:
+            if {path.name for path in workdir.iterdir()} <= UNIMPORTANT:
                 (workdir / CONFIG).unlink()
             raise
 

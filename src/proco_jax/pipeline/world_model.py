@@ -13,7 +13,7 @@ from proco_jax.augmentation import rollouts
 from proco_jax.augmentation.base import WorldModel
 from proco_jax.augmentation.proco import rollout_model
 from proco_jax.common.checkpoint import load_arrays, save_arrays
-from proco_jax.common.files import write_atomic
+from proco_jax.common.files import read_npz, write_atomic
 from proco_jax.common.hyperparameters import hyper_from
 from proco_jax.common.random_streams import Stream, stream_key
 from proco_jax.config.schema import Config
@@ -176,8 +176,9 @@ def label(
         write_atomic(folder / LABELS, lambda p: np.savez_compressed(p, **labels._asdict()))
 
     folder = artifact(run.store, "labels", inputs, make, run.log)
-    with np.load(folder / LABELS) as stored:
-        return LabeledStates(*(stored[name] for name in LabeledStates._fields)), folder
+    remedy = f"remove {folder}, then the same command makes it anew"
+    stored = read_npz(folder / LABELS, LabeledStates._fields, remedy)
+    return LabeledStates(**stored), folder
 
 
 def explore(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from proco_jax.common import metrics
+from proco_jax.common import checksums, metrics
 from proco_jax.common.files import write_text
 from proco_jax.evaluation import results
 from proco_jax.report import pictures
@@ -71,13 +71,12 @@ def read_json(path: Path) -> Any:
     """
     if not path.exists():
         return None
+    remedy = "remove it, then run the same command again to write it anew"
+    text = checksums.read_recorded(path, remedy)
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is not JSON ({error}); remove it and {path.with_name('done.json')}, then run "
-            "the same command again to write it anew"
-        ) from error
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON ({error}); {remedy}") from error
 
 
 def _head(workdir: Path) -> str:
