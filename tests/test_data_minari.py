@@ -11,7 +11,6 @@ from proco_jax.data.description import describe
 from proco_jax.data.minari_store import (
     check_dataset_id,
     list_datasets,
-    quiet_minari,
     read_dataset,
     set_observation_spec,
 )
@@ -59,7 +58,6 @@ def test_what_is_written_is_read_bit_for_bit(root, episodes):
 
 def test_minari_itself_reads_the_dataset(root, episodes, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(root))
-    quiet_minari()
     import minari
 
     assert list(minari.list_local_datasets()) == [ID]

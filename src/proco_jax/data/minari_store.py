@@ -7,6 +7,7 @@ are read without Minari, after the checks of `hdf5_checks`, and nothing is ever 
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -135,24 +136,11 @@ def check_dataset_id(dataset_id: str) -> None:
     Raises:
       DataError: if it does not.
     """
-    quiet_minari()
-    from minari.dataset.minari_dataset import parse_dataset_id
-
-    try:
-        parse_dataset_id(dataset_id)
-    except (ValueError, TypeError) as error:
+    if not re.fullmatch(r"([-_\w][-_\w/]*[-_\w]/)?[-_\w]+-v\d+", dataset_id):
         raise DataError(
             f"malformed dataset id {dataset_id!r}, expected namespace/name-v0, "
             "of letters, digits, - and _"
-        ) from error
-
-
-def quiet_minari() -> None:
-    """Imports Minari without the notices that one of its dependencies prints."""
-    import farama_notifications
-
-    farama_notifications.notifications.pop("gymnasium_robotics", None)
-    import minari  # noqa: F401
+        )
 
 
 def _check_details(metadata: dict[str, Any]) -> None:

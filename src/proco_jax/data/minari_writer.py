@@ -1,5 +1,6 @@
 """Writes Minari datasets atomically."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import shutil
@@ -12,7 +13,8 @@ import numpy as np
 from proco_jax.common.files import check_space, disk_full_explained, write_text
 from proco_jax.data.checks import DataError
 from proco_jax.data.manifest import write_manifest
-from proco_jax.data.minari_store import DETAILS, quiet_minari
+from proco_jax.data.minari_store import DETAILS
+from proco_jax.envs.simulator import import_mujoco
 from proco_jax.observation import ObservationSpec
 from proco_jax.types import Episode
 
@@ -85,7 +87,7 @@ def _write_minari(
     seeds: list[int] | None,
     origin: Origin,
 ) -> None:
-    quiet_minari()
+    _import_minari()
     from gymnasium.envs.registration import EnvSpec
     from gymnasium.spaces import Box
     from minari.dataset.minari_storage import MinariStorage
@@ -120,6 +122,20 @@ def _write_minari(
         }
     )
     storage.update_episodes(_buffers(path, first, episodes, seeds))
+
+
+def _import_minari() -> None:
+    """Imports Minari without the notices that one of its dependencies prints.
+
+    It imports plugins of Gymnasium, and with them MuJoCo, which fails for some values of
+    `MUJOCO_GL` unless it is imported with care before.
+    """
+    import farama_notifications
+
+    with contextlib.suppress(ImportError):
+        import_mujoco()
+    farama_notifications.notifications.pop("gymnasium_robotics", None)
+    import minari  # noqa: F401
 
 
 def _buffers(
