@@ -8,7 +8,7 @@ that was filtered, and numbers may have been rounded.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +22,9 @@ CLOSE = 1e-3
 CONTROLS = 5000
 # A jump has at least this share of the smallest known one; other steps stay below that share.
 JUMP, STEP = 0.7, 0.4
+# Numbers in whose range at starts at most this share of the other rows lies set starts apart; a
+# start has nearly all of them in that range.
+RARE, LIKE = 0.1, 0.8
 # Change of a number, in units of what nearly all steps stay below, at which it counts in full.
 LARGEST_CHANGE = 4.0
 
@@ -196,8 +199,11 @@ def _resets_of_absent(changes: list[np.ndarray]) -> np.ndarray:
     inside = np.concatenate([x[:-1] for x in changes])
     if not len(inside):
         return np.zeros(len(changes), bool)
-    jumps = np.array([x[-1] for x in changes]) > max(1.5 * inside.max(), 1e-9)
-    return jumps if jumps.sum() >= max(3, len(changes) / 2) else np.zeros(len(changes), bool)
+    last = np.array([x[-1] for x in changes])
+    if (last > max(1.5 * inside.max(), 1e-9)).sum() < max(3, len(changes) / 2):
+        return np.zeros(len(changes), bool)
+    # If most are resets, the others are too, but for those that change like an ordinary step.
+    return last > np.quantile(inside, _nearly_all(changes))
 
 
 def _without_successor(episodes: Sequence[Episode], wrong: np.ndarray) -> np.ndarray:
@@ -218,7 +224,11 @@ def _hidden_ends(
     if not len(inside) or not len(known):
         return nothing
     if np.quantile(inside, _nearly_all(changes)) < STEP * known.min():
-        return [np.flatnonzero(x[:-1] > JUMP * known.min()).tolist() for x in changes]
+        like_start = _like_starts(episodes)
+        return [
+            np.flatnonzero((x[:-1] > JUMP * known.min()) & like_start(e.obs[1:-1])).tolist()
+            for e, x in zip(episodes, changes, strict=True)
+        ]
     # Resets do not stand out from other steps, so only lengths can tell.
     lengths = np.array([len(e.reward) for e in episodes])
     values, counts = np.unique(lengths, return_counts=True)
@@ -231,6 +241,26 @@ def _hidden_ends(
             "marked, and cannot be found; mark every end, or store the observation before the reset"
         )
     return nothing
+
+
+def _like_starts(episodes: Sequence[Episode]) -> Callable[[np.ndarray], np.ndarray]:
+    """Tells rows that resemble starts in what sets starts apart, e.g. a robot at rest.
+
+    That are the numbers which other rows seldom have. Other events change many numbers as well: a
+    pressed button moves the goal and all that is measured from it.
+    """
+    first = np.stack([e.obs[0] for e in episodes]).astype(np.float64)
+    low, high = first.min(axis=0), first.max(axis=0)
+    margin = 0.1 * (high - low) + CLOSE * np.maximum(np.abs(low), np.abs(high)) + 1e-6
+    controls = _controls(episodes)
+
+    def within(rows: np.ndarray) -> np.ndarray:
+        return (rows >= low - margin) & (rows <= high + margin)
+
+    typical = within(controls).mean(axis=0) <= RARE
+    if not typical.any():
+        return lambda rows: np.ones(len(rows), bool)
+    return lambda rows: within(rows)[:, typical].mean(axis=1) >= LIKE
 
 
 def _split(episode: Episode, ends: list[int], wrong: bool) -> list[tuple[Episode, float]]:
