@@ -10,8 +10,11 @@ from proco_jax.augmentation.base import Context, WorldModel
 from proco_jax.common.random_streams import Stream, stream_keys
 from proco_jax.config.schema import (
     BcConfig,
+    BcqLagConfig,
+    BearLagConfig,
     Config,
     CostConfig,
+    CpqConfig,
     DynamicsConfig,
     EncoderConfig,
     FeasibilityConfig,
@@ -57,6 +60,9 @@ def tiny_config() -> Config:
         feasibility=FeasibilityConfig(hidden=(16,)),
         proco=ProcoConfig(hidden=(16,)),
         bc=BcConfig(hidden=(16,)),
+        bcq_lag=BcqLagConfig(hidden=(8,), vae_hidden=(8,), samples=2),
+        bear_lag=BearLagConfig(hidden=(8,), vae_hidden=(8,), samples=2),
+        cpq=CpqConfig(hidden=(8,), vae_hidden=(8,), samples=2),
         shield=ShieldConfig(samples=4, planner_candidates=4, planner_horizon=3),
         train=TrainConfig(steps=8, batch=32, chunk=4, checkpoint_every=4),
     )

@@ -283,7 +283,7 @@ def test_defaults_can_be_run() -> None:
         ("data__regime", "dangerous", "one of ('safe', 'limited', 'full')"),
         ("env__backend", "gpu", "one of ('batched', 'official')"),
         ("knowledge__labeler", "oracle", "one of ('rule', 'states')"),
-        ("algorithms", ("ppo",), "each item to be one of ('proco', 'bc')"),
+        ("algorithms", ("ppo",), "each item to be one of ('proco', 'bc', "),
         ("shields", ("none", "none"), "no item twice"),
         ("shields", (), "at least one item"),
         ("data__source", "minari:", "collect, minari:<dataset id> or dsrl:<file or task>"),

@@ -23,6 +23,7 @@ from proco_jax.augmentation import buffer, rollouts
 from proco_jax.augmentation.base import Context, WorldModel
 from proco_jax.common import sharding
 from proco_jax.common.checkpoint import Checkpoints
+from proco_jax.config.schema import ALGORITHMS
 from proco_jax.models import cost, dynamics, dynamics_targets
 from proco_jax.models.normalizer import fit_normalizer
 from proco_jax.observation import Field, ObservationSpec
@@ -276,7 +277,7 @@ def test_a_member_equals_it_alone_over_hyperparameters(context, hyper, begin, ch
 
 
 @pytest.mark.parametrize("augmentation", ["none", "proco", "control", "replay"])
-@pytest.mark.parametrize("algorithm", ["proco", "bc", "toy_algorithm:make"])
+@pytest.mark.parametrize("algorithm", [*ALGORITHMS, "toy_algorithm:make"])
 def test_every_algorithm_trains_with_every_augmentation(algorithm, augmentation, flat_context):
     context = flat_context if augmentation != "none" else flat_context._replace(world=None)
     program, traces = counted(flat_program(algorithm, augmentation))

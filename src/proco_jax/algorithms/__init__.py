@@ -3,12 +3,18 @@
 import importlib
 from collections.abc import Callable
 
-from proco_jax.algorithms import bc, proco
+from proco_jax.algorithms import bc, bcq_lag, bear_lag, cpq, proco
 from proco_jax.algorithms.base import Algorithm
 from proco_jax.config.schema import Config
 from proco_jax.types import TaskSpec
 
-MAKERS: dict[str, Callable[[Config, TaskSpec], Algorithm]] = {"proco": proco.make, "bc": bc.make}
+MAKERS: dict[str, Callable[[Config, TaskSpec], Algorithm]] = {
+    "proco": proco.make,
+    "bc": bc.make,
+    "bcq_lag": bcq_lag.make,
+    "bear_lag": bear_lag.make,
+    "cpq": cpq.make,
+}
 
 
 def make_algorithm(name: str, config: Config, task: TaskSpec) -> Algorithm:

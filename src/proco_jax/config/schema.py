@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
-ALGORITHMS = ("proco", "bc")
+ALGORITHMS = ("proco", "bc", "bcq_lag", "bear_lag", "cpq")
 ALGORITHM = "|".join([*ALGORITHMS, r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"])
 ALGORITHM_WORDS = f"one of {ALGORITHMS} or the module:function of an algorithm of your own"
 AUGMENTATIONS = ("none", "proco", "control")
@@ -463,6 +463,126 @@ class BcConfig:
 
 
 @dataclasses.dataclass
+class BcqLagConfig:
+    """Batch-constrained Q-learning with a cost constraint (`algorithms/bcq_lag.py`).
+
+    Attributes:
+      hidden: widths of critics and perturbation behind the encoder.
+      vae_hidden: widths of encoder and decoder of the VAE behind the encoder of observations.
+      samples: proposals from which the next action of a backup, and the executed one, are chosen.
+      learning_rate: of Adam, for all networks.
+      discount: of rewards and costs.
+      tau: rate of the target networks' moving averages.
+      reward_scale: factor on rewards; the gains below depend on it.
+      kl_weight: of the KL divergence in the VAE's loss.
+      perturbation: largest shift of a proposal, actions being in [-1, 1].
+      soft_minimum: weight of the more pessimistic of the two groups of critics in a backup.
+      proportional_gain: of the multiplier on the excess cost value.
+      integral_gain: of the multiplier on the sum of excesses.
+      derivative_gain: of the multiplier on the increase of the excess.
+      integral_limit: largest sum of excesses; with its gain, the multiplier's part from it is 3.
+      as_published: what the published code does, see `algorithms/bcq_lag.py`.
+    """
+
+    hidden: tuple[int, ...] = widths(128)
+    vae_hidden: tuple[int, ...] = widths(128)
+    samples: int = count(10, high=10_000)
+    learning_rate: float = positive(1e-3)
+    discount: float = fraction(0.99)
+    tau: float = fraction(0.005)
+    reward_scale: float = positive(0.1)
+    kl_weight: float = nonnegative(0.5)
+    perturbation: float = setting(0.05, low=0.0, high=2.0)
+    soft_minimum: float = share(0.75)
+    proportional_gain: float = nonnegative(0.1)
+    integral_gain: float = nonnegative(0.003)
+    derivative_gain: float = nonnegative(0.001)
+    integral_limit: float = nonnegative(1000.0)
+    as_published: bool = False
+
+
+@dataclasses.dataclass
+class BearLagConfig:
+    """Bootstrapping error reduction with a cost constraint (`algorithms/bear_lag.py`).
+
+    Attributes:
+      hidden: widths of critics and policy behind the encoder.
+      vae_hidden: widths of encoder and decoder of the VAE behind the encoder of observations.
+      samples: actions of the policy, and as many of the VAE, in the MMD; also those from which the
+        next action of a backup, and the executed one, are chosen.
+      learning_rate: of Adam, for all networks.
+      alpha_learning_rate: of the logarithm of the multiplier of the MMD, by plain ascent.
+      discount: of rewards and costs.
+      tau: rate of the target networks' moving averages.
+      reward_scale: factor on rewards; the gains below depend on it.
+      kl_weight: of the KL divergence in the VAE's loss.
+      mmd_bandwidth: b of the kernel exp(-|x - y|^2 / (2 b)) on actions before the tanh.
+      mmd_target: largest MMD between the policy's actions and the VAE's.
+      soft_minimum: weight of the more pessimistic of the two groups of critics in a backup.
+      proportional_gain: of the multiplier on the excess cost value.
+      integral_gain: of the multiplier on the sum of excesses.
+      derivative_gain: of the multiplier on the increase of the excess.
+      integral_limit: largest sum of excesses; with its gain, the multiplier's part from it is 3.
+      as_published: what the published code does, see `algorithms/bear_lag.py`.
+    """
+
+    hidden: tuple[int, ...] = widths(128)
+    vae_hidden: tuple[int, ...] = widths(128)
+    samples: int = count(10, high=10_000)
+    learning_rate: float = positive(1e-3)
+    alpha_learning_rate: float = positive(1e-3)
+    discount: float = fraction(0.99)
+    tau: float = fraction(0.005)
+    reward_scale: float = positive(0.1)
+    kl_weight: float = nonnegative(0.5)
+    mmd_bandwidth: float = positive(50.0)
+    mmd_target: float = nonnegative(0.05)
+    soft_minimum: float = share(0.75)
+    proportional_gain: float = nonnegative(0.1)
+    integral_gain: float = nonnegative(0.003)
+    derivative_gain: float = nonnegative(0.001)
+    integral_limit: float = nonnegative(1000.0)
+    as_published: bool = False
+
+
+@dataclasses.dataclass
+class CpqConfig:
+    """Constraints penalized Q-learning (`algorithms/cpq.py`).
+
+    Attributes:
+      hidden: widths of critics and policy behind the encoder.
+      vae_hidden: widths of encoder and decoder of the VAE behind the encoder of observations.
+      samples: actions of the policy per state, of which the rarest are pushed.
+      learning_rate: of Adam, for critics and VAE.
+      policy_learning_rate: of Adam, for the policy.
+      alpha_learning_rate: of the logarithm of the weight of the push, by plain ascent.
+      discount: of rewards and costs.
+      tau: rate of the target networks' moving averages.
+      reward_scale: factor on rewards.
+      kl_weight: of the KL divergence in the VAE's loss.
+      rare_share: share of the sampled actions that count as rare.
+      push_target: cost value that rare actions are to have, as a multiple of the limit.
+      violation_weight: weight of the descent of the cost value where it exceeds the limit.
+      as_published: what the published code does, see `algorithms/cpq.py`.
+    """
+
+    hidden: tuple[int, ...] = widths(128)
+    vae_hidden: tuple[int, ...] = widths(128)
+    samples: int = count(10, high=10_000)
+    learning_rate: float = positive(1e-3)
+    policy_learning_rate: float = positive(1e-4)
+    alpha_learning_rate: float = positive(1e-4)
+    discount: float = fraction(0.99)
+    tau: float = fraction(0.005)
+    reward_scale: float = positive(0.1)
+    kl_weight: float = nonnegative(0.5)
+    rare_share: float = fraction(0.25)
+    push_target: float = nonnegative(1.5)
+    violation_weight: float = nonnegative(1.0)
+    as_published: bool = False
+
+
+@dataclasses.dataclass
 class ShieldConfig:
     """What guards a policy at deployment.
 
@@ -569,6 +689,9 @@ class Config:
     feasibility: FeasibilityConfig = dataclasses.field(default_factory=FeasibilityConfig)
     proco: ProcoConfig = dataclasses.field(default_factory=ProcoConfig)
     bc: BcConfig = dataclasses.field(default_factory=BcConfig)
+    bcq_lag: BcqLagConfig = dataclasses.field(default_factory=BcqLagConfig)
+    bear_lag: BearLagConfig = dataclasses.field(default_factory=BearLagConfig)
+    cpq: CpqConfig = dataclasses.field(default_factory=CpqConfig)
     shield: ShieldConfig = dataclasses.field(default_factory=ShieldConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     evaluation: EvalConfig = dataclasses.field(default_factory=EvalConfig)

@@ -126,6 +126,15 @@ def policy_weights(
     return jax.lax.stop_gradient(weights)
 
 
+def weighted_mean(values: Array, weight: Array) -> jax.Array:
+    """Mean of `values [B]` with weights `[B]`; 0 if all weights are 0.
+
+    Where weights are small, they count as fractions of one row: the sum is divided by 1 at least.
+    """
+    chex.assert_equal_shape([values, weight])
+    return jnp.sum(weight * values) / jnp.maximum(jnp.sum(weight), 1.0)
+
+
 def robust_square(error: Array, limit: float) -> Array:
     """Squares of errors up to a limit, and the tangent beyond (Huber 1964); shapes as given."""
     size = jnp.abs(error)
