@@ -15,6 +15,7 @@ from proco_jax.config.schema import (
     DynamicsConfig,
     EncoderConfig,
     FeasibilityConfig,
+    FisorConfig,
     ProcoConfig,
     RolloutConfig,
     ShieldConfig,
@@ -57,6 +58,7 @@ def tiny_config() -> Config:
         feasibility=FeasibilityConfig(hidden=(16,)),
         proco=ProcoConfig(hidden=(16,)),
         bc=BcConfig(hidden=(16,)),
+        fisor=FisorConfig(hidden=(8,), width=8, blocks=1, time_features=4, candidates=2),
         shield=ShieldConfig(samples=4, planner_candidates=4, planner_horizon=3),
         train=TrainConfig(steps=8, batch=32, chunk=4, checkpoint_every=4),
     )

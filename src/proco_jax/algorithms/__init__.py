@@ -3,12 +3,16 @@
 import importlib
 from collections.abc import Callable
 
-from proco_jax.algorithms import bc, proco
+from proco_jax.algorithms import bc, fisor, proco
 from proco_jax.algorithms.base import Algorithm
 from proco_jax.config.schema import Config
 from proco_jax.types import TaskSpec
 
-MAKERS: dict[str, Callable[[Config, TaskSpec], Algorithm]] = {"proco": proco.make, "bc": bc.make}
+MAKERS: dict[str, Callable[[Config, TaskSpec], Algorithm]] = {
+    "proco": proco.make,
+    "bc": bc.make,
+    "fisor": fisor.make,
+}
 
 
 def make_algorithm(name: str, config: Config, task: TaskSpec) -> Algorithm:
