@@ -18,6 +18,7 @@ from proco_jax.config.schema import (
     DynamicsConfig,
     EncoderConfig,
     FeasibilityConfig,
+    FisorConfig,
     ProcoConfig,
     RolloutConfig,
     ShieldConfig,
@@ -63,6 +64,7 @@ def tiny_config() -> Config:
         bcq_lag=BcqLagConfig(hidden=(8,), vae_hidden=(8,), samples=2),
         bear_lag=BearLagConfig(hidden=(8,), vae_hidden=(8,), samples=2),
         cpq=CpqConfig(hidden=(8,), vae_hidden=(8,), samples=2),
+        fisor=FisorConfig(hidden=(8,), width=8, blocks=1, time_features=4, candidates=2),
         shield=ShieldConfig(samples=4, planner_candidates=4, planner_horizon=3),
         train=TrainConfig(steps=8, batch=32, chunk=4, checkpoint_every=4),
     )

@@ -23,6 +23,7 @@ from small_run import SMALL
 from proco_jax import command_line
 from proco_jax.config.ablation_settings import ABLATIONS, ablated, needs_training
 from proco_jax.config.schema import (
+    ALGORITHMS,
     EVALUATION_SEED_SPACING,
     LARGEST_NUMBER,
     LARGEST_SEED,
@@ -283,7 +284,7 @@ def test_defaults_can_be_run() -> None:
         ("data__regime", "dangerous", "one of ('safe', 'limited', 'full')"),
         ("env__backend", "gpu", "one of ('batched', 'official')"),
         ("knowledge__labeler", "oracle", "one of ('rule', 'states')"),
-        ("algorithms", ("ppo",), "each item to be one of ('proco', 'bc', "),
+        ("algorithms", ("ppo",), f"each item to be one of {ALGORITHMS}"),
         ("shields", ("none", "none"), "no item twice"),
         ("shields", (), "at least one item"),
         ("data__source", "minari:", "collect, minari:<dataset id> or dsrl:<file or task>"),

@@ -38,9 +38,6 @@ from proco_jax.models.networks import (
 )
 from proco_jax.types import Array, TaskSpec, Transition
 
-# The share of advantages within one standard deviation of a Gaussian: these are of usual size.
-_USUAL = 0.683
-
 
 class Hyper(NamedTuple):
     """Hyperparameters, see `config.schema.ProcoConfig`."""
@@ -199,9 +196,7 @@ def policy_weights(
       advantage: `[B]` n-step return minus V_r, ignored for imagined rows.
     """
     params = state.feasibility.params
-    # In units of its usual size, so that a temperature means the same for every task.
-    sizes = jnp.where(batch.imagined, jnp.nan, jnp.abs(advantage))
-    advantage = advantage / jnp.maximum(jnp.nanquantile(sizes, _USUAL), 1e-6)
+    advantage = advantage / losses.usual_size(advantage, ~batch.imagined)
     weights = losses.policy_weights(
         jnp.where(batch.imagined, -jnp.inf, advantage),
         feasibility.qh(nets.feasibility, params, batch.obs, batch.action),

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
-ALGORITHMS = ("proco", "bc", "bcq_lag", "bear_lag", "cpq")
+ALGORITHMS = ("proco", "bc", "bcq_lag", "bear_lag", "cpq", "fisor")
 ALGORITHM = "|".join([*ALGORITHMS, r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"])
 ALGORITHM_WORDS = f"one of {ALGORITHMS} or the module:function of an algorithm of your own"
 AUGMENTATIONS = ("none", "proco", "control")
@@ -583,6 +583,52 @@ class CpqConfig:
 
 
 @dataclasses.dataclass
+class FisorConfig:
+    """FISOR (`algorithms/fisor.py`); its feasibility critics have the settings `feasibility`.
+
+    Attributes:
+      hidden: widths of each head of the reward critics behind the encoder.
+      learning_rate: of Adam; decays to 0 by a cosine.
+      tau: rate of the target network's moving average.
+      discount: of rewards.
+      expectile: of the reward value.
+      reward_temperature: of the weight on the reward advantage, in units of its usual size.
+      cost_temperature: of the weight on the feasibility advantage.
+      reward_weight_limit: largest weight of a feasible row.
+      cost_weight_limit: largest weight of an infeasible row.
+      imagined_weight: factor on the weights of imagined rows.
+      diffusion_steps: steps of denoising.
+      width: of the policy's residual blocks.
+      blocks: residual blocks of the policy.
+      time_features: width of the encoding of a diffusion step.
+      dropout: rate of dropout in the policy.
+      policy_tau: rate of the moving average of the policy's parameters, which acts.
+      candidates: sampled actions of which the one with the least Q_h is executed; 1 for a plain
+        sample.
+      as_published: as the published code where it differs from the paper.
+    """
+
+    hidden: tuple[int, ...] = widths(128)
+    learning_rate: float = positive(3e-4)
+    tau: float = fraction(0.05)
+    discount: float = fraction(0.99)
+    expectile: float = fraction(0.9)
+    reward_temperature: float = nonnegative(3.0)
+    cost_temperature: float = positive(5.0)
+    reward_weight_limit: float = positive(100.0)
+    cost_weight_limit: float = positive(150.0)
+    imagined_weight: float = nonnegative(0.05)
+    diffusion_steps: int = count(5, high=10_000)
+    width: int = count(128, high=LARGEST_WIDTH)
+    blocks: int = count(3, high=1000)
+    time_features: int = count(32, low=2, high=LARGEST_WIDTH)
+    dropout: float = share(0.1, high=0.9)
+    policy_tau: float = fraction(0.005)
+    candidates: int = count(16, high=100_000)
+    as_published: bool = False
+
+
+@dataclasses.dataclass
 class ShieldConfig:
     """What guards a policy at deployment.
 
@@ -692,6 +738,7 @@ class Config:
     bcq_lag: BcqLagConfig = dataclasses.field(default_factory=BcqLagConfig)
     bear_lag: BearLagConfig = dataclasses.field(default_factory=BearLagConfig)
     cpq: CpqConfig = dataclasses.field(default_factory=CpqConfig)
+    fisor: FisorConfig = dataclasses.field(default_factory=FisorConfig)
     shield: ShieldConfig = dataclasses.field(default_factory=ShieldConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     evaluation: EvalConfig = dataclasses.field(default_factory=EvalConfig)

@@ -10,6 +10,9 @@ import jax.numpy as jnp
 
 from proco_jax.types import Array
 
+# The share of values within one standard deviation of a Gaussian.
+_USUAL = 0.683
+
 
 def expectile_loss(error: Array, expectile: Array | float) -> jax.Array:
     """Asymmetric squared error `|expectile - 1[error < 0]| error^2`.
@@ -133,6 +136,20 @@ def weighted_mean(values: Array, weight: Array) -> jax.Array:
     """
     chex.assert_equal_shape([values, weight])
     return jnp.sum(weight * values) / jnp.maximum(jnp.sum(weight), 1.0)
+
+
+def usual_size(values: Array, known: Array) -> jax.Array:
+    """The size below which two thirds of the values lie: one standard deviation of a Gaussian.
+
+    In this unit a temperature means the same for every task, whatever the scale of its rewards.
+
+    Args:
+      values: `[B]`.
+      known: `[B]` bool, which of them count.
+    """
+    chex.assert_equal_shape([values, known])
+    sizes = jnp.where(known, jnp.abs(values), jnp.nan)
+    return jnp.maximum(jnp.nanquantile(sizes, _USUAL), 1e-6)
 
 
 def robust_square(error: Array, limit: float) -> Array:

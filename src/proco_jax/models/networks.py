@@ -27,6 +27,17 @@ def apply(net: nn.Module, params: Any, *inputs: jax.Array) -> Any:
     return net.apply(params, *inputs)
 
 
+def dropout(module: nn.Module, x: jax.Array, rate: Array | float) -> jax.Array:
+    """Dropout whose rate is a number of the program, not a constant of it.
+
+    Without a random stream named `dropout` nothing is dropped. Call it from within a module.
+    """
+    if not module.has_rng("dropout"):
+        return x
+    keep = jax.random.bernoulli(module.make_rng("dropout"), 1.0 - rate, x.shape)
+    return jnp.where(keep, x / (1.0 - rate), 0.0)
+
+
 def ring_sizes(spec: ObservationSpec) -> tuple[int, ...]:
     """The distinct numbers of bins of the rings."""
     return tuple(dict.fromkeys(f.size for f in spec.rings))
