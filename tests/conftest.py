@@ -6,6 +6,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Compiling is most of the tests' time, and takes a third less. Not 0: jaxlib 0.10.2's loops then
 # come to nan. Where users' programs were once compiled wrong, a test compiles as they do.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
+# Commands would otherwise keep compiled programs in the user's cache folder.
+os.environ.setdefault("PROCO_JAX_CACHE", "off")
 
 import jax
 import pytest

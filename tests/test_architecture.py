@@ -217,8 +217,9 @@ config = tiny_config()
 config.train.steps = config.train.chunk = config.train.checkpoint_every = 2
 program = toy_program(config=config)
 context, hyper = toy_context(config), loop.make_hyper(program, 2)
-state = loop.make_train_init(program)(context, hyper, toy_keys())
-state, metrics = loop.make_train_chunk(program)(context, hyper, state)
+training = loop.make_training(program)
+state = training.warm_up(context, hyper, training.init(context, hyper, toy_keys()))
+state, metrics = training.chunk(context, hyper, state)
 assert all(np.isfinite(value).all() for value in metrics.values())
 print(*np.asarray(state.step))
 """

@@ -80,17 +80,18 @@ def compiled_parts(program: loop.Program) -> tuple[Any, ...]:
     return (
         program,
         toy_context(program.config),
-        loop.make_train_init(program),
-        loop.make_train_chunk(program),
+        loop.make_training(program),
         jax.jit(make_actor(program, "planner").act),
     )
 
 
 def train_and_act(config: Config, algorithm: str, parts: tuple[Any, ...]) -> None:
     """One chunk and one step under the planner with a config's hyperparameters."""
-    program, context, init, chunk, act = parts
+    program, context, training, act = parts
     hyper = loop.make_hyper(toy_program(algorithm, "proco", config), MEMBERS)
-    state, metrics = chunk(context, hyper, init(context, hyper, toy_keys(MEMBERS)))
+    state = training.init(context, hyper, toy_keys(MEMBERS))
+    state = training.warm_up(context, hyper, state)
+    state, metrics = training.chunk(context, hyper, state)
     bad = {k: np.asarray(v) for k, v in metrics.items() if not np.isfinite(v).all()}
     assert not bad
     for leaf in jax.tree.leaves(state.algorithm):

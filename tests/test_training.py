@@ -34,6 +34,7 @@ from proco_jax.types import TaskSpec
 
 CONFIG = tiny_config()
 PROGRAM = toy_program("proco", "proco")
+TRAINING = loop.make_training(PROGRAM)
 # The numbers of the small observation without their geometry: programs that compile fast.
 FLAT = ObservationSpec((Field("numbers", 21, "flat", "", "All numbers."),))
 FLAT_TASK = TaskSpec(FLAT, ACTIONS, episode_steps=20, cost_limit=10.0)
@@ -60,15 +61,15 @@ def hyper():
 @pytest.fixture(scope="module")
 def begin(context, hyper):
     """A fresh copy of the same two members each time; a chunk consumes its states."""
-    state = loop.make_train_init(PROGRAM)(context, hyper, toy_keys())
     # On a named device, like restored states: otherwise jit would compile for each.
-    state = jax.device_put(state, jax.devices()[0])
+    state = jax.device_put(TRAINING.init(context, hyper, toy_keys()), jax.devices()[0])
+    state = TRAINING.warm_up(context, hyper, state)
     return lambda: jax.tree.map(jnp.copy, state)
 
 
 @pytest.fixture(scope="module")
 def chunk():
-    return loop.make_train_chunk(PROGRAM)
+    return TRAINING.chunk
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,7 @@ def after(context, hyper, begin, chunk):
 @pytest.fixture(scope="module")
 def alone(context):
     """A function that trains a single member for one chunk."""
-    chunk = loop.make_train_chunk(PROGRAM)
+    chunk = TRAINING.chunk
 
     def train(hyper: loop.Hyper, state: loop.TrainState) -> loop.TrainState:
         return chunk(context, hyper, state)[0]
@@ -98,7 +99,7 @@ def baseline(context, begin):
     program = toy_program("proco", "none")
     state = dataclasses.replace(begin(), augmentation=())
     hyper = loop.make_hyper(program, 2)
-    return loop.make_train_chunk(program)(context._replace(world=None), hyper, state)
+    return loop.make_training(program).chunk(context._replace(world=None), hyper, state)
 
 
 @pytest.fixture(scope="module")
@@ -221,8 +222,8 @@ def test_resume_is_bit_exact(tmp_path, after, context, hyper, begin, chunk):
     same_leaves(state, third)
 
 
-def test_the_training_step_is_compiled_once_over_many_chunks(after, chunk):
-    assert chunk._cache_size() == 1
+def test_warmup_and_all_chunks_are_one_compiled_program(after):
+    assert TRAINING.compiled._cache_size() == 1
 
 
 def test_without_augmentation_nothing_is_imagined(baseline):
@@ -269,8 +270,9 @@ def test_a_member_equals_it_alone_over_hyperparameters(context, hyper, begin, ch
         ),
         augmentation=hyper.augmentation._replace(violating_share=jnp.array([0.5, 0.2])),
     )
+    compiled = TRAINING.compiled._cache_size()
     together, _ = chunk(context, other, both)
-    assert chunk._cache_size() == 1
+    assert TRAINING.compiled._cache_size() == compiled
     assert differ(learned(together, 0), learned(together, 1), rtol=1e-3, atol=1e-3)
     for index in range(2):
         found = alone(member(other, index), jax.tree.map(jnp.copy, first))
@@ -290,14 +292,16 @@ def test_every_algorithm_trains_with_every_augmentation(algorithm, augmentation,
     context = flat_context if augmentation != "none" else flat_context._replace(world=None)
     program, traces = counted(flat_program(algorithm, augmentation))
     hyper = loop.make_hyper(program, 2)
-    state = loop.make_train_init(program)(context, hyper, toy_keys())
+    training = loop.make_training(program)
+    state = jax.device_put(training.init(context, hyper, toy_keys()), jax.devices()[0])
+    state = training.warm_up(context, hyper, state)
     before = jax.tree.map(jnp.copy, state.algorithm)
-    chunk = loop.make_train_chunk(program)
+    chunk = training.chunk
     state, metrics = chunk(context, hyper, state)
     once = len(traces)
     for _ in range(2):
         state, metrics = chunk(context, hyper, state)
-    assert len(traces) == once and chunk._cache_size() == 1
+    assert len(traces) == once and training.compiled._cache_size() == 1
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state.algorithm))
     assert all(np.all(np.isfinite(v)) for v in metrics.values())
     assert differ(before, state.algorithm)
@@ -314,9 +318,10 @@ def test_every_algorithm_trains_with_every_augmentation(algorithm, augmentation,
 def test_critics_beside_an_algorithm_learn(flat_context):
     program = flat_program("bc", "replay")
     hyper = loop.make_hyper(program, 1)
-    state = loop.make_train_init(program)(flat_context, hyper, toy_keys(1))
+    training = loop.make_training(program)
+    state = training.init(flat_context, hyper, toy_keys(1))
     before = jax.tree.map(jnp.copy, state.critics)
-    after, _ = loop.make_train_chunk(program)(flat_context, hyper, state)
+    after, _ = training.chunk(flat_context, hyper, state)
     assert before is not None and after.critics is not None
     for name in ("q", "v"):
         assert differ(before.params[name], after.critics.params[name]), name
@@ -331,15 +336,16 @@ def test_six_members_of_a_users_algorithm_are_one_program(augmentation, flat_con
     rates = jnp.tile(jnp.array([0.0, 0.01, 0.05]), 2)
     hyper = loop.make_hyper(program, 6)
     hyper = hyper._replace(algorithm=hyper.algorithm._replace(learning_rate=rates))
-    state = loop.make_train_init(program)(context, hyper, keys)
+    training = loop.make_training(program)
+    state = training.init(context, hyper, keys)
     before = np.asarray(state.algorithm)
     np.testing.assert_array_equal(before[0], before[1])
-    chunk = loop.make_train_chunk(program)
+    chunk = training.chunk
     state, first = chunk(context, hyper, state)
     once = len(traces)
     for _ in range(10):
         state, last = chunk(context, hyper, state)
-    assert len(traces) == once and chunk._cache_size() == 1
+    assert len(traces) == once and training.compiled._cache_size() == 1
     weights = np.asarray(state.algorithm)
     assert weights.shape == (6, FLAT.size, ACTIONS)
     np.testing.assert_array_equal(weights[[0, 3]], before[[0, 3]])
@@ -370,7 +376,7 @@ def test_sharded_over_devices_equals_unsharded(tmp_path, begin, after):
 def compare_sharded(folder: str) -> None:
     """Run in a process of its own: the two members on two of four devices."""
     context, hyper = toy_context(), loop.make_hyper(PROGRAM, 2)
-    like = jax.eval_shape(loop.make_train_init(PROGRAM), context, hyper, toy_keys())
+    like = jax.eval_shape(TRAINING.init, context, hyper, toy_keys())
     states = []
     for name in ("begin", "after"):
         with Checkpoints(Path(folder) / name) as saved:
@@ -381,7 +387,7 @@ def compare_sharded(folder: str) -> None:
     used = {d for x in jax.tree.leaves(spread) for d in x.sharding.device_set}
     where = jax.tree.map(lambda x: x.sharding, spread)
     hyper = sharding.shard_members(hyper, 2)
-    ours, _ = loop.make_train_chunk(PROGRAM)(sharding.replicate(context, 2), hyper, spread)
+    ours, _ = TRAINING.chunk(sharding.replicate(context, 2), hyper, spread)
     # Otherwise the second chunk would be compiled anew.
     assert where == jax.tree.map(lambda x: x.sharding, ours) and len(used) == 2
     same_leaves(ours.algorithm.params, states[1].algorithm.params, rtol=1e-4, atol=1e-4)
@@ -394,7 +400,7 @@ def compare_rows() -> None:
     for members, mesh, rows in ((5, 3, 6), (3, 3, 3), (8, 4, 8), (9, 3, 9), (1, 1, 1)):
         tree = {"x": jnp.arange(float(members)), "key": toy_keys(members)}
         spread = sharding.shard_members(tree, members)
-        assert spread["x"].shape == (rows,) and sharding._mesh(members).size == mesh
+        assert spread["x"].shape == (rows,) and sharding.member_mesh(members).size == mesh
         same_leaves(sharding.unpad_members(spread, members), tree)
 
 

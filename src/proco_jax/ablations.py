@@ -56,7 +56,7 @@ def ablate(
     if unknown := sorted(set(names) - set(ABLATIONS)):
         raise ValueError(f"--only: found {', '.join(unknown)}, expected some of {list(ABLATIONS)}")
     check_finished(workdir)
-    use_cores_as_devices(max(seeds, config.seeds))
+    use_cores_as_devices(max(seeds, config.seeds, config.dynamics.members))
     with open_run(config, workdir, store, log=command_line.say) as own:
         report = own.read_json("ablations/ablations.json") or {}
         for name in names:

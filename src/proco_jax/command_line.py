@@ -39,7 +39,11 @@ def run(command: Callable[[Config, Path], None]) -> None:
             # Orbax tells every file that it writes; what concerns the user is a warning.
             logging.set_verbosity(logging.WARNING)
         config = _CONFIG.value
+        # Importing JAX takes seconds; wrong flags are reported before.
+        from proco_jax.common.compilation_cache import use_compilation_cache
+
         with report_errors():
+            use_compilation_cache()
             command(config, Path(_WORKDIR.value or f"runs/{config.experiment}-{config.variant}"))
 
     flags.mark_flag_as_required("config")

@@ -127,7 +127,7 @@ def climb(
             f"--config.shields: found {config.shields}; the ladder needs the run's own policies "
             "without shield, expected 'none' among them"
         )
-    use_cores_as_devices(max(seeds, config.seeds))
+    use_cores_as_devices(max(seeds, config.seeds, config.dynamics.members))
     with open_run(config, workdir, store, log=command_line.say) as own:
         counterfactuals.recorded_seeds(config, [])
         own = dataclasses.replace(own, timed=False)

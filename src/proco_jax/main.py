@@ -22,7 +22,7 @@ def main(config: Config, workdir: Path) -> None:
     from proco_jax.pipeline.workdir import open_run
 
     get_task(config.task)
-    use_cores_as_devices(config.seeds)
+    use_cores_as_devices(max(config.seeds, config.dynamics.members))
     store, tensorboard = command_line.store(), TENSORBOARD.value
     with open_run(config, workdir, store, tensorboard, log=command_line.say) as run:
         devices = ", ".join(str(d) for d in jax.local_devices())

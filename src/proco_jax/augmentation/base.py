@@ -58,7 +58,8 @@ class Augmentation(NamedTuple):
       name: as in results.
       hyper: every float that it depends on, a pytree of scalars.
       rows: imagined rows per batch.
-      init: (key, hyper, context, policy) to a state.
+      warmup: refreshes before the first training step.
+      init: (hyper, context, policy) to an empty state.
       refresh: (key, hyper, context, state, policy) to (state, metrics); called once per
         `rollouts.interval` steps with the current policy.
       cost: context to the costs `[N]` of the logged transitions.
@@ -68,7 +69,8 @@ class Augmentation(NamedTuple):
     name: str
     hyper: Any
     rows: int
-    init: Callable[[Array, Any, Context, Policy], Any]
+    warmup: int
+    init: Callable[[Any, Context, Policy], Any]
     refresh: Callable[[Array, Any, Context, Any, Policy], tuple[Any, dict[str, jax.Array]]]
     cost: Callable[[Context], Array]
     sample: Callable[[Array, Any, Context, Any], Transition] | None

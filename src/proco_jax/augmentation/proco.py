@@ -61,16 +61,12 @@ def make_imagining(name, config: Config, model_of, cost) -> Augmentation:
             settings, hyper.rollouts, model, policy, data, world.risky, elites, key
         )
 
-    def init(key: Array, hyper: Hyper, context: Context, policy: Policy) -> buffer.Buffer | None:
+    def init(hyper: Hyper, context: Context, policy: Policy) -> buffer.Buffer | None:
         if not rows:
             return None
+        key = jax.random.key(0)
         like = jax.eval_shape(lambda: generate(key, hyper, context, policy))
-        empty = buffer.empty_buffer(settings.generations, like)
-
-        def warm(held: buffer.Buffer, key: Array) -> tuple[buffer.Buffer, None]:
-            return buffer.add(held, generate(key, hyper, context, policy)), None
-
-        return jax.lax.scan(warm, empty, jax.random.split(key, settings.warmup))[0]
+        return buffer.empty_buffer(settings.generations, like)
 
     def refresh(
         key: Array, hyper: Hyper, context: Context, state: buffer.Buffer | None, policy: Policy
@@ -87,6 +83,7 @@ def make_imagining(name, config: Config, model_of, cost) -> Augmentation:
         name=name,
         hyper=make_hyper(config),
         rows=rows,
+        warmup=settings.warmup if rows else 0,
         init=init,
         refresh=refresh,
         cost=cost,

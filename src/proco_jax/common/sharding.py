@@ -26,10 +26,14 @@ def shard_members(tree: Any, members: int) -> Any:
     If the number of devices does not divide the members, the last member is repeated;
     `unpad_members` removes the copies.
     """
-    mesh = _mesh(members)
-    rows = np.minimum(np.arange(mesh.size * -(-members // mesh.size)), members - 1)
-    filled = tree if len(rows) == members else jax.tree.map(lambda x: x[rows], tree)
-    return place_members(filled, members)
+    return place_members(pad_members(tree, members), members)
+
+
+def pad_members(tree: Any, members: int) -> Any:
+    """Repeats the last member until the devices that `shard_members` uses share all evenly."""
+    size = member_mesh(members).size
+    rows = np.minimum(np.arange(size * -(-members // size)), members - 1)
+    return tree if len(rows) == members else jax.tree.map(lambda x: x[rows], tree)
 
 
 def place_members(tree: Any, members: int) -> Any:
@@ -38,7 +42,7 @@ def place_members(tree: Any, members: int) -> Any:
     A compiled program may leave equal leaves of all members on every device; given to another
     program in this way, that program would be compiled a second time for its own results.
     """
-    return jax.device_put(tree, NamedSharding(_mesh(members), PartitionSpec("members")))
+    return jax.device_put(tree, NamedSharding(member_mesh(members), PartitionSpec("members")))
 
 
 def unpad_members(tree: Any, members: int) -> Any:
@@ -48,11 +52,11 @@ def unpad_members(tree: Any, members: int) -> Any:
 
 def replicate(tree: Any, members: int) -> Any:
     """Puts arrays on every device that `shard_members` uses."""
-    return jax.device_put(tree, NamedSharding(_mesh(members), PartitionSpec()))
+    return jax.device_put(tree, NamedSharding(member_mesh(members), PartitionSpec()))
 
 
-def _mesh(members: int) -> jax.sharding.Mesh:
-    """The fewest devices that need no more time than all of them."""
+def member_mesh(members: int) -> jax.sharding.Mesh:
+    """The fewest devices that need no more time than all of them, the mesh of `shard_members`."""
     devices = jax.local_devices()
     each = -(-members // len(devices))
     count = -(-members // each)

@@ -89,6 +89,36 @@ def init(config: DynamicsConfig, spec: ObservationSpec, actions: int, key: Array
     )
 
 
+class Member(NamedTuple):
+    """One member of a `DynamicsState`; the same fields, without the leading axis."""
+
+    params: Any
+    optimizer: optax.OptState
+    best_params: Any
+    best_error: Array
+
+
+class Step(NamedTuple):
+    """A gradient step of one member.
+
+    Attributes:
+      key: typed key of the fit.
+      step: gradient steps done before it.
+      index: of the member.
+      members: E.
+    """
+
+    key: Array
+    step: Array
+    index: Array
+    members: int
+
+
+def members_of(state: DynamicsState) -> Member:
+    """The members of a state, leaves `[E, ...]`."""
+    return Member(state.params, state.optimizer, state.best_params, state.best_error)
+
+
 def update(
     config: DynamicsConfig,
     net: DynamicsNetwork,
@@ -99,21 +129,35 @@ def update(
 ) -> tuple[DynamicsState, dict[str, jax.Array]]:
     """One gradient step of every member, each on its own bootstrap of the logs."""
     members = state.best_error.shape[0]
-    key = jax.random.fold_in(state.key, state.step)
-    draw = jax.random.randint(key, (members, config.batch), 0, data.size)
-    batch = standardized(targets, normalizer, data, _bootstrap(state.key, draw, data.size))
-    optimizer = _optimizer(config)
 
-    def step(params: Any, opt_state: optax.OptState, member_batch: Any) -> Any:
-        value, grads = jax.value_and_grad(functools.partial(_loss, config, net, targets))(
-            params, member_batch
-        )
-        updates, opt_state = optimizer.update(grads, opt_state)
-        return optax.apply_updates(params, updates), opt_state, value
+    def one(index: Array, member: Member) -> tuple[Member, dict[str, jax.Array]]:
+        step = Step(state.key, state.step, index, members)
+        return update_member(config, net, targets, normalizer, data, step, member)
 
-    params, opt_state, value = jax.vmap(step)(state.params, state.optimizer, batch)
-    state = dataclasses.replace(state, params=params, optimizer=opt_state, step=state.step + 1)
-    return state, {"dynamics/loss": jnp.mean(value)}
+    member, metrics = jax.vmap(one)(jnp.arange(members), members_of(state))
+    state = dataclasses.replace(state, **member._asdict(), step=state.step + 1)
+    return state, {name: jnp.mean(value) for name, value in metrics.items()}
+
+
+def update_member(
+    config: DynamicsConfig,
+    net: DynamicsNetwork,
+    targets: Targets,
+    normalizer: Normalizer,
+    data: Dataset,
+    step: Step,
+    member: Member,
+) -> tuple[Member, dict[str, jax.Array]]:
+    """One gradient step of a member on its own bootstrap of the logs."""
+    key = jax.random.fold_in(step.key, step.step)
+    draw = jax.random.randint(key, (step.members, config.batch), 0, data.size)
+    rows = _bootstrap(step.key, draw, data.size)[step.index]
+    batch = standardized(targets, normalizer, data, rows)
+    loss = functools.partial(_loss, config, net, targets)
+    value, grads = jax.value_and_grad(loss)(member.params, batch)
+    updates, opt_state = _optimizer(config).update(grads, member.optimizer)
+    params: Any = optax.apply_updates(member.params, updates)
+    return member._replace(params=params, optimizer=opt_state), {"dynamics/loss": value}
 
 
 def validate(
@@ -123,22 +167,37 @@ def validate(
     holdout: Dataset,
     state: DynamicsState,
 ) -> tuple[DynamicsState, dict[str, jax.Array]]:
-    """Measures the holdout error and keeps the best parameters so far."""
+    """Measures the holdout error of every member and keeps the best parameters so far."""
+
+    def one(member: Member) -> tuple[Member, dict[str, jax.Array]]:
+        return validate_member(net, targets, normalizer, holdout, member)
+
+    member, metrics = jax.vmap(one)(members_of(state))
+    state = dataclasses.replace(state, **member._asdict())
+    return state, {name: jnp.mean(value) for name, value in metrics.items()}
+
+
+def validate_member(
+    net: DynamicsNetwork,
+    targets: Targets,
+    normalizer: Normalizer,
+    holdout: Dataset,
+    member: Member,
+) -> tuple[Member, dict[str, jax.Array]]:
+    """Measures a member's holdout error and keeps the best parameters so far."""
     index = jnp.linspace(0, holdout.size - 1, min(holdout.size, 4096)).astype(jnp.int32)
     obs, action, target = standardized(targets, normalizer, holdout, index)
-    mean, _ = jax.vmap(functools.partial(apply, net), in_axes=(0, None, None))(
-        state.params, obs, action
-    )
+    mean, _ = apply(net, member.params, obs, action)
     fit = _fit_error(net.spec, mean - target)
-    error = jnp.sum(fit * targets.varies, axis=-1) / targets.varies.sum()
-    error = jnp.mean(error, axis=-1)
-    better = error < state.best_error
-    state = dataclasses.replace(
-        state,
-        best_params=_where(better, state.params, state.best_params),
-        best_error=jnp.where(better, error, state.best_error),
+    error = jnp.mean(jnp.sum(fit * targets.varies, axis=-1) / targets.varies.sum())
+    better = error < member.best_error
+    best = jax.tree.map(
+        lambda new, old: jnp.where(better, new, old), member.params, member.best_params
     )
-    return state, {"dynamics/holdout_mse": jnp.mean(error)}
+    member = member._replace(
+        best_params=best, best_error=jnp.where(better, error, member.best_error)
+    )
+    return member, {"dynamics/holdout_mse": error}
 
 
 def model(
@@ -302,10 +361,3 @@ def _bootstrap(key: Array, draw: Array, size: int) -> jax.Array:
     x = (x ^ (x >> 15) ^ salt[:, 1:]) * jnp.uint32(2246822519)
     x = (x ^ (x >> 13)) * jnp.uint32(3266489917)
     return ((x ^ (x >> 16)) % jnp.uint32(size)).astype(jnp.int32)
-
-
-def _where(condition: Array, new: Any, old: Any) -> Any:
-    def pick(a: Array, b: Array) -> jax.Array:
-        return jnp.where(condition.reshape(-1, *[1] * (a.ndim - 1)), a, b)
-
-    return jax.tree.map(pick, new, old)

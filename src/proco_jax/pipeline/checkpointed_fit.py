@@ -24,6 +24,7 @@ def run_fit(
     make_chunk: Callable[[int], Chunk],
     init: Callable[[], Any],
     *,
+    warm_up: Callable[[Any], Any] = lambda state: state,
     checkpoint_every: int | None = None,
     place: Callable[[Any], Any] = lambda state: state,
     unplace: Callable[[Any], Any] = lambda state: state,
@@ -39,6 +40,7 @@ def run_fit(
       every: steps of a chunk.
       make_chunk: a number of steps to the compiled chunk.
       init: makes the first state, compiled or not.
+      warm_up: applied to the first state, before its first step.
       checkpoint_every: steps between checkpoints, a multiple of `every`; None saves after each.
       place: puts a state where the chunks expect it, e.g. on several devices.
       unplace: the reverse; also applied to metrics.
@@ -55,7 +57,7 @@ def run_fit(
     chunks: dict[int, Chunk] = {}
     with Checkpoints(folder) as saved:
         found = saved.restore(jax.eval_shape(init))
-        done, state = (0, init()) if found is None else found
+        done, state = (0, warm_up(init())) if found is None else found
         run.metrics.resume(stage, done)
         after_chunk(done, state)
         state = place(state)

@@ -77,7 +77,7 @@ def train_policies(
     config = run.config
     name = policy_name(program.algorithm.name, learner.augmentation)
     inputs = training_inputs(config, learner, inputs)
-    init, make_chunk = _compiled(run, program, context)
+    init, warm_up, make_chunk = _compiled(run, program, context)
 
     def make(folder: Path) -> None:
         def after_chunk(done: int, state: TrainState) -> None:
@@ -92,6 +92,7 @@ def train_policies(
             config.train.chunk,
             make_chunk,
             lambda: own(init()),
+            warm_up=lambda state: own(warm_up(state)),
             checkpoint_every=config.train.checkpoint_every,
             place=functools.partial(sharding.shard_members, members=config.seeds),
             unplace=own,
@@ -235,25 +236,30 @@ def make_player(program: Program, shield: str, deployed: Deployed, seed: int) ->
     return Player(actor.initial_carry, functools.partial(act, deployed))
 
 
-def _compiled(run: Run, program: Program, context: Context) -> tuple[Any, Any]:
-    """A function that makes the first states, and one that makes chunks of a number of steps."""
+def _compiled(run: Run, program: Program, context: Context) -> tuple[Any, Any, Any]:
+    """Functions that make fresh states, warm them up, and make chunks of a number of steps."""
     members = run.config.seeds
+    spread = functools.partial(sharding.shard_members, members=members)
     keys = stream_keys(run.config.seed, members, Stream.TRAINING)
     hyper = loop.make_hyper(program, members)
     placed = sharding.replicate(context, members)
-    init_all = loop.make_train_init(program)
+    training = loop.make_training(program, members)
 
     def init() -> TrainState:
-        spread = functools.partial(sharding.shard_members, members=members)
-        return init_all(placed, spread(hyper), spread(keys))
+        return training.init(placed, spread(hyper), spread(keys))
+
+    def warm_up(state: TrainState) -> TrainState:
+        place = functools.partial(sharding.place_members, members=members)
+        return training.warm_up(placed, spread(hyper), spread(state), place)
 
     def make_chunk(steps: int) -> Any:
         assert steps == run.config.train.chunk
-        chunk = loop.make_train_chunk(program)
-        spread_hyper = sharding.shard_members(hyper, members)
-        return lambda state: chunk(placed, spread_hyper, sharding.place_members(state, members))
+        spread_hyper = spread(hyper)
+        return lambda state: training.chunk(
+            placed, spread_hyper, sharding.place_members(state, members)
+        )
 
-    return init, make_chunk
+    return init, warm_up, make_chunk
 
 
 def _evaluate_interim(

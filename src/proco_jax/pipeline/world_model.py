@@ -1,6 +1,7 @@
 """The stages that turn logs and knowledge into the world model: dynamics, labels, cost network."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ import numpy as np
 from proco_jax.augmentation import rollouts
 from proco_jax.augmentation.base import WorldModel
 from proco_jax.augmentation.proco import rollout_model
+from proco_jax.common import sharding
 from proco_jax.common.checkpoint import load_arrays, save_arrays
 from proco_jax.common.files import read_npz, write_atomic
 from proco_jax.common.hyperparameters import hyper_from
@@ -108,10 +110,12 @@ def fit_dynamics(run: Run, nets: Nets, data: Data) -> tuple[dynamics.Model, Path
 
     def make(folder: Path) -> None:
         targets = jax.tree.map(jnp.asarray, fit_targets(nets.spec, data.normalizer, data.train))
+        spread = functools.partial(sharding.replicate, members=settings.members)
 
         def make_chunk(steps: int) -> Callable[[Any], Any]:
             chunk = make_dynamics_chunk(config, nets.dynamics, steps)
-            return lambda state: chunk(targets, data.normalizer, data.train, data.holdout, state)
+            logs: Any = spread((targets, data.normalizer, data.train, data.holdout))
+            return lambda state: chunk(*logs, spread(state))  # pyright: ignore
 
         state = run_fit(
             run,
@@ -121,6 +125,7 @@ def fit_dynamics(run: Run, nets: Nets, data: Data) -> tuple[dynamics.Model, Path
             settings.holdout_every,
             make_chunk,
             lambda: dynamics.init(settings, nets.spec, actions, key),
+            unplace=lambda tree: jax.device_put(tree, jax.local_devices()[0]),
         )
 
         @jax.jit

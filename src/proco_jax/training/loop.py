@@ -2,9 +2,10 @@
 
 A member is a seed with one setting of the hyperparameters.
 
-    train_chunk = jit(vmap over members (scan over intervals (refresh, scan over steps)))
+    chunk = jit(members (loop over intervals (refresh, loop over steps)))
 
-A refresh regenerates the imagined rows with the current policy. A step draws logged and imagined
+Members are vectorized on accelerators and follow one another on a CPU core. A refresh regenerates
+the imagined rows with the current policy. A step draws logged and imagined
 rows, updates the algorithm on them, and the feasibility critics beside it. Large arrays are
 arguments of the program, never constants. Every random draw derives its key by folding the step
 number into the member's key, so a resumed run equals an uninterrupted one bit for bit.
@@ -17,12 +18,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
+from jax.sharding import PartitionSpec
 
 from proco_jax.algorithms import feasibility, make_algorithm
 from proco_jax.algorithms.base import Algorithm, Metrics, Previous
 from proco_jax.augmentation import make_augmentation
 from proco_jax.augmentation.base import Augmentation, Context, Policy
+from proco_jax.common import sharding
 from proco_jax.config.schema import Config
 from proco_jax.models import cost, dynamics
 from proco_jax.models.dynamics_targets import Targets
@@ -118,68 +122,120 @@ def make_hyper(program: Program, members: int) -> Hyper:
     return jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x), (members,)), hyper)
 
 
-def make_train_init(program: Program) -> Callable[[Context, Hyper, Array], TrainState]:
-    """Compiled: context, hyperparameters `[M]` and keys `[M]` to states with leading axis M."""
+class Training(NamedTuple):
+    """The compiled functions of a training; states have a leading axis `[M]` of members.
 
-    def one(context: Context, hyper: Hyper, key: Array) -> TrainState:
-        init_key = jax.random.fold_in(key, 2**31 - 1)
-        algorithm_key, critic_key = (
-            jax.random.fold_in(jax.random.fold_in(init_key, _INIT), i) for i in range(2)
-        )
-        state = program.algorithm.init(algorithm_key, hyper.algorithm)
-        critics = None
-        if _trains_critics(program):
-            critics = feasibility.init(program.feasibility, program.task.action_size, critic_key)
-        return TrainState(
-            algorithm=state,
-            critics=critics,
-            augmentation=program.augmentation.init(
-                jax.random.fold_in(init_key, _WARMUP),
-                hyper.augmentation,
-                context,
-                make_policy(program, context.normalizer, hyper.algorithm, state),
-            ),
-            step=jnp.int32(0),
-            key=key,
-        )
-
-    return jax.jit(jax.vmap(one, in_axes=(None, 0, 0)))
-
-
-def make_train_chunk(
-    program: Program,
-) -> Callable[[Context, Hyper, TrainState], tuple[TrainState, Metrics]]:
-    """Compiled: context, hyperparameters `[M]` and states `[M]` to states and metrics `[M]`.
-
-    The states are donated. A chunk is `train.chunk` gradient steps, with a refresh of the
-    augmentation before every `rollouts.interval` of them.
+    Attributes:
+      init: context, hyperparameters and keys `[M]` to fresh states.
+      warm_up: context, hyperparameters and fresh states to states with a filled augmentation; a
+        fourth argument places states on their devices.
+      chunk: context, hyperparameters and states to states and metrics `[M]`. A chunk is
+        `train.chunk` gradient steps, with a refresh of the augmentation before every
+        `rollouts.interval` of them. The states are donated.
+      compiled: the program behind `warm_up` and `chunk`, compiled once for both.
     """
-    config = program.config
+
+    init: Callable[[Context, Hyper, Array], TrainState]
+    warm_up: Callable[..., TrainState]
+    chunk: Callable[[Context, Hyper, TrainState], tuple[TrainState, Metrics]]
+    compiled: Any
+
+
+def make_training(program: Program, members: int | None = None) -> Training:
+    """The compiled functions of a program.
+
+    Args:
+      members: how many of the states' rows are trained; further ones, which fill up devices, may
+        be left as they are. None for all.
+    """
+    config, augmentation = program.config, program.augmentation
     intervals = config.train.chunk // config.rollouts.interval
 
-    def interval(context: Context, hyper: Hyper, state: TrainState, _: None) -> tuple:
-        augmented, metrics = program.augmentation.refresh(
-            _step_key(state, _REFRESH),
+    def refresh(context: Context, hyper: Hyper, state: TrainState, key: Array) -> tuple:
+        augmented, metrics = augmentation.refresh(
+            key,
             hyper.augmentation,
             context,
             state.augmentation,
             make_policy(program, context.normalizer, hyper.algorithm, state.algorithm),
         )
-        state = dataclasses.replace(state, augmentation=augmented)
-        state, learned = jax.lax.scan(
-            lambda s, _: train_step(program, context, hyper, s),
-            state,
-            None,
-            length=config.rollouts.interval,
-        )
-        return state, metrics | _mean(learned)
+        return dataclasses.replace(state, augmentation=augmented), metrics
 
-    def one(context: Context, hyper: Hyper, state: TrainState) -> tuple[TrainState, Metrics]:
-        body = functools.partial(interval, context, hyper)
-        state, metrics = jax.lax.scan(body, state, None, length=intervals)
-        return state, _mean(metrics)
+    def one(shared: tuple[Context, Array], own: tuple[Hyper, TrainState]) -> tuple:
+        (context, warmup), (hyper, state) = shared, own
+        warms_up = warmup >= 0
+        begin = _warmup_key(state, augmentation.warmup, warmup)
 
-    return jax.jit(jax.vmap(one, in_axes=(None, 0, 0)), donate_argnums=2)
+        def interval(state: TrainState) -> tuple[TrainState, Metrics]:
+            key = jnp.where(warms_up, begin, _step_key(state, _REFRESH))
+            state, metrics = refresh(context, hyper, state, key)
+            steps = jnp.where(warms_up, 0, config.rollouts.interval)
+            step = functools.partial(train_step, program, context, hyper)
+            state, learned = _repeat(step, state, steps)
+            return state, metrics | learned
+
+        return _repeat(interval, state, jnp.where(warms_up, 1, intervals))
+
+    @functools.partial(jax.jit, donate_argnums=2)
+    def run(context: Context, hyper: Hyper, state: TrainState, warmup: Array) -> tuple:
+        return over_members(one, (context, warmup), (hyper, state), members)
+
+    def warm_up(
+        context: Context,
+        hyper: Hyper,
+        state: TrainState,
+        place: Callable[[TrainState], TrainState] = lambda state: state,
+    ) -> TrainState:
+        for i in range(augmentation.warmup):
+            state, _ = run(context, hyper, place(state), np.int32(i))
+        return state
+
+    return Training(
+        init=jax.jit(jax.vmap(functools.partial(_init, program), in_axes=(None, 0, 0))),
+        warm_up=warm_up,
+        chunk=lambda context, hyper, state: run(context, hyper, state, np.int32(-1)),
+        compiled=run,
+    )
+
+
+def over_members(
+    one: Callable[[Any, Any], tuple[Any, Metrics]], shared: Any, own: Any, members: int | None
+) -> tuple[Any, Metrics]:
+    """Applies a function of one member to all rows of `own`, each on the device that holds it.
+
+    Accelerators run the members of a device side by side (vmap). A CPU device is one core, which a
+    single member fills, and a loop is faster than wider arrays, which no longer fit its cache.
+
+    Args:
+      one: (shared, own of a member) to (state, metrics).
+      shared: the same for all members.
+      own: leaves with a leading axis; its last item is the state.
+      members: rows beyond these keep their state, on CPU; None for all rows.
+    """
+    if jax.default_backend() != "cpu":
+        return jax.vmap(one, in_axes=(None, 0))(shared, own)
+    rows = jax.tree.leaves(own)[0].shape[0]
+    mesh = sharding.member_mesh(rows)
+    each = rows // mesh.size
+
+    def on_device(shared: Any, own: Any) -> tuple[Any, Metrics]:
+        first = jax.lax.axis_index("members") * each if mesh.size > 1 else 0
+
+        def row(inputs: tuple[Array, Any]) -> tuple[Any, Metrics]:
+            index, own = inputs
+            if members is None or members >= rows:
+                return one(shared, own)
+            like = jax.eval_shape(one, shared, own)[1]
+            idle = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+            return jax.lax.cond(index < members, lambda: one(shared, own), lambda: (own[-1], idle))
+
+        return jax.lax.map(row, (first + jnp.arange(each), own))
+
+    if mesh.size == 1:
+        return on_device(shared, own)
+    split = PartitionSpec("members")
+    specs = {"in_specs": (PartitionSpec(), split), "out_specs": split, "check_vma": False}
+    return jax.shard_map(on_device, mesh=mesh, **specs)(shared, own)
 
 
 def train_step(
@@ -259,6 +315,23 @@ def make_dynamics_chunk(
       metrics. The state is donated.
     """
 
+    def one(shared: Any, own: tuple[Array, dynamics.Member]) -> tuple[dynamics.Member, Metrics]:
+        (targets, normalizer, data, holdout, key, done), (index, member) = shared, own
+
+        def step(carry: tuple[dynamics.Member, Array]) -> tuple[Any, Metrics]:
+            member, done = carry
+            fit = dynamics.Step(key, done, index, ensemble)
+            member, metrics = dynamics.update_member(
+                config.dynamics, net, targets, normalizer, data, fit, member
+            )
+            return (member, done + 1), metrics
+
+        (member, _), metrics = _repeat(step, (member, done), jnp.int32(steps))
+        member, validation = dynamics.validate_member(net, targets, normalizer, holdout, member)
+        return member, metrics | validation
+
+    ensemble = config.dynamics.members
+
     def chunk(
         targets: Targets,
         normalizer: Normalizer,
@@ -266,14 +339,13 @@ def make_dynamics_chunk(
         holdout: Dataset,
         state: dynamics.DynamicsState,
     ) -> tuple[dynamics.DynamicsState, Metrics]:
-        state, metrics = jax.lax.scan(
-            lambda s, _: dynamics.update(config.dynamics, net, targets, normalizer, data, s),
-            state,
-            None,
-            length=steps,
-        )
-        state, validation = dynamics.validate(net, targets, normalizer, holdout, state)
-        return state, _mean(metrics) | validation
+        shared = (targets, normalizer, data, holdout, state.key, state.step)
+        own = (jnp.arange(ensemble), dynamics.members_of(state))
+        own = sharding.pad_members(own, ensemble)
+        member, metrics = over_members(one, shared, own, ensemble)
+        member, metrics = sharding.unpad_members((member, metrics), ensemble)
+        state = dataclasses.replace(state, **member._asdict(), step=state.step + steps)
+        return state, _mean(metrics)
 
     return jax.jit(chunk, donate_argnums=4)
 
@@ -290,6 +362,45 @@ def make_cost_chunk(
         return state, _mean(metrics)
 
     return jax.jit(chunk, donate_argnums=1)
+
+
+def _init(program: Program, context: Context, hyper: Hyper, key: Array) -> TrainState:
+    """A member before the first refresh of its augmentation."""
+    algorithm_key, critic_key = (
+        jax.random.fold_in(jax.random.fold_in(_init_key(key), _INIT), i) for i in range(2)
+    )
+    state = program.algorithm.init(algorithm_key, hyper.algorithm)
+    critics = None
+    if _trains_critics(program):
+        critics = feasibility.init(program.feasibility, program.task.action_size, critic_key)
+    policy = make_policy(program, context.normalizer, hyper.algorithm, state)
+    augmented = program.augmentation.init(hyper.augmentation, context, policy)
+    return TrainState(state, critics, augmented, jnp.int32(0), key)
+
+
+def _init_key(key: Array) -> jax.Array:
+    return jax.random.fold_in(key, 2**31 - 1)
+
+
+def _warmup_key(state: TrainState, count: int, index: Array) -> jax.Array:
+    keys = jax.random.split(jax.random.fold_in(_init_key(state.key), _WARMUP), max(count, 1))
+    return keys[jnp.maximum(index, 0)]
+
+
+def _repeat(
+    step: Callable[[Any], tuple[Any, Metrics]], state: Any, times: Array
+) -> tuple[Any, Metrics]:
+    """Applies a step so many times; the metrics are means over the steps, 0 without any."""
+    like = jax.eval_shape(step, state)[1]
+    zeros = {name: jnp.zeros(x.shape, x.dtype) for name, x in like.items()}
+
+    def body(_: Array, carry: tuple[Any, Metrics]) -> tuple[Any, Metrics]:
+        state, metrics = step(carry[0])
+        return state, jax.tree.map(jnp.add, carry[1], metrics)
+
+    state, total = jax.lax.fori_loop(0, times, body, (state, zeros))
+    count = jnp.maximum(times, 1)
+    return state, {name: value / count for name, value in total.items()}
 
 
 def _trains_critics(program: Program) -> bool:
