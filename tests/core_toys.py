@@ -11,6 +11,7 @@ from proco_jax.common.random_streams import Stream, stream_keys
 from proco_jax.config.schema import (
     BcConfig,
     Config,
+    CoptidiceConfig,
     CostConfig,
     DynamicsConfig,
     EncoderConfig,
@@ -58,6 +59,7 @@ def tiny_config() -> Config:
         feasibility=FeasibilityConfig(hidden=(16,)),
         proco=ProcoConfig(hidden=(16,)),
         bc=BcConfig(hidden=(16,)),
+        coptidice=CoptidiceConfig(hidden=(8,)),
         fisor=FisorConfig(hidden=(8,), width=8, blocks=1, time_features=4, candidates=2),
         shield=ShieldConfig(samples=4, planner_candidates=4, planner_horizon=3),
         train=TrainConfig(steps=8, batch=32, chunk=4, checkpoint_every=4),

@@ -3,7 +3,7 @@
 import importlib
 from collections.abc import Callable
 
-from proco_jax.algorithms import bc, fisor, proco
+from proco_jax.algorithms import bc, coptidice, fisor, proco
 from proco_jax.algorithms.base import Algorithm
 from proco_jax.config.schema import Config
 from proco_jax.types import TaskSpec
@@ -11,6 +11,7 @@ from proco_jax.types import TaskSpec
 MAKERS: dict[str, Callable[[Config, TaskSpec], Algorithm]] = {
     "proco": proco.make,
     "bc": bc.make,
+    "coptidice": coptidice.make,
     "fisor": fisor.make,
 }
 
