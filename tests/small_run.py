@@ -45,6 +45,7 @@ SMALL = {
     "proco.hidden": "(16,)",
     "feasibility.hidden": "(16,)",
     "bc.hidden": "(16,)",
+    "coptidice.hidden": "(16,)",
     "fisor.hidden": "(16,)",
     "fisor.width": "8",
     "fisor.blocks": "1",

@@ -3,7 +3,7 @@
 import importlib
 from collections.abc import Callable
 
-from proco_jax.algorithms import bc, bcq_lag, bear_lag, cpq, fisor, proco
+from proco_jax.algorithms import bc, bcq_lag, bear_lag, coptidice, cpq, fisor, proco
 from proco_jax.algorithms.base import Algorithm
 from proco_jax.config.schema import Config
 from proco_jax.types import TaskSpec
@@ -14,6 +14,7 @@ MAKERS: dict[str, Callable[[Config, TaskSpec], Algorithm]] = {
     "bcq_lag": bcq_lag.make,
     "bear_lag": bear_lag.make,
     "cpq": cpq.make,
+    "coptidice": coptidice.make,
     "fisor": fisor.make,
 }
 

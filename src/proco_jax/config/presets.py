@@ -25,7 +25,7 @@ def set_variant(config: Config, variant: str) -> Config:
     if variant == "paper":
         return _paper(config)
     # A few thousand steps need a larger learning rate than a million.
-    for section in (config.proco, config.bc, config.fisor, config.feasibility):
+    for section in (config.proco, config.bc, config.coptidice, config.fisor, config.feasibility):
         section.learning_rate = 1e-3
     return _quick(config) if variant == "quick" else config
 
@@ -60,6 +60,8 @@ def _paper(config: Config) -> Config:
     config.cost.steps = 20_000
     config.encoder.features = 256
     config.proco.hidden = config.bc.hidden = config.feasibility.hidden = (256, 256)
+    config.coptidice.hidden = (256, 256)
+    config.coptidice.learning_rate = config.coptidice.multiplier_learning_rate = 1e-4
     config.fisor.hidden, config.fisor.width = (256, 256), 256
     config.feasibility.tau = config.proco.tau = config.fisor.tau = 0.005
     config.fisor.policy_tau = 0.001

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
-ALGORITHMS = ("proco", "bc", "bcq_lag", "bear_lag", "cpq", "fisor")
+ALGORITHMS = ("proco", "bc", "bcq_lag", "bear_lag", "cpq", "coptidice", "fisor")
 ALGORITHM = "|".join([*ALGORITHMS, r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"])
 ALGORITHM_WORDS = f"one of {ALGORITHMS} or the module:function of an algorithm of your own"
 AUGMENTATIONS = ("none", "proco", "control")
@@ -583,6 +583,33 @@ class CpqConfig:
 
 
 @dataclasses.dataclass
+class CoptidiceConfig:
+    """COptiDICE (`algorithms/coptidice.py`).
+
+    Attributes:
+      hidden: widths of each head behind the encoder.
+      learning_rate: of Adam for the networks; decays to 0 by a cosine.
+      multiplier_learning_rate: of Adam for the multipliers of cost and divergence.
+      discount: of rewards and costs.
+      alpha: weight of the divergence from the logs, in the unit of rewards.
+      kl_limit: divergence of the distributions that the upper bound of the cost covers.
+      noise: blur of the policy's data, in standard deviations of the batch.
+      imagined_weight: factor on the weights of imagined rows in the policy's loss.
+      as_published: as the published code where it differs from the paper.
+    """
+
+    hidden: tuple[int, ...] = widths(128)
+    learning_rate: float = positive(3e-4)
+    multiplier_learning_rate: float = positive(3e-3)
+    discount: float = fraction(0.99)
+    alpha: float = positive(0.1)
+    kl_limit: float = positive(0.01)
+    noise: float = nonnegative(0.1)
+    imagined_weight: float = nonnegative(0.05)
+    as_published: bool = False
+
+
+@dataclasses.dataclass
 class FisorConfig:
     """FISOR (`algorithms/fisor.py`); its feasibility critics have the settings `feasibility`.
 
@@ -738,6 +765,7 @@ class Config:
     bcq_lag: BcqLagConfig = dataclasses.field(default_factory=BcqLagConfig)
     bear_lag: BearLagConfig = dataclasses.field(default_factory=BearLagConfig)
     cpq: CpqConfig = dataclasses.field(default_factory=CpqConfig)
+    coptidice: CoptidiceConfig = dataclasses.field(default_factory=CoptidiceConfig)
     fisor: FisorConfig = dataclasses.field(default_factory=FisorConfig)
     shield: ShieldConfig = dataclasses.field(default_factory=ShieldConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
