@@ -22,7 +22,7 @@ step. Without any cost lambda falls to 0, and what remains is OptiDICE (Lee et a
 
 Differences from OSRL's code: the ring encoder, a larger learning rate, alpha in units of unscaled
 rewards (there 0.5 with rewards times 0.1, i.e. 5; 0.01 in the authors' code), a policy whose mean
-is bounded and which acts by its samples. The defaults correct two defects, which
+is bounded and which acts by its samples. The defaults correct three defects, which
 `coptidice.as_published` keeps:
 
 - the limit is `cost_limit` per step, the unit of E[w c]; published is the limit of a discounted
