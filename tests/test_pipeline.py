@@ -23,6 +23,7 @@ from small_run import (
 )
 
 from proco_jax import ablations, ladder
+from proco_jax.common.checksums import write_recorded
 from proco_jax.deployment.policy import load_policies
 from proco_jax.knowledge.replay import Answer, Answerer, completion, serve
 from proco_jax.pipeline import policies, stages, world_model
@@ -517,7 +518,7 @@ def test_the_ladder_works_on_a_finished_run(
     assert [(row["seeds"], row["episodes"]) for row in own] == [(2, 1), (2, 1)]
     # A rung that is asked for again is not trained again, and the other rungs are kept.
     report["rungs"]["full"] = report["rungs"]["real"]
-    path.write_text(json.dumps(report))
+    write_recorded(path, json.dumps(report))
     with pytest.MonkeyPatch.context() as patch:
         forbid_training(patch)
         ladder.climb(config, finished, ["real"], 1)

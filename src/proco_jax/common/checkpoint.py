@@ -16,7 +16,7 @@ from jax.sharding import SingleDeviceSharding
 
 from proco_jax.common.files import digests, disk_full_explained, write_text
 
-_DIGESTS = ".sha256.json"
+_DIGESTS = "sha256-"
 
 
 class CheckpointError(ValueError):
@@ -63,7 +63,7 @@ class Checkpoints:
             found = digests(self._folder / str(step))
             write_text(self._digests(step), json.dumps(found, indent=1) + "\n")
         kept = {self._digests(other).name for other in self._manager.all_steps()}
-        for path in self._folder.glob(f"*{_DIGESTS}"):
+        for path in self._folder.glob(f"{_DIGESTS}*.json"):
             if path.name not in kept:
                 path.unlink()
 
@@ -110,7 +110,7 @@ class Checkpoints:
         raise CheckpointError(_damaged(self._folder, _first_line(damage))) from damage
 
     def _digests(self, step: int) -> Path:
-        return self._folder / f"{step}{_DIGESTS}"
+        return self._folder / f"{_DIGESTS}{step}.json"
 
     def _check(self, step: int) -> None:
         """Compares a checkpoint with its digests, which earlier versions did not save."""
