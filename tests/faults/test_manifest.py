@@ -220,7 +220,7 @@ def test_digests_of_removed_checkpoints_are_removed(tmp_path: Path) -> None:
     with Checkpoints(tmp_path) as saved:
         for step in range(1, 5):
             saved.save(step, state(step))
-    assert sorted(p.name for p in tmp_path.glob("*.json")) == ["3.sha256.json", "4.sha256.json"]
+    assert sorted(p.name for p in tmp_path.glob("*.json")) == ["sha256-3.json", "sha256-4.json"]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
