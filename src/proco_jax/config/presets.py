@@ -27,6 +27,9 @@ def set_variant(config: Config, variant: str) -> Config:
     # A few thousand steps need a larger learning rate than a million.
     for section in (config.proco, config.bc, config.feasibility):
         section.learning_rate = 1e-3
+    config.cpq.policy_learning_rate = 1e-3
+    for section in (config.bcq_lag, config.bear_lag, config.cpq):
+        section.tau = 0.05
     return _quick(config) if variant == "quick" else config
 
 
@@ -61,6 +64,8 @@ def _paper(config: Config) -> Config:
     config.encoder.features = 256
     config.proco.hidden = config.bc.hidden = config.feasibility.hidden = (256, 256)
     config.feasibility.tau = config.proco.tau = 0.005
+    for section in (config.bcq_lag, config.bear_lag, config.cpq):
+        section.hidden, section.vae_hidden = (256, 256), (400, 400)
     config.train.batch = 2048
     config.train.steps = 1_000_000
     config.train.chunk = 5000
