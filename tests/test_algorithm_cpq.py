@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -113,38 +114,54 @@ def test_td_loss_by_hand():
     assert float(cpq.td_loss(heads, target, jnp.array([1.0, 0.0]))) == 2.0
 
 
-def rare_value(settings, batch, nets=None) -> float:
-    return float(
-        cpq.rare_cost_value(
-            *(ALGORITHM.hyper, settings, nets or known_networks(0.0, 1.0), EMPTY, None),
-            *(batch, jax.random.key(7)),
-        )
-    )
+def rows_of_zeros(count: int) -> Transition:
+    nothing = jnp.zeros(count)
+    return make_rows(jnp.zeros((count, SIZE)), jnp.zeros((count, ACTIONS)), nothing, nothing)
 
 
-@pytest.mark.parametrize("as_published", [False, True])
-def test_rare_actions_are_the_quarter_with_the_largest_divergence(as_published):
-    settings = dataclasses.replace(SETTINGS, samples=50, as_published=as_published)
-    batch = make_rows(jnp.zeros((4, SIZE)), jnp.zeros((4, ACTIONS)), jnp.zeros(4), jnp.zeros(4))
-    batch = batch._replace(imagined=jnp.array([False, False, False, True]))
-    raw = squashed_gaussian.sample(
-        *(known_networks(0.0, 1.0).policy, None, batch.obs, jax.random.key(7), 50)
+def pushes(settings, batch, nets=None, limit=LIMIT) -> tuple[float, float]:
+    push, gap = cpq.push_loss(
+        *(ALGORITHM.hyper, settings, nets or known_networks(0.0, 1.0), EMPTY, None),
+        *(limit, batch, jax.random.key(7)),
     )
-    raw = np.asarray(raw)[:3, :, 0].ravel()
-    # Published, they may be beyond the range of actions; and the smaller head is taken.
-    action = raw if as_published else np.tanh(raw)
-    assert (np.abs(action).max() > 1.0) == as_published
+    return float(push), float(gap)
+
+
+def test_actions_rarer_than_the_logged_ones_are_pushed_up_to_the_target():
+    # Logged: actions up to 0.5, evenly. The policy's are all tanh(1) = 0.76, or all 0.3.
+    batch = rows_of_zeros(101)
+    batch = batch._replace(action=batch.action.at[:, 0].set(jnp.linspace(0.0, 0.5, 101)))
+    rare, usual = known_networks(1.0), known_networks(np.arctanh(0.3))
+    # Both heads are pushed: Q_c = 0.76 + 0.5 on average, the target is 1.5 times the limit.
+    for limit in (0.5, 2.0):
+        gap = 1.5 * limit - np.tanh(1.0) - 0.5
+        found = pushes(SETTINGS, batch, rare, jnp.float32(limit))
+        np.testing.assert_allclose(found, [max(gap, 0.0), gap], rtol=1e-4)
+    assert pushes(SETTINGS, batch, usual) == (0.0, 0.0)
+
+
+def test_published_the_rarest_quarter_of_the_policys_actions_is_pushed_without_bound():
+    settings = dataclasses.replace(PUBLISHED, samples=50)
+    batch = rows_of_zeros(4)._replace(imagined=jnp.array([False, False, False, True]))
+    policy: Any = known_networks(0.0, 1.0).policy
+    raw = squashed_gaussian.sample(policy, None, batch.obs, jax.random.key(7), 50)
+    # Before the tanh, actions may be beyond their range. The smaller head is taken.
+    action = np.asarray(raw)[:3, :, 0].ravel()
+    assert np.abs(action).max() > 1.0
     rarest = np.abs(action) >= np.quantile(np.abs(action), 0.75)
-    expected = action[rarest].mean() + (0.0 if as_published else 0.5)
-    assert rare_value(settings, batch) == pytest.approx(expected, abs=1e-4)
+    gap = 1.5 * 0.5 - action[rarest].mean()
+    np.testing.assert_allclose(pushes(settings, batch), [gap, gap], rtol=1e-4)
+    low = pushes(settings, batch, limit=jnp.float32(-9.0))
+    assert low[0] < 0.0
 
 
 def test_imagined_states_have_no_rare_actions():
     batch = two_rows()
     far = batch._replace(obs=batch.obs.at[1].add(9.0))
-    assert rare_value(SETTINGS, batch) == rare_value(SETTINGS, far)
+    assert pushes(SETTINGS, batch) == pushes(SETTINGS, far)
+    assert pushes(SETTINGS, batch)[1] != 0.0
     nothing = batch._replace(imagined=jnp.ones(2, bool))
-    assert rare_value(SETTINGS, nothing) == 0.0
+    assert pushes(SETTINGS, nothing) == (0.0, 0.0) == pushes(PUBLISHED, nothing)
 
 
 def test_the_push_moves_the_cost_critic_and_published_it_does_not(state):
@@ -159,28 +176,26 @@ def test_the_push_moves_the_cost_critic_and_published_it_does_not(state):
 def test_the_push_raises_rare_actions(state):
     batch = random_rows()
 
-    def rare(qc):
-        given = (ALGORITHM.hyper, SETTINGS, NETS, state.params, qc, batch, jax.random.key(8))
-        return cpq.rare_cost_value(*given)
+    def push(qc):
+        given = (ALGORITHM.hyper, SETTINGS, NETS, state.params, qc, jnp.float32(9.0), batch)
+        return cpq.push_loss(*given, jax.random.key(8))[0]
 
-    gradient = jax.jit(jax.grad(rare))(state.params["qc"])
+    gradient = jax.jit(jax.grad(push))(state.params["qc"])
     assert nonzero(gradient)
-    up = jax.tree.map(lambda x, g: x + 1e-2 * g, state.params["qc"], gradient)
-    assert float(rare(up)) > float(rare(state.params["qc"]))
+    up = jax.tree.map(lambda x, g: x - 1e-2 * g, state.params["qc"], gradient)
+    assert float(push(up)) < float(push(state.params["qc"]))
 
 
 def test_the_weight_of_the_push_falls_above_its_target_and_stays_in_range(state):
     batch = random_rows()
     for limit, sign in ((1e3, 1.0), (-1e3, -1.0)):
         hyper = with_hyper(ALGORITHM, cost_limit=limit).hyper
-        new, metrics = updated(state, batch, hyper=hyper)
-        rise = 1e-4 * (1.5 * limit - float(metrics["cpq/rare_qc"]))
-        assert float(new.log_alpha) == pytest.approx(rise, rel=1e-4) and rise * sign > 0
+        new, _ = updated(state, batch, hyper=hyper)
+        # Cost values are about 0, so that the gap is the target.
+        assert float(new.log_alpha) == pytest.approx(1e-4 * 1.5 * limit, rel=1e-2)
         far = dataclasses.replace(state, log_alpha=jnp.float32(5.0 * sign))
-        assert float(updated(far, batch, hyper=hyper)[0].log_alpha) == 5.0 * sign or sign < 0
-    low = dataclasses.replace(state, log_alpha=jnp.float32(-5.0))
-    hyper = with_hyper(ALGORITHM, cost_limit=-1e3).hyper
-    assert float(updated(low, batch, hyper=hyper)[0].log_alpha) == -5.0
+        found, _ = updated(far, batch, hyper=hyper)
+        assert float(found.log_alpha) == 5.0 if sign > 0 else -5.0
 
 
 def test_each_term_of_the_policy_loss_moves_the_policy(state):

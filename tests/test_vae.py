@@ -62,8 +62,8 @@ def test_samples_vary_within_the_clipped_latent(params):
     found = vae.sample(NETS, params, obs, jax.random.key(2), 64)
     assert found.shape == (3, 64, 1)
     assert np.all(np.asarray(found).std(axis=1) > 0)
-    ends = jnp.array([-vae.LATENT_RANGE, vae.LATENT_RANGE])
-    latents = jnp.stack(jnp.meshgrid(jnp.linspace(*ends, 21), jnp.linspace(*ends, 21)), -1)
+    axis = jnp.linspace(-vae.LATENT_RANGE, vae.LATENT_RANGE, 21)
+    latents = jnp.stack(jnp.meshgrid(axis, axis), -1)
     all_obs = jnp.zeros((21, 21, SIZE))
     reached = NETS.decoder.apply(params["decoder"], all_obs, latents)
     assert float(found.min()) >= float(reached.min()) - 1e-2  # pyright: ignore

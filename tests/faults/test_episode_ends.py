@@ -47,8 +47,11 @@ def shifted(episodes: Sequence[Episode]) -> list[Episode]:
 
 def joined(one: Episode, other: Episode) -> Episode:
     """Two episodes of such a file without a mark between them."""
-    arrays = [np.concatenate([a, b]) for a, b in zip(one[1:4], other[1:4], strict=True)]
-    return Episode(np.concatenate([one.obs[:-1], other.obs]), *arrays, other.terminated)
+    action, reward, cost = (
+        np.concatenate([a, b]) for a, b in zip(one[1:4], other[1:4], strict=True)
+    )
+    obs = np.concatenate([one.obs[:-1], other.obs])
+    return Episode(obs, action, reward, cost, other.terminated)
 
 
 def shortened(episode: Episode) -> Episode:

@@ -20,9 +20,14 @@ through the values of states before. On costs of 0 with an open gate the two are
 `as_published` computes what the code of OSRL (Liu et al. 2023) does: no such descent; a push
 computed with the target critic, thus without gradient; rare actions drawn before the tanh, and
 thus possibly beyond the range of actions; the smaller of two cost critics in place of the larger;
-cost backups beyond true terminations. Learning rates and coefficients are the published ones in
-both cases, as is the factor 0.1 on rewards. Widths follow this project (128 behind its encoder;
-published: 256-256, VAE 400-400), and the two critics of one kind share an encoder.
+cost backups beyond true terminations. Its push has no bound, and hits the rarest quarter of the
+policy's own actions, however usual they are. With a gradient, the backups of costs carry this into
+all values, and the gate closes everywhere, even where nothing costs. So by default rare is what
+has a larger divergence than 99% of the logged actions, and the push ends at its target.
+
+Learning rates and coefficients are the published ones in both cases, as is the factor 0.1 on
+rewards. Widths follow this project (128 behind its encoder; published: 256-256, VAE 400-400), and
+the two critics of one kind share an encoder.
 """
 
 from typing import Any, NamedTuple
@@ -58,6 +63,7 @@ class Hyper(NamedTuple):
     reward_scale: Array
     kl_weight: Array
     rare_share: Array
+    rare_quantile: Array
     push_target: Array
     violation_weight: Array
     cost_limit: Array
@@ -162,6 +168,7 @@ def update(
     limit = value_limit(hyper.cost_limit, episode_steps, hyper.discount)
     params, optimizers = dict(state.params), dict(state.optimizers)
     logged = jnp.where(batch.imagined, 0.0, batch.weight)
+    alpha = jnp.exp(state.log_alpha)
     policy = state.params["policy"]
     next_action = _one_action(nets, policy, batch.next_obs, next_key)
     target_q, target_qc = critic_targets(
@@ -189,21 +196,19 @@ def update(
         heads = apply(nets.qc, own, batch.obs, batch.action)
         loss = td_loss(heads, target_qc, batch.weight)
         critic = state.targets["qc"] if settings.as_published else own
-        pushed = rare_cost_value(hyper, settings, nets, params, critic, batch, rare_key)
-        push = -jnp.exp(state.log_alpha) * (pushed - hyper.push_target * limit)
+        push, gap = push_loss(hyper, settings, nets, params, critic, limit, batch, rare_key)
         mean = weighted_mean(jnp.mean(heads, axis=-1), batch.weight)
-        metrics = {"cpq/qc_loss": loss, "cpq/qc": mean, "cpq/rare_qc": pushed}
-        return loss + push, (pushed, metrics)
+        metrics = {"cpq/qc_loss": loss, "cpq/qc": mean, "cpq/push_loss": push}
+        return loss + alpha * push, (gap, metrics)
 
     def actor_loss(own: Any) -> tuple[jax.Array, Metrics]:
         return policy_loss(hyper, settings, nets, params, own, limit, batch, policy_key)
 
     metrics = descend("vae", vae_loss) | descend("q", q_loss)
-    pushed, more = descend("qc", qc_loss)
+    gap, more = descend("qc", qc_loss)
     metrics |= more | descend("policy", actor_loss, hyper.policy_learning_rate)
-    alpha = jnp.exp(state.log_alpha)
-    rise = hyper.alpha_learning_rate * alpha * (hyper.push_target * limit - pushed)
-    log_alpha = jnp.clip(state.log_alpha + rise, *LOG_ALPHA_RANGE)
+    log_alpha = state.log_alpha + hyper.alpha_learning_rate * alpha * gap
+    log_alpha = jnp.clip(log_alpha, *LOG_ALPHA_RANGE)
     targets = {
         name: optax.incremental_update(params[name], state.targets[name], hyper.tau)
         for name in state.targets
@@ -240,34 +245,44 @@ def td_loss(heads: Array, target: Array, weight: Array) -> jax.Array:
     return weighted_mean(jnp.sum(jnp.square(heads - target[:, None]), axis=-1), weight)
 
 
-def rare_cost_value(
+def push_loss(
     hyper: Hyper,
     settings: CpqConfig,
     nets: Networks,
     params: dict[str, Any],
     critic: Any,
+    limit: Array,
     batch: Transition,
     key: Array,
-) -> jax.Array:
-    """Mean Q_c of the policy's rarest actions in logged states: those with the largest divergence.
+) -> tuple[jax.Array, jax.Array]:
+    """Mean of `relu(target - Q_c)` and of `target - Q_c` over the policy's rare actions.
+
+    Rare are actions in logged states with a larger divergence than `rare_quantile` of the logged
+    ones. Published, they are the rarest `rare_share` of the policy's own, and without the relu.
 
     Args:
       params: of the policy and the VAE, held fixed.
       critic: parameters of the cost critic.
+      limit: of which the target is `push_target` times.
     """
-    action = squashed_gaussian.sample(
-        nets.policy, params["policy"], batch.obs, key, settings.samples
-    )
+    policy = params["policy"]
+    action = squashed_gaussian.sample(nets.policy, policy, batch.obs, key, settings.samples)
     action = jax.lax.stop_gradient(action if settings.as_published else jnp.tanh(action))
     obs = jnp.broadcast_to(batch.obs[:, None], (*action.shape[:2], batch.obs.shape[-1]))
     divergence = vae.divergence(nets.vae, params["vae"], obs, action)
-    divergence = jax.lax.stop_gradient(divergence)
-    logged = jnp.where(batch.imagined, 0.0, batch.weight)[:, None] * jnp.ones_like(divergence)
-    among = jnp.where(logged > 0, divergence, jnp.nan)
-    rare = divergence >= jnp.nanquantile(among, 1.0 - hyper.rare_share)
+    logged = jnp.where(batch.imagined, 0.0, batch.weight)
+    if settings.as_published:
+        among, quantile = jnp.where(logged[:, None] > 0, divergence, jnp.nan), 1 - hyper.rare_share
+    else:
+        usual = vae.divergence(nets.vae, params["vae"], batch.obs, batch.action)
+        among, quantile = jnp.where(logged > 0, usual, jnp.nan), hyper.rare_quantile
+    rare = divergence >= jnp.nanquantile(among, quantile)
+    weight = jnp.where(rare, logged[:, None], 0.0).ravel()
     heads = apply(nets.qc, critic, obs, action)
     qc = jnp.min(heads, axis=-1) if settings.as_published else jnp.mean(heads, axis=-1)
-    return weighted_mean(qc.ravel(), jnp.where(rare, logged, 0.0).ravel())
+    gap = hyper.push_target * limit - qc.ravel()
+    push = gap if settings.as_published else jax.nn.relu(gap)
+    return weighted_mean(push, weight), jax.lax.stop_gradient(weighted_mean(gap, weight))
 
 
 def policy_loss(

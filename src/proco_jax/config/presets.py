@@ -27,6 +27,9 @@ def set_variant(config: Config, variant: str) -> Config:
     # A few thousand steps need a larger learning rate than a million.
     for section in (config.proco, config.bc, config.coptidice, config.fisor, config.feasibility):
         section.learning_rate = 1e-3
+    config.cpq.policy_learning_rate = 1e-3
+    for section in (config.bcq_lag, config.bear_lag, config.cpq):
+        section.tau = 0.05
     return _quick(config) if variant == "quick" else config
 
 
@@ -65,6 +68,8 @@ def _paper(config: Config) -> Config:
     config.fisor.hidden, config.fisor.width = (256, 256), 256
     config.feasibility.tau = config.proco.tau = config.fisor.tau = 0.005
     config.fisor.policy_tau = 0.001
+    for section in (config.bcq_lag, config.bear_lag, config.cpq):
+        section.hidden, section.vae_hidden = (256, 256), (400, 400)
     config.train.batch = 2048
     config.train.steps = 1_000_000
     config.train.chunk = 5000

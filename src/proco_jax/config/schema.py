@@ -552,7 +552,7 @@ class CpqConfig:
     Attributes:
       hidden: widths of critics and policy behind the encoder.
       vae_hidden: widths of encoder and decoder of the VAE behind the encoder of observations.
-      samples: actions of the policy per state, of which the rarest are pushed.
+      samples: actions of the policy per state, of which the rare ones are pushed.
       learning_rate: of Adam, for critics and VAE.
       policy_learning_rate: of Adam, for the policy.
       alpha_learning_rate: of the logarithm of the weight of the push, by plain ascent.
@@ -560,7 +560,9 @@ class CpqConfig:
       tau: rate of the target networks' moving averages.
       reward_scale: factor on rewards.
       kl_weight: of the KL divergence in the VAE's loss.
-      rare_share: share of the sampled actions that count as rare.
+      rare_share: share of the sampled actions that count as rare, `as_published`.
+      rare_quantile: share of the logged actions that are less rare than an action that counts as
+        rare, otherwise.
       push_target: cost value that rare actions are to have, as a multiple of the limit.
       violation_weight: weight of the descent of the cost value where it exceeds the limit.
       as_published: what the published code does, see `algorithms/cpq.py`.
@@ -577,6 +579,7 @@ class CpqConfig:
     reward_scale: float = positive(0.1)
     kl_weight: float = nonnegative(0.5)
     rare_share: float = fraction(0.25)
+    rare_quantile: float = fraction(0.99)
     push_target: float = nonnegative(1.5)
     violation_weight: float = nonnegative(1.0)
     as_published: bool = False
