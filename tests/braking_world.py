@@ -137,8 +137,9 @@ def train_and_drive(algorithm: str, augmentation: str, steps: int) -> tuple[floa
     program = loop.make_program(settings, TASK, algorithm, augmentation)
     hyper = loop.make_hyper(program, SEEDS)
     keys = jax.random.split(jax.random.key(0), SEEDS)
-    state = loop.make_train_init(program)(given, hyper, keys)
-    state, _ = loop.make_train_chunk(program)(given, hyper, state)
+    training = loop.make_training(program)
+    state = training.warm_up(given, hyper, training.init(given, hyper, keys))
+    state, _ = training.chunk(given, hyper, state)
     obs = jnp.asarray(starts(np.random.default_rng(2), 64))
 
     @jax.jit

@@ -24,6 +24,7 @@ from proco_jax.augmentation import buffer, rollouts
 from proco_jax.augmentation.base import Context, WorldModel
 from proco_jax.common import sharding
 from proco_jax.common.checkpoint import Checkpoints
+from proco_jax.config.schema import ALGORITHMS
 from proco_jax.models import cost, dynamics, dynamics_targets
 from proco_jax.models.normalizer import fit_normalizer
 from proco_jax.observation import Field, ObservationSpec
