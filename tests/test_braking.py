@@ -16,7 +16,7 @@ from braking_world import (
 )
 
 # Gradient steps after which each algorithm is trained with imagined rows.
-ALGORITHMS = {"bcq_lag": 1500, "bear_lag": 1500, "cpq": 3000}
+ALGORITHMS = {"bcq_lag": 1500, "bear_lag": 1500}
 
 
 @pytest.fixture(scope="module", autouse=True)
