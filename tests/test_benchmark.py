@@ -10,6 +10,7 @@ from absl.testing import flagsaver
 
 from benchmarks import envs as benchmark
 from benchmarks import mujoco as benchmark_mujoco
+from benchmarks import rule_shares
 from benchmarks.bare_mujoco import BareWorlds
 from proco_jax.envs.batched.env import BatchedEnv
 from proco_jax.envs.tasks import get_task
@@ -72,3 +73,18 @@ def test_rows_are_written_whole(tmp_path: Any) -> None:
 def test_an_unknown_command_is_refused() -> None:
     with pytest.raises(ValueError, match="expected one command of envs, memory, mujoco"):
         benchmark.main(["benchmark", "games"])
+
+
+@pytest.mark.parametrize("name", ["PointCircle1", "HopperVelocity"])
+def test_shares_of_rules_are_measured_on_violation_free_episodes(name: str) -> None:
+    task = get_task(name)
+    (rule,) = rule_shares.rules_of(task, ["shipped"])
+    (row,) = rule_shares.measure(task, [rule], episodes=1, most=3)
+    assert (row.task, row.episodes, row.rule) == (task.name, 1, rule)
+    assert 5 < row.states <= 501 and row.logged < 0.01 < row.varied < 0.5
+
+
+def test_shares_need_an_episode_without_a_violation() -> None:
+    # The first controller of every mixture avoids nothing.
+    with pytest.raises(ValueError, match="all of 1 episodes have a cost"):
+        rule_shares.measure(get_task("PointCircle2"), ["circle_lidar[0] > 1"], 1, 1)

@@ -9,8 +9,8 @@ import pytest
 
 from proco_jax.config.schema import Config
 from proco_jax.envs.tasks import get_task
-from proco_jax.knowledge.files import KnowledgeError, write_table
-from proco_jax.knowledge.grounding import Grounding, ground
+from proco_jax.knowledge.files import KnowledgeError, load_knowledge, write_table
+from proco_jax.knowledge.grounding import Grounding, check_knowledge, ground
 from proco_jax.knowledge.llm_client import ModelError
 from proco_jax.knowledge.replay import Answer, completion, serve
 from proco_jax.knowledge.rule_checks import (
@@ -69,41 +69,47 @@ USEFUL = [
 
 @pytest.mark.parametrize("text", NO_STATE)
 def test_a_rule_true_of_no_state_says_nothing(text: str) -> None:
-    reason = vacuous(unsafe_shares(parse_rule(text, SPEC), states(), SPEC, 0))
+    reason = vacuous(unsafe_shares(parse_rule(text, SPEC), states(), SPEC))
     assert reason is not None and "calls no state unsafe" in reason
 
 
 @pytest.mark.parametrize("text", EVERY_STATE)
 def test_a_rule_true_of_every_state_says_nothing(text: str) -> None:
-    reason = vacuous(unsafe_shares(parse_rule(text, SPEC), states(), SPEC, 0))
+    reason = vacuous(unsafe_shares(parse_rule(text, SPEC), states(), SPEC))
     assert reason is not None and "calls every state unsafe" in reason
 
 
 @pytest.mark.parametrize("text", USEFUL)
 def test_a_rule_that_safe_logs_never_meet_is_kept(text: str) -> None:
-    shares = unsafe_shares(parse_rule(text, SPEC), states(), SPEC, 0)
+    shares = unsafe_shares(parse_rule(text, SPEC), states(), SPEC)
     assert vacuous(shares) is None and shares.varied > 0
 
 
 def test_shares_worked_by_hand() -> None:
     obs = states(4)
     obs[:, -1] = [1.0, 2.0, 3.0, 4.0]
-    assert unsafe_shares(parse_rule("load > 3.5 kg", SPEC), obs, SPEC, 0).logged == 0.25
+    assert unsafe_shares(parse_rule("load > 3.5 kg", SPEC), obs, SPEC).logged == 0.25
     assert vacuous(UnsafeShares(0.0, 0.0)) and vacuous(UnsafeShares(0.0, 1e-3)) is None
     assert vacuous(UnsafeShares(1.0, 0.5)) and vacuous(UnsafeShares(0.5, 1.0))
     assert vacuous(UnsafeShares(0.99, 0.5)) is None
 
 
+def test_a_refusal_names_what_was_found_and_what_was_expected() -> None:
+    none, every = vacuous(UnsafeShares(0.0, 7e-5)), vacuous(UnsafeShares(0.5, 0.9995))
+    assert none is not None and every is not None
+    assert "true of 0.00% of the logged states and 0.01% of varied copies" in none
+    assert "expected at least 0.01% of either" in none
+    assert "expected at most 99.9% of both" in every
+
+
 def test_only_large_shares_of_safe_logs_contradict_them() -> None:
     rules = [parse_rule(text, SPEC) for text in (GOOD, "load > 5 kg")]
-    assert contradiction(rules, [UnsafeShares(0.05, 1.0), UnsafeShares(0.0, 0.3)]) is None
+    assert contradiction(rules, [UnsafeShares(0.15, 1.0), UnsafeShares(0.0, 0.3)]) is None
     found = contradiction(rules, [UnsafeShares(0.01, 1.0), UnsafeShares(0.4, 0.3)])
     assert found is not None and "40.0% (load > 5 kg)" in found and GOOD not in found
 
 
-def ground_with(
-    tmp_path: Path, rule: str = "", logged: LoggedStates | None = None, **settings: Any
-) -> tuple[Grounding, list[str]]:
+def config_with(tmp_path: Path, rule: str = "", **settings: Any) -> Config:
     section = f"## Rule\n\n```rule\n{rule}\n```\n\n## Provenance\n\nThe owner.\n" if rule else ""
     file = tmp_path / "robot.md"
     fields = f"## Observation\n\n{write_table(SPEC)}\n"
@@ -111,7 +117,13 @@ def ground_with(
     config = Config()
     for name, value in ({"file": str(file)} | settings).items():
         setattr(config.knowledge, name, value)
-    lines: list[str] = []
+    return config
+
+
+def ground_with(
+    tmp_path: Path, rule: str = "", logged: LoggedStates | None = None, **settings: Any
+) -> tuple[Grounding, list[str]]:
+    config, lines = config_with(tmp_path, rule, **settings), []
     return ground(config, SPEC, tmp_path / "run", lines.append, logged), lines
 
 
@@ -126,10 +138,25 @@ def test_a_rule_of_a_file_that_says_nothing_is_an_error(tmp_path: Path, rule: st
 def test_a_rule_that_contradicts_safe_logs_is_reported(
     tmp_path: Path, safe: bool, warnings: int
 ) -> None:
-    rule = "nearest(holes_lidar) <= 1 m"
+    rule = "nearest(holes_lidar) <= 2 m"
     grounding, lines = ground_with(tmp_path, rule, LoggedStates(states(), safe))
     assert len(grounding.rules) == 1
-    assert len([line for line in lines if "contradict the logs" in line]) == warnings
+    found = [line for line in lines if "contradict the logs" in line]
+    assert len(found) == warnings and grounding.warning == "".join(found)
+    (share,) = grounding.shares
+    assert 0.5 < share.logged < 0.7
+
+
+@pytest.mark.parametrize("robot", ["Ant", "HalfCheetah", "Hopper", "Swimmer", "Walker2d"])
+def test_a_limit_on_speed_that_slow_logs_never_reach_is_kept(robot: str) -> None:
+    task = get_task(f"{robot}Velocity")
+    rng = np.random.default_rng(0)
+    # Random actions reach about a fifth of the limit.
+    obs = rng.normal(size=(400, task.spec.size)) * 0.1 * task.velocity_limit
+    rule = load_knowledge(task.name, task.spec).rule
+    assert rule is not None
+    shares = unsafe_shares(rule, obs, task.spec)
+    assert shares.logged == 0 and shares.varied > 0.01 and vacuous(shares) is None
 
 
 def test_a_rule_that_agrees_with_safe_logs_is_not_reported(tmp_path: Path) -> None:
@@ -180,3 +207,41 @@ def test_shipped_rules_say_something_of_states_far_from_any_hazard(
     lines: list[str] = []
     grounding = ground(config, spec, tmp_path, lines.append, LoggedStates(obs, safe=True))
     assert grounding.rules and not [line for line in lines if "contradict" in line]
+
+
+MODEL = {"model": "openai/test", "api_base": "http://127.0.0.1:9"}
+
+
+@pytest.mark.parametrize(
+    ("rule", "settings", "reason"),
+    [
+        ("nearest(holes_lidar) <= 0.5", {}, "cannot mix m with a plain number"),
+        ("", {}, "'Robot' holds no rule"),
+        ("", {"file": "missing.md"}, "cannot read the knowledge file"),
+        ("", {"model": "recorded"}, "no replies are recorded for 'Robot'"),
+        ("", {"model": "nonsense"}, "no litellm model name"),
+        ("", {"model": "openai/test"}, "needs the environment variable OPENAI_API_KEY"),
+        ("", MODEL | {"votes": 3, "budget_calls": 2}, "3 calls are needed"),
+    ],
+)
+@pytest.mark.parametrize("spec", [SPEC, None])
+def test_wrong_knowledge_is_told_before_there_are_logs(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rule: str,
+    settings: dict[str, Any],
+    reason: str,
+    spec: ObservationSpec | None,
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(ValueError, match=reason):
+        check_knowledge(config_with(tmp_path, rule, **settings), spec, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_right_knowledge_passes_and_asks_nobody(tmp_path: Path) -> None:
+    for rule, settings in ((GOOD, {}), ("", MODEL), ("", MODEL | {"labeler": "states"})):
+        check_knowledge(config_with(tmp_path, rule, **settings), SPEC, tmp_path / "run")
+    # Whether a rule tells states apart only logs can show.
+    check_knowledge(config_with(tmp_path, EVERY_STATE[0]), SPEC, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

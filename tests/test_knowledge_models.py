@@ -491,6 +491,44 @@ def test_an_odd_count_of_tokens_does_no_harm(tmp_path: Path, count: Any) -> None
     assert len(ground.rules) == 1 and 0 <= usage.tokens_in + usage.tokens_out <= 150
 
 
+def with_raw_usage(count: bytes) -> bytes:
+    body = json.loads(completion(RULE).body)
+    body["usage"] = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 1}
+    return json.dumps(body).encode().replace(b'"prompt_tokens": 1', b'"prompt_tokens": ' + count)
+
+
+# Python refuses to read integers of more than 4,300 digits, and nesting that is too deep.
+UNREADABLE = {
+    "4301 digits": with_raw_usage(b"9" * 4301),
+    "deep list": b"[" * 200_000,
+    "deep object": b'{"choices": ' * 50_000,
+    "deep usage": with_raw_usage(b"[" * 100_000 + b"]" * 100_000),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+@pytest.mark.parametrize("model", ["openai/test", "deepseek/test"])
+def test_a_body_that_python_cannot_read_is_asked_for_again(
+    tmp_path: Path, name: str, model: str
+) -> None:
+    answer, asked = in_turn(Answer(UNREADABLE[name]), completion(RULE))
+    with serve(answer) as address:
+        ground, _ = ask(config_for(tmp_path, address, model=model), tmp_path)
+    assert len(ground.rules) == 1 and len(asked) <= 2
+
+
+NUMBERS = ["9" * 4301, json.dumps(f"holes_lidar[0] > {'9' * 1900}")]
+
+
+@pytest.mark.parametrize("rule", NUMBERS, ids=["for a rule", "within a rule"])
+def test_a_number_that_is_too_long_is_a_reason_to_ask_again(tmp_path: Path, rule: str) -> None:
+    answer, asked = in_turn(completion(f'{{"rule": {rule}}}'), completion(RULE))
+    with serve(answer) as address:
+        ground, _ = ask(config_for(tmp_path, address), tmp_path)
+    assert len(ground.rules) == 1 and len(asked) == 2
+    assert "cannot be used" in asked[1]["messages"][3]["content"]
+
+
 TOO_LARGE = {
     "large": Answer(b'{"choices": "' + b"x" * 30_000_000 + b'"}'),
     "gzip bomb": Answer(gzip.compress(b"0" * 100_000_000), headers={"Content-Encoding": "gzip"}),

@@ -56,6 +56,15 @@ def test_vectors_turn_and_only_those_with_a_unit_stretch() -> None:
     assert varied[:, 21].max() > 1.9 and varied[:, 21].min() < 0.1
 
 
+def test_a_larger_stretch_reaches_further_and_keeps_what_has_no_unit() -> None:
+    names = ["velocity", "compass", "holes", "speed"]
+    wide = vary_states(far_state(), SPEC, names, 2000, 0, stretch=10.0)
+    speed = np.hypot(wide[:, 0], wide[:, 1])
+    assert 4.5 < speed.max() <= 5.0 and 9.0 < wide[:, 21].max() <= 10.0
+    np.testing.assert_allclose(np.hypot(wide[:, 3], wide[:, 4]), 0.5, atol=1e-5)
+    assert wide[:, 5:21].min() >= 0 and wide[:, 5:21].max() <= 1
+
+
 def test_what_is_not_named_stays_and_the_seed_decides() -> None:
     varied = vary_states(far_state(), SPEC, ["holes"], 50, 0)
     np.testing.assert_array_equal(varied[:, :5], np.repeat(far_state()[:, :5], 50, axis=0))

@@ -29,6 +29,7 @@ from proco_jax.knowledge.replay import Answer, Answerer, completion, serve
 from proco_jax.pipeline import policies, stages, world_model
 from proco_jax.pipeline.store import ArtifactError
 from proco_jax.pipeline.workdir import open_run
+from proco_jax.report.markdown import write_report
 
 pytestmark = pytest.mark.slow
 
@@ -448,6 +449,70 @@ def test_the_command_prints_the_table_of_a_finished_run_and_refuses_another_conf
     assert "Traceback" not in other.stderr
     stored = json.loads((finished / "config.json").read_text())
     assert stored["proco"]["expectile"] == 0.7
+
+
+def file_with_rule(folder: Path, rule: str) -> dict[str, str]:
+    """Settings of a knowledge file: the shipped one with another rule."""
+    text = (ROOT / "experiments" / "knowledge" / "SafetyPointGoal1.md").read_text()
+    path = folder / "robot.md"
+    path.write_text(re.sub(r"```[a-z]*\n.*?```", f"```rule\n{rule}\n```", text, flags=re.DOTALL))
+    return {"knowledge.file": str(path)}
+
+
+@pytest.mark.parametrize(
+    ("rule", "reason", "loaded"),
+    [
+        ("nearest(hazards_lidar) <= 0.2", "cannot mix m with a plain number", False),
+        ("nearest(hazards_lidar) < 0 m", "calls no state unsafe", True),
+        ("nearest(hazards_lidar) <= 50 m", "calls every state unsafe", True),
+    ],
+)
+def test_a_rule_that_says_nothing_ends_a_run_before_anything_is_fitted(
+    home: Path, finished: Path, tmp_path: Path, rule: str, reason: str, loaded: bool
+) -> None:
+    config = small_config(home, **WHOLE, **file_with_rule(tmp_path, rule))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ValueError, match=reason):
+        forbid_training(patch)
+        run_here(config, tmp_path / "run")
+    assert (tmp_path / "run" / "dataset.json").exists() == loaded
+
+
+def test_rules_that_contradict_the_logs_are_told_in_log_and_report(
+    home: Path, finished: Path, tmp_path: Path
+) -> None:
+    rule, lines = "nearest(hazards_lidar) <= 0.8 m", []
+    config = small_config(home, **WHOLE, **file_with_rule(tmp_path, rule))
+    with open_run(config, tmp_path / "run", home / "store", log=lines.append) as run:
+        stages.run_knowledge(run)
+    (warning,) = [line for line in lines if line.startswith("warning: the rules contradict")]
+    report = json.loads((tmp_path / "run" / "cost.json").read_text())
+    assert report["warning"] == warning
+    assert list(report["rules"]) == [rule] and report["rules"][rule]["logged_unsafe"] > 0.15
+    assert warning in write_report(tmp_path / "run").read_text()
+    own = json.loads((finished / "cost.json").read_text())
+    assert own["warning"] == "" and 0 < own["rules"].popitem()[1]["varied_unsafe"] < 1
+
+
+def test_a_model_is_asked_again_for_a_rule_that_says_nothing_and_never_twice(
+    home: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    kill_at(monkeypatch, stages, "fit_dynamics")
+    asked: list[dict] = []
+
+    def answer(request: dict) -> Answer:
+        asked.append(request)
+        useless = json.dumps({"rule": "nearest(hazards_lidar) <= 50 m"})
+        return completion(useless if len(asked) == 1 else RULE)
+
+    with serve(answer) as address:
+        model = {"knowledge.model": "openai/test", "knowledge.api_base": address}
+        config = small_config(home, **WHOLE, **model, **{"knowledge.votes": "1"})
+        for times in (1, 2):
+            with pytest.raises(Killed):
+                run_here(config, tmp_path / "run")
+            assert len(asked) == 2, times
+    assert "calls every state unsafe" in asked[1]["messages"][-1]["content"]
 
 
 def writes_the_rule(request: dict) -> Answer:

@@ -35,7 +35,7 @@ from proco_jax.common.files import read_npz, sha256, write_atomic
 from proco_jax.common.metrics import MetricsWriter
 from proco_jax.common.sharding import use_cores_as_devices
 from proco_jax.config.schema import Config
-from proco_jax.data.logs import Logs, load_logs, to_dataset
+from proco_jax.data.logs import Logs, to_dataset
 from proco_jax.diagnostics import counterfactuals
 from proco_jax.diagnostics import critics as diagnostics
 from proco_jax.diagnostics.counterfactuals import Pairs, Truth
@@ -43,7 +43,6 @@ from proco_jax.diagnostics.dynamics_error import Margin
 from proco_jax.envs.batched.env import BatchedEnv
 from proco_jax.envs.tasks import Task, get_task
 from proco_jax.evaluation.results import FILE, load_rows
-from proco_jax.knowledge.grounding import ground
 from proco_jax.models.cost import CostModel
 from proco_jax.pipeline import policies, stages
 from proco_jax.pipeline.policies import Learner, Trained
@@ -146,11 +145,10 @@ def _base(own: Run, run: Run, seeds: int) -> Base:
         evaluation=dataclasses.replace(config.evaluation, interim_episodes=0),
     )
     task = get_task(config.task)
-    grounding = ground(config, task.spec, own.workdir, own.log)
+    logs, grounding = stages.load_and_ground(own)
     margin = stages.margin_of(grounding)
     if margin is None:
         raise ValueError("the ladder needs a rule's distance to the unsafe set; this run has none")
-    logs = load_logs(config, own.workdir, own.log)
     nets, data = make_nets(config, logs.spec), stages.device_data(logs)
     fitted = stages.fit_world_model(own, nets, data, logs, grounding)
     contexts = stages.make_contexts(own, nets, data, fitted, config.augmentations)

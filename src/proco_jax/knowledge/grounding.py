@@ -1,7 +1,7 @@
 """Grounding: from knowledge in plain language, and the name of a model, to a labeler and labels."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from proco_jax.knowledge.questions import Asker, BudgetError, Forecast, Question
 from proco_jax.knowledge.recorded import RecordedReplies, recorded_replies
 from proco_jax.knowledge.rule_checks import (
     LoggedStates,
+    UnsafeShares,
     contradiction,
     unsafe_shares,
     vacuous,
@@ -50,6 +51,8 @@ class Grounding:
       provenance: who wrote them.
       usage: what was asked so far.
       knowledge: the file.
+      shares: how much each rule calls unsafe; empty if the rules were not checked.
+      warning: that the rules contradict safe logs; empty if they do not.
     """
 
     label: Labeler
@@ -59,6 +62,34 @@ class Grounding:
     provenance: str
     usage: Callable[[], Usage]
     knowledge: Knowledge
+    shares: tuple[UnsafeShares, ...] = ()
+    warning: str = ""
+
+
+def check_knowledge(config: Config, spec: ObservationSpec | None, workdir: Path) -> None:
+    """Checks all that can be checked before there are logs, and asks no model.
+
+    The knowledge file is read and its rule type-checked; replies must be recorded; a language
+    model must have its key, and the budget must cover the question for rules.
+
+    Args:
+      config: as for `ground`.
+      spec: the fields of the data; None if they are not known yet, for those of the file.
+      workdir: folder of the cache.
+
+    Raises:
+      KnowledgeError, ModelError: as `ground` does.
+    """
+    knowledge, k = knowledge_of(config, spec), config.knowledge
+    if k.model == SHIPPED_MODEL:
+        shipped_rule(knowledge)
+    elif k.model == RECORDED_MODEL:
+        _recorded(config, knowledge)
+    else:
+        llm_client.check_access(k)
+        if k.labeler == "rule":
+            asker = Asker(k, _cache(config, workdir))
+            asker.check_budget(asker.forecast(_rule_questions(config, knowledge, None)))
 
 
 def ground(
@@ -77,7 +108,7 @@ def ground(
 
     With logged states, a rule that calls about all or none of the logged and varied states unsafe
     is refused: a language model is asked again, a rule of a file is an error. Rules that
-    contradict safe logs are logged as a warning.
+    contradict safe logs are logged as a warning (`rule_checks.py`).
 
     Args:
       config: `knowledge`, and `cost.margin` for the widening of rules.
@@ -92,29 +123,15 @@ def ground(
       ModelError: if the model cannot be asked, has no key, is beyond the
         budget, or gave no usable rule.
     """
-    k = config.knowledge
-    knowledge = knowledge_of(config, spec)
-    if k.model == SHIPPED_MODEL:
-        rules = (shipped_rule(knowledge),)
-        if reason := _vacuous(rules[0], knowledge, logged, config):
-            raise KnowledgeError(f"the knowledge file {knowledge.name!r}: {reason}")
-        _warn_of_contradiction(rules, knowledge, logged, config, log)
-        label = rule_labeler(rules, config.cost.margin)
-        return Grounding(label, "rule", k.model, rules, knowledge.provenance, Usage, knowledge)
-    cache = ReplyCache(Path(k.cache) if k.cache else workdir / CACHE_NAME)
-    if k.model == RECORDED_MODEL:
-        return _ground_recorded(config, knowledge, cache, log, logged)
-    llm_client.check_access(k)
-    asker = Asker(k, cache)
-    if k.labeler == "rule":
-        rules = _ask_rules(config, knowledge, asker, log, logged)
-        label = rule_labeler(rules, config.cost.margin)
-        provenance = f"written by the model {k.model} from the knowledge text"
-    else:
-        rules = ()
-        label = _state_labeler(config, knowledge, asker, log)
-        provenance = f"labeled by the model {k.model} from the knowledge text"
-    return Grounding(label, k.labeler, k.model, rules, provenance, lambda: asker.usage, knowledge)
+    grounding = _ground(config, knowledge_of(config, spec), workdir, log, logged)
+    if logged is None or not grounding.rules:
+        return grounding
+    fields = grounding.knowledge.spec
+    shares = tuple(unsafe_shares(rule, logged.obs, fields) for rule in grounding.rules)
+    warning = (contradiction(grounding.rules, shares) if logged.safe else None) or ""
+    if warning:
+        log(warning)
+    return dataclasses.replace(grounding, shares=shares, warning=warning)
 
 
 def knowledge_of(config: Config, spec: ObservationSpec | None) -> Knowledge:
@@ -205,6 +222,44 @@ def label_states(
     return labels
 
 
+def _ground(
+    config: Config, knowledge: Knowledge, workdir: Path, log: Log, logged: LoggedStates | None
+) -> Grounding:
+    """The labeler, from rules that tell states apart."""
+    k = config.knowledge
+    if k.model == SHIPPED_MODEL:
+        rules = (shipped_rule(knowledge),)
+        if reason := _vacuous(rules[0], knowledge, logged):
+            raise KnowledgeError(f"the knowledge file {knowledge.name!r}: {reason}")
+        label = rule_labeler(rules, config.cost.margin)
+        return Grounding(label, "rule", k.model, rules, knowledge.provenance, Usage, knowledge)
+    cache = _cache(config, workdir)
+    if k.model == RECORDED_MODEL:
+        return _ground_recorded(config, knowledge, cache, log, logged)
+    llm_client.check_access(k)
+    asker = Asker(k, cache)
+    if k.labeler == "rule":
+        rules = _ask_rules(config, knowledge, asker, log, logged)
+        label = rule_labeler(rules, config.cost.margin)
+        provenance = f"written by the model {k.model} from the knowledge text"
+    else:
+        rules = ()
+        label = _state_labeler(config, knowledge, asker, log)
+        provenance = f"labeled by the model {k.model} from the knowledge text"
+    return Grounding(label, k.labeler, k.model, rules, provenance, lambda: asker.usage, knowledge)
+
+
+def _cache(config: Config, workdir: Path) -> ReplyCache:
+    own = config.knowledge.cache
+    return ReplyCache(Path(own) if own else workdir / CACHE_NAME)
+
+
+def _vacuous(rule: Rule, knowledge: Knowledge, logged: LoggedStates | None) -> str | None:
+    if logged is None:
+        return None
+    return vacuous(unsafe_shares(rule, logged.obs, knowledge.spec))
+
+
 def _boundary(grounding: Grounding, obs: np.ndarray, widening: float) -> np.ndarray | None:
     """`[M]` distances to the boundary of what will be labeled unsafe.
 
@@ -223,28 +278,6 @@ def _joined(a: LabeledStates, b: LabeledStates) -> LabeledStates:
     return LabeledStates(*(np.concatenate(pair) for pair in zip(a, b, strict=True)))
 
 
-def _vacuous(
-    rule: Rule, knowledge: Knowledge, logged: LoggedStates | None, config: Config
-) -> str | None:
-    if logged is None:
-        return None
-    return vacuous(unsafe_shares(rule, logged.obs, knowledge.spec, config.seed))
-
-
-def _warn_of_contradiction(
-    rules: Sequence[Rule],
-    knowledge: Knowledge,
-    logged: LoggedStates | None,
-    config: Config,
-    log: Log,
-) -> None:
-    if logged is None or not logged.safe:
-        return
-    shares = [unsafe_shares(rule, logged.obs, knowledge.spec, config.seed) for rule in rules]
-    if warning := contradiction(rules, shares):
-        log(warning)
-
-
 def _ground_recorded(
     config: Config,
     knowledge: Knowledge,
@@ -253,6 +286,20 @@ def _ground_recorded(
     logged: LoggedStates | None,
 ) -> Grounding:
     """Grounds by recorded replies, which are cached, parsed and counted like a model's own."""
+    k, recorded = config.knowledge, _recorded(config, knowledge)
+    # A recorded reply that is refused cannot be asked for again.
+    asker = Asker(dataclasses.replace(k, retries=1), cache)
+    rules = _ask_rules(config, knowledge, asker, log, logged, recorded)
+    label = rule_labeler(rules, config.cost.margin)
+    provenance = (
+        "written by a large language model from the knowledge text and the observation table"
+        f" alone (recorded replies to version {recorded.prompt_version} of the prompt)"
+    )
+    return Grounding(label, "rule", k.model, rules, provenance, lambda: asker.usage, knowledge)
+
+
+def _recorded(config: Config, knowledge: Knowledge) -> RecordedReplies:
+    """The recorded replies that the config asks for."""
     k = config.knowledge
     if k.labeler != "rule":
         raise KnowledgeError(
@@ -265,15 +312,7 @@ def _ground_recorded(
             f"{len(recorded.replies)} replies are recorded, found --config.knowledge.votes="
             f"{k.votes}; lower it, or use the name of a language model"
         )
-    # A recorded reply that is refused cannot be asked for again.
-    asker = Asker(dataclasses.replace(k, retries=1), cache)
-    rules = _ask_rules(config, knowledge, asker, log, logged, recorded)
-    label = rule_labeler(rules, config.cost.margin)
-    provenance = (
-        "written by a large language model from the knowledge text and the observation table"
-        f" alone (recorded replies to version {recorded.prompt_version} of the prompt)"
-    )
-    return Grounding(label, "rule", k.model, rules, provenance, lambda: asker.usage, knowledge)
+    return recorded
 
 
 def _ask_rules(
@@ -284,17 +323,7 @@ def _ask_rules(
     logged: LoggedStates | None,
     recorded: RecordedReplies | None = None,
 ) -> tuple[Rule, ...]:
-    def accept(reply: RuleReply) -> Rule:
-        rule = parse_rule(reply.rule, knowledge.spec)
-        if reason := _vacuous(rule, knowledge, logged, config):
-            raise ReplyError(reason)
-        return rule
-
-    messages = rule_messages(knowledge)
-    questions = [
-        Question(messages, RuleReply, accept, vote, _RULE_TOKENS)
-        for vote in range(config.knowledge.votes)
-    ]
+    questions = _rule_questions(config, knowledge, logged)
     if recorded is not None:
         for question, reply in zip(questions, recorded.replies, strict=False):
             asker.add_recorded(question, reply, recorded.messages, recorded.prompt_version)
@@ -307,8 +336,23 @@ def _ask_rules(
         )
     for rule in rules:
         log(f"rule: {rule.text}")
-    _warn_of_contradiction(rules, knowledge, logged, config, log)
     return rules
+
+
+def _rule_questions(
+    config: Config, knowledge: Knowledge, logged: LoggedStates | None
+) -> list[Question]:
+    def accept(reply: RuleReply) -> Rule:
+        rule = parse_rule(reply.rule, knowledge.spec)
+        if reason := _vacuous(rule, knowledge, logged):
+            raise ReplyError(reason)
+        return rule
+
+    messages = rule_messages(knowledge)
+    return [
+        Question(messages, RuleReply, accept, vote, _RULE_TOKENS)
+        for vote in range(config.knowledge.votes)
+    ]
 
 
 def _state_labeler(config: Config, knowledge: Knowledge, asker: Asker, log: Log) -> Labeler:

@@ -14,14 +14,19 @@ from proco_jax.observation import Field, ObservationSpec
 
 
 def vary_states(
-    obs: np.ndarray, spec: ObservationSpec, names: Sequence[str], count: int, seed: int
+    obs: np.ndarray,
+    spec: ObservationSpec,
+    names: Sequence[str],
+    count: int,
+    seed: int,
+    stretch: float = 2.0,
 ) -> np.ndarray:
     """Varied copies of states.
 
     Each named field of a copy changes with probability one half. In a ring, the nearest object
     moves to between zero and twice its distance, and in half of these cases the ring turns by
-    whole bins. A vector turns, and if it has a unit is scaled by up to 2. Other numbers are scaled
-    and shifted by their spread.
+    whole bins. A vector turns, and if it has a unit is scaled by up to `stretch`. Other numbers
+    are scaled likewise, and shifted by `stretch / 2` of their spread.
 
     Args:
       obs: `[M, O]` raw states, at least one.
@@ -29,6 +34,7 @@ def vary_states(
       names: fields that may change, such as those that a rule reads.
       count: how many copies.
       seed: of every draw.
+      stretch: largest factor on a number with a unit.
 
     Returns:
       `[count, O]` float32.
@@ -39,7 +45,7 @@ def vary_states(
         field, where = spec.field(name), spec.slices[name]
         changed = rng.random(count) < 0.5
         spread = np.std(np.asarray(obs)[:, where], axis=0)
-        copies[changed, where] = _change(field, copies[changed, where], spread, rng)
+        copies[changed, where] = _change(field, copies[changed, where], spread, stretch, rng)
     return copies
 
 
@@ -49,14 +55,18 @@ def varied_fields(spec: ObservationSpec) -> tuple[str, ...]:
 
 
 def _change(
-    field: Field, values: np.ndarray, spread: np.ndarray, rng: np.random.Generator
+    field: Field,
+    values: np.ndarray,
+    spread: np.ndarray,
+    stretch: float,
+    rng: np.random.Generator,
 ) -> np.ndarray:
     if field.kind == "ring":
         return _turn_ring(_move_nearest(field, values, rng), rng)
-    stretch = rng.uniform(0.0, 2.0, (len(values), 1)) if _has_unit(field) else 1.0
+    factor = rng.uniform(0.0, stretch, (len(values), 1)) if _has_unit(field) else 1.0
     if field.kind == "vector":
-        return _turn_vector(values, rng) * stretch
-    return values * stretch + rng.normal(size=values.shape) * spread
+        return _turn_vector(values, rng) * factor
+    return values * factor + rng.normal(size=values.shape) * spread * (stretch / 2.0)
 
 
 def _move_nearest(field: Field, values: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -75,6 +75,11 @@ def report_cost(run: Run, nets: Nets, fitted: FittedCost, logs: Logs, grounding:
             "labeler": grounding.labeler,
             "model": grounding.model,
             "provenance": grounding.provenance,
+            "warning": grounding.warning,
+            "rules": {
+                rule.text: {"logged_unsafe": share.logged, "varied_unsafe": share.varied}
+                for rule, share in zip(grounding.rules, grounding.shares, strict=True)
+            },
         },
     )
     held_out = fitted.held_out

@@ -25,7 +25,8 @@ from proco_jax.deployment.shield import ShieldState
 from proco_jax.diagnostics import dynamics_error
 from proco_jax.envs.tasks import Task, get_task
 from proco_jax.evaluation.results import FILE, load_rows
-from proco_jax.knowledge.grounding import Grounding, ground
+from proco_jax.knowledge.grounding import Grounding, check_knowledge, ground
+from proco_jax.knowledge.rule_checks import LoggedStates
 from proco_jax.models import cost, dynamics
 from proco_jax.models.normalizer import fit_normalizer
 from proco_jax.pipeline import policies, reports
@@ -80,12 +81,11 @@ def run_all(run: Run, render: bool = False) -> Path:
     if run.config.data.verify == "full":
         verify_logs(run.config, run.workdir, run.log)
     if not _finished(run) or (render and not _rendered(run)):
-        grounding = None
         # Without an augmentation no knowledge is used, and no language model is asked.
-        if set(run.config.augmentations) != {"none"}:
-            grounding = ground(run.config, task.spec, run.workdir, run.log)
-        with run.stage("data", "Data"):
-            logs = load_logs(run.config, run.workdir, run.log)
+        if set(run.config.augmentations) == {"none"}:
+            logs, grounding = _load_logs(run), None
+        else:
+            logs, grounding = load_and_ground(run)
         _learn_and_evaluate(run, task, logs, grounding, render)
         if (run.workdir / METRICS).exists():
             checksums.record(run.workdir / METRICS)
@@ -118,11 +118,24 @@ def _made(run: Run) -> list[str]:
 
 def run_knowledge(run: Run) -> None:
     """Runs the stages up to the cost network and its report."""
-    task = get_task(run.config.task)
-    grounding = ground(run.config, task.spec, run.workdir, run.log)
-    with run.stage("data", "Data"):
-        logs = load_logs(run.config, run.workdir, run.log)
+    logs, grounding = load_and_ground(run)
     fit_world_model(run, make_nets(run.config, logs.spec), device_data(logs), logs, grounding)
+
+
+def load_and_ground(run: Run) -> tuple[Logs, Grounding]:
+    """The logs, and the knowledge grounded in them.
+
+    What is wrong with the knowledge alone is an error before the logs are collected or read. Its
+    rules are then compared with the logs, which are safe if no episode of them has a cost.
+    """
+    config = run.config
+    # Collected data have the fields of the task; those of a dataset are known once it is read.
+    collected = config.data.source == "collect"
+    check_knowledge(config, get_task(config.task).spec if collected else None, run.workdir)
+    logs = _load_logs(run)
+    obs = np.concatenate([e.obs for e in logs.episodes])
+    logged = LoggedStates(obs, safe=not any(e.cost.any() for e in logs.episodes))
+    return logs, ground(config, logs.spec, run.workdir, run.log, logged)
 
 
 def learners_of(config: Config) -> tuple[Learner, ...]:
@@ -187,6 +200,11 @@ def margin_of(grounding: Grounding | None) -> dynamics_error.Margin | None:
     if grounding is None or len({rule.unit for rule in grounding.rules}) != 1:
         return None
     return lambda obs: grounding.label(obs).margin
+
+
+def _load_logs(run: Run) -> Logs:
+    with run.stage("data", "Data"):
+        return load_logs(run.config, run.workdir, run.log)
 
 
 def _learn_and_evaluate(
