@@ -2,28 +2,23 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import lagrangian_laws as laws
 import numpy as np
 import pytest
-from core_toys import same_leaves
 from value_toys import (
     ACTIONS,
     BANDIT,
     SIZE,
     TASK,
     Known,
-    bandit_learner,
-    check_proposals,
+    check_rows_of_weight_zero,
     make_rows,
-    moved,
-    moved_parts,
     nonzero,
     random_rows,
     small_config,
-    with_hyper,
-    with_part,
 )
 
-from proco_jax.algorithms import bear_lag, lagrangian, lagrangian_critics, make_algorithm
+from proco_jax.algorithms import bear_lag, lagrangian, make_algorithm
 from proco_jax.models import squashed_gaussian, vae
 from proco_jax.types import Transition
 
@@ -33,6 +28,7 @@ ALGORITHM = make_algorithm("bear_lag", CONFIG, TASK)
 AS_PUBLISHED = make_algorithm("bear_lag", small_config("bear_lag", as_published=True), TASK)
 NETS = bear_lag.make_networks(CONFIG, TASK)
 UPDATE, UPDATE_PUBLISHED = jax.jit(ALGORITHM.update), jax.jit(AS_PUBLISHED.update)
+CASE = laws.Case(ALGORITHM, AS_PUBLISHED, NETS, SETTINGS.samples, UPDATE, UPDATE_PUBLISHED)
 LIMIT = jnp.float32(0.5)
 EMPTY = {"q": None, "qc": None, "policy": None, "vae": {"posterior": None, "decoder": None}}
 
@@ -177,97 +173,34 @@ def test_each_term_of_the_policy_loss_moves_the_policy(state):
 
 
 def test_rewards_move_the_reward_critic_and_costs_the_cost_critic(state):
-    batch = random_rows()
-    # Below the limit, costs do not reach the policy.
-    calm = with_hyper(ALGORITHM, cost_limit=1e6).hyper
-    usual, _ = updated(state, batch, hyper=calm)
-    richer, _ = updated(state, batch._replace(reward=batch.reward + 1.0), hyper=calm)
-    costly, _ = updated(state, batch._replace(cost=batch.cost + 1.0), hyper=calm)
-    assert moved_parts(usual, richer) <= {"q", "policy"} and "q" in moved_parts(usual, richer)
-    assert moved_parts(usual, costly) == {"qc"}
-    assert moved_parts(state, usual) == {"q", "qc", "vae", "policy"}
+    laws.rewards_move_the_reward_critic_and_costs_the_cost_critic(CASE, state)
 
 
 def test_no_other_loss_moves_through_the_policy(state):
-    batch, other = random_rows(), with_part(state, "policy")
-    assert moved_parts(updated(state, batch)[0], updated(other, batch)[0]) == {"policy"}
+    laws.no_other_loss_moves_through_the_policy(CASE, state)
 
 
 def test_imagined_rows_reach_the_cost_critic_and_the_policy_alone(state):
-    batch = random_rows()
-    usual, _ = updated(state, batch)
-    changed = jnp.where(batch.imagined[:, None], -batch.action, batch.action)
-    reward = jnp.where(batch.imagined, 99.0, batch.reward)
-    found, _ = updated(state, batch._replace(action=changed, reward=reward))
-    assert "qc" in moved_parts(usual, found) and moved_parts(usual, found) <= {"qc", "policy"}
-    # Imagined rows are known by a mask, not by their position.
-    alone = batch._replace(imagined=jnp.ones_like(batch.imagined))
-    found, _ = updated(state, alone, hyper=with_hyper(ALGORITHM, cost_limit=-1e3).hyper)
-    assert moved_parts(state, found) == {"qc", "policy"}
+    laws.imagined_rows_reach_the_cost_critic_and_the_policy_alone(CASE, state)
 
 
 def test_rows_of_weight_zero_do_not_count(state):
-    batch, rows = random_rows(), jnp.array([2, 8])
-    weight = jnp.ones(10).at[rows].set(0.0)
-    other = batch._replace(
-        reward=batch.reward.at[rows].set(9.0),
-        cost=batch.cost.at[rows].set(9.0),
-        action=batch.action.at[rows].set(0.9),
-        weight=weight,
-    )
-    found = [updated(state, rows)[0] for rows in (batch._replace(weight=weight), other)]
-    same_leaves(*found)
+    check_rows_of_weight_zero(updated, state)
 
 
 @pytest.mark.parametrize("as_published", [False, True])
 def test_on_costs_of_zero_it_is_plain_bear(state, as_published):
-    """Lambda stays 0, so that its gains do not matter."""
-    update = UPDATE_PUBLISHED if as_published else UPDATE
-    batch = random_rows()
-    batch = batch._replace(cost=jnp.zeros_like(batch.cost))
-    # The critics begin near 0, below the limit.
-    small = jax.tree.map(lambda x: 0.01 * x, (state.params["qc"], state.targets["qc"]))
-    start = dataclasses.replace(
-        state, params=state.params | {"qc": small[0]}, targets=state.targets | {"qc": small[1]}
-    )
-    plain = with_hyper(ALGORITHM, proportional_gain=0, integral_gain=0, derivative_gain=0).hyper
-    ours, bear = start, start
-    for _ in range(5):
-        ours, metrics = updated(ours, batch, update)
-        bear, _ = updated(bear, batch, update, plain)
-        assert float(metrics["bear_lag/excess_cost"]) < 0.0
-        if not as_published:
-            assert float(metrics["bear_lag/multiplier"]) == 0.0
-            same_leaves(ours, bear)
-    # Published, a rise below the limit counts a little.
-    same_leaves(ours.params["q"], bear.params["q"], rtol=1e-3, atol=1e-5)
+    laws.on_costs_of_zero_the_multiplier_does_not_matter(CASE, state, as_published)
 
 
 def test_published_cost_backups_pass_terminations_and_ours_do_not(state):
-    batch = random_rows()._replace(discount=jnp.zeros(10))
-    far = batch._replace(next_obs=batch.next_obs + 3.0)
-    for update, same in ((UPDATE, True), (UPDATE_PUBLISHED, False)):
-        found = [updated(state, rows, update)[0] for rows in (batch, far)]
-        assert not moved(found[0].params["q"], found[1].params["q"])
-        assert moved(found[0].params["qc"], found[1].params["qc"]) != same
+    laws.published_cost_backups_pass_terminations_and_ours_do_not(CASE, state)
 
 
 def test_it_executes_the_best_of_its_samples_or_as_published_the_mean(state):
-    check_proposals(ALGORITHM, state)
-    check_proposals(AS_PUBLISHED, state)
+    laws.it_proposes_different_actions_and_executes_the_best_of_them(CASE, state)
     obs = jnp.full(SIZE, 0.3)
-    previous = (ALGORITHM.initial_carry(), obs, None)
-    for multiplier in (0.0, 5.0):
-        pid = state.pid._replace(multiplier=jnp.float32(multiplier))
-        own = dataclasses.replace(state, pid=pid)
-        key = jax.random.key(3)
-        action, _ = ALGORITHM.act(key, ALGORITHM.hyper, own, *previous)  # pyright: ignore
-        samples, _ = ALGORITHM.sample_actions(  # pyright: ignore
-            jax.random.clone(key), ALGORITHM.hyper, own, *previous, SETTINGS.samples
-        )
-        q, qc = lagrangian_critics.values(NETS.q, NETS.qc, own.params, obs, samples, False)
-        np.testing.assert_array_equal(action, samples[np.argmax(q - multiplier * qc)])
-    given = (jax.random.key(4), ALGORITHM.hyper, state, *previous)
+    given = (jax.random.key(4), ALGORITHM.hyper, state, ALGORITHM.initial_carry(), obs, None)
     mean = squashed_gaussian.mean_action(NETS.policy, state.params["policy"], obs)
     np.testing.assert_array_equal(AS_PUBLISHED.act(*given)[0], mean)  # pyright: ignore
 
@@ -278,15 +211,9 @@ def test_it_finds_the_best_action_with_and_without_constraint():
     own = {"learning_rate": 3e-3, "reward_scale": 1.0, "mmd_target": 1.0}
     own["alpha_learning_rate"] = 0.05
     config = small_config("bear_lag", hidden=(32,), **own)
-    algorithm = make_algorithm("bear_lag", config, BANDIT)
-    # The multiplier is 2.4 at the constrained optimum.
-    quick = with_hyper(algorithm, proportional_gain=1.0, integral_gain=0.05)
-    learn = bandit_learner(quick, 2000)
-    for costs, best in ((False, 0.8), (True, 0.2)):
-        state, actions = learn(costs)
-        assert actions.mean() == pytest.approx(best, abs=0.1)
-        np.testing.assert_allclose(actions, best, atol=0.2)
-        assert (float(state.pid.multiplier) > 0.0) == costs
+    laws.it_finds_the_best_action_with_and_without_constraint(
+        make_algorithm("bear_lag", config, BANDIT)
+    )
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from core_toys import ACTIONS, SPEC, TASK, drawn, random_batch, same_leaves, tiny_config
+from value_toys import Known
 
 from proco_jax.algorithms import coptidice
 from proco_jax.config.schema import Config, CoptidiceConfig, EncoderConfig, TrainConfig, replaced
@@ -26,16 +27,6 @@ UPDATE = jax.jit(
     ),
     static_argnums=3,
 )
-
-
-class Known:
-    """A network that is a plain function of observations."""
-
-    def __init__(self, function: Any) -> None:
-        self.function = function
-
-    def apply(self, params: Any, obs: Any) -> Any:
-        return self.function(obs)
 
 
 def known(nu: Any, chi: Any) -> coptidice.Networks:

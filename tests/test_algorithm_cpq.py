@@ -14,6 +14,7 @@ from value_toys import (
     Known,
     bandit_learner,
     check_proposals,
+    check_rows_of_weight_zero,
     make_rows,
     moved,
     moved_parts,
@@ -25,6 +26,7 @@ from value_toys import (
 )
 
 from proco_jax.algorithms import cpq, make_algorithm
+from proco_jax.algorithms.temporal_difference import squared_error
 from proco_jax.models import squashed_gaussian, vae
 from proco_jax.types import Transition
 
@@ -111,7 +113,7 @@ def test_policy_loss_by_hand():
 
 def test_td_loss_by_hand():
     heads, target = jnp.array([[1.0, 3.0], [9.0, 9.0]]), jnp.array([2.0, 0.0])
-    assert float(cpq.td_loss(heads, target, jnp.array([1.0, 0.0]))) == 2.0
+    assert float(squared_error(heads, target, jnp.array([1.0, 0.0]))) == 2.0
 
 
 def rows_of_zeros(count: int) -> Transition:
@@ -246,16 +248,7 @@ def test_imagined_rows_reach_critics_and_policy_and_not_the_vae(state):
 
 
 def test_rows_of_weight_zero_do_not_count(state):
-    batch, rows = random_rows(), jnp.array([2, 8])
-    weight = jnp.ones(10).at[rows].set(0.0)
-    other = batch._replace(
-        reward=batch.reward.at[rows].set(9.0),
-        cost=batch.cost.at[rows].set(9.0),
-        action=batch.action.at[rows].set(0.9),
-        weight=weight,
-    )
-    found = [updated(state, rows)[0] for rows in (batch._replace(weight=weight), other)]
-    same_leaves(*found)
+    check_rows_of_weight_zero(updated, state)
 
 
 def test_the_policy_does_not_reach_the_vae(state):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from core_toys import ACTIONS, SPEC, TASK, drawn, random_batch, same_leaves, tiny_config
+from value_toys import Known
 
 from proco_jax.algorithms import feasibility, fisor
 from proco_jax.config.schema import (
@@ -35,16 +36,6 @@ UPDATE = jax.jit(
     ),
     static_argnums=3,
 )
-
-
-class Known:
-    """A network that is a plain function of its inputs."""
-
-    def __init__(self, function: Any) -> None:
-        self.function = function
-
-    def apply(self, params: Any, *inputs: Any, **options: Any) -> Any:
-        return self.function(*inputs)
 
 
 def known(q: Any, v: Any, qh: Any, vh: Any, policy: Any = None) -> fisor.Networks:

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from core_toys import ACTIONS, SPEC, TASK, drawn, same_leaves, tiny_config, toy_program
+from value_toys import Known
 
 from proco_jax.algorithms import feasibility, proco
 from proco_jax.models.networks import log_probability, sample_gaussian
@@ -16,16 +17,6 @@ CONFIG = tiny_config()
 HYPER = toy_program("proco", "none").algorithm.hyper
 NETS = proco.make_networks(CONFIG, TASK)
 LOGGED, IMAGINED, WINDOW = 6, 4, 2
-
-
-class Known:
-    """A network that is a plain function of its inputs."""
-
-    def __init__(self, function: Any) -> None:
-        self.function = function
-
-    def apply(self, params: Any, *inputs: Any) -> Any:
-        return self.function(*inputs)
 
 
 def critics(qh: Any, mean: float = 0.0, vh: Any = None) -> proco.Networks:

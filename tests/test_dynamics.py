@@ -2,6 +2,7 @@ import dataclasses
 import functools
 from typing import Any
 
+import ensemble_toys
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,7 +83,7 @@ def state():
 
 @pytest.fixture(scope="module")
 def step(data, normalizer, targets):
-    return jax.jit(functools.partial(dynamics.update, CONFIG, NET, targets, normalizer, data))
+    return jax.jit(functools.partial(ensemble_toys.update, CONFIG, NET, targets, normalizer, data))
 
 
 def test_prediction_by_hand():
@@ -223,7 +224,7 @@ def test_holdout_keeps_the_best_parameters_of_each_member(data):
         key=jax.random.key(0),
     )
     normalizer = moves(0.0).normalizer
-    new, metrics = dynamics.validate(MOVES, targets, normalizer, flat, state)
+    new, metrics = ensemble_toys.validate(MOVES, targets, normalizer, flat, state)
     # Errors 1 and 4: the first member improved from 5, the second not from 3.
     np.testing.assert_array_equal(new.best_params, [1.0, 8.0])
     np.testing.assert_array_equal(new.best_error, [1.0, 3.0])
@@ -291,8 +292,8 @@ def test_a_fresh_ensemble_has_the_types_of_a_fitted_one(data, normalizer, target
         return dynamics.init(CONFIG, SPEC, ACTIONS, jax.random.key(0))
 
     def fitted() -> Any:
-        state, _ = dynamics.update(CONFIG, NET, targets, normalizer, data, fresh())
-        return dynamics.validate(NET, targets, normalizer, data, state)[0]
+        state, _ = ensemble_toys.update(CONFIG, NET, targets, normalizer, data, fresh())
+        return ensemble_toys.validate(NET, targets, normalizer, data, state)[0]
 
     # Otherwise the fit would be compiled twice.
     before, after = (jax.tree.leaves(jax.eval_shape(f)) for f in (fresh, fitted))

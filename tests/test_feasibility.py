@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from core_toys import same_leaves
+from value_toys import Known
 
 from proco_jax.algorithms import feasibility
 from proco_jax.config.schema import FeasibilityConfig
@@ -17,16 +18,6 @@ LINE = ObservationSpec((Field("x", 4, "flat", "", "Which of four states."),))
 CONFIG = FeasibilityConfig(hidden=(16,), learning_rate=1e-2, discount=0.9, tau=0.1)
 HYPER = feasibility.make_hyper(CONFIG)
 NETS = feasibility.make_networks(CONFIG, Encoder(LINE, True, (8, 8), 16, 1))
-
-
-class Known:
-    """A network that is a plain function of its inputs."""
-
-    def __init__(self, function) -> None:
-        self.function = function
-
-    def apply(self, params, *inputs):
-        return self.function(*inputs)
 
 
 def transitions(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from value_toys import Known, make_rows
 
-from proco_jax.algorithms import lagrangian_critics
+from proco_jax.algorithms import lagrangian_critics, temporal_difference
 from proco_jax.algorithms.gradient_step import gradient_step
 from proco_jax.algorithms.lagrangian import PidHyper, initial_pid, pid_step, value_limit
 from proco_jax.models.losses import weighted_mean
@@ -120,10 +120,10 @@ def test_targets_by_hand_and_what_a_termination_stops():
     zeros = jnp.zeros((2, 3))
     batch = make_rows(zeros, zeros, [10.0, 10.0], [1.0, 1.0], discount=jnp.array([1.0, 0.0]))
     values, half = (jnp.array([4.0, 4.0]), jnp.array([6.0, 6.0])), jnp.float32(0.5)
-    q, qc = lagrangian_critics.td_targets(batch, *values, half, jnp.float32(0.1), False)
+    q, qc = temporal_difference.td_targets(batch, *values, half, jnp.float32(0.1), False)
     np.testing.assert_allclose(q, [1.0 + 2.0, 1.0], rtol=1e-6)
     np.testing.assert_allclose(qc, [1.0 + 3.0, 1.0], rtol=1e-6)
-    q, qc = lagrangian_critics.td_targets(batch, *values, half, jnp.float32(0.1), True)
+    q, qc = temporal_difference.td_targets(batch, *values, half, jnp.float32(0.1), True)
     np.testing.assert_allclose(q, [3.0, 1.0], rtol=1e-6)
     np.testing.assert_allclose(qc, [4.0, 4.0], rtol=1e-6)
 
@@ -133,7 +133,9 @@ def test_no_gradient_passes_targets():
     batch, one = make_rows(zeros, zeros, [1.0], [1.0]), jnp.float32(0.5)
 
     def total(q, qc):
-        return sum(jnp.sum(x) for x in lagrangian_critics.td_targets(batch, q, qc, one, one, False))
+        return sum(
+            jnp.sum(x) for x in temporal_difference.td_targets(batch, q, qc, one, one, False)
+        )
 
     for found in jax.grad(total, argnums=(0, 1))(jnp.ones(1), jnp.ones(1)):
         np.testing.assert_array_equal(found, 0.0)
@@ -144,7 +146,7 @@ def test_td_loss_by_hand():
     zeros = jnp.zeros((2, 3))
     batch = make_rows(zeros, zeros, [0.0, 0.0], [0.0, 0.0])
     given = (None, batch, jnp.ones(2), jnp.array([1.0, 0.0]))
-    loss, metrics = lagrangian_critics.td_loss(net, *given, "x/q")  # pyright: ignore
+    loss, metrics = temporal_difference.td_loss(net, *given, "x/q")  # pyright: ignore
     assert float(loss) == 1.0 + 0.0 + 1.0 + 4.0
     assert {name: float(v) for name, v in metrics.items()} == {"x/q_loss": 6.0, "x/q": 1.5}
 

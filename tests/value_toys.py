@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from core_toys import same_leaves
 
 from proco_jax.algorithms.base import Algorithm
 from proco_jax.config.schema import Config, EncoderConfig, replaced
@@ -34,7 +35,7 @@ class Known:
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
 
-    def apply(self, params: Any, *inputs: Any) -> Any:
+    def apply(self, params: Any, *inputs: Any, **options: Any) -> Any:
         return self.function(*inputs)
 
 
@@ -163,3 +164,17 @@ def with_part(state: Any, part: str, seed: int = 9) -> Any:
 
     changed = jax.tree.map(other, state.params[part])
     return dataclasses.replace(state, params=state.params | {part: changed})
+
+
+def check_rows_of_weight_zero(updated: Callable[[Any, Transition], Any], state: Any) -> None:
+    """What rows of weight 0 hold does not matter for an update."""
+    batch, rows = random_rows(), jnp.array([2, 8])
+    weight = jnp.ones(10).at[rows].set(0.0)
+    other = batch._replace(
+        reward=batch.reward.at[rows].set(9.0),
+        cost=batch.cost.at[rows].set(9.0),
+        action=batch.action.at[rows].set(0.9),
+        weight=weight,
+    )
+    found = [updated(state, rows)[0] for rows in (batch._replace(weight=weight), other)]
+    same_leaves(*found)

@@ -15,6 +15,7 @@ import optax
 from flax import struct
 
 from proco_jax.algorithms.base import Algorithm, Metrics, Previous
+from proco_jax.algorithms.gradient_step import gradient_step
 from proco_jax.common.hyperparameters import hyper_from
 from proco_jax.config.schema import Config
 from proco_jax.models.networks import (
@@ -91,14 +92,14 @@ def update(
       rate: factor on the learning rate.
     """
 
-    def loss(params: Any) -> jax.Array:
-        return cloning_loss(net, params, batch, safe_only)
+    def loss(params: Any) -> tuple[jax.Array, Metrics]:
+        value = cloning_loss(net, params, batch, safe_only)
+        return value, {"bc/policy_loss": value}
 
-    value, grads = jax.value_and_grad(loss)(state.params)
-    updates, optimizer = optax.scale_by_adam().update(grads, state.optimizer)
-    updates = jax.tree.map(lambda x: -hyper.learning_rate * rate * x, updates)
-    params: Any = optax.apply_updates(state.params, updates)
-    return State(params, optimizer, state.step + 1), {"bc/policy_loss": value}
+    params, optimizer, metrics = gradient_step(
+        loss, state.params, state.optimizer, hyper.learning_rate * rate
+    )
+    return State(params, optimizer, state.step + 1), metrics
 
 
 def cloning_loss(net: GaussianPolicy, params: Any, batch: Transition, safe_only: bool) -> jax.Array:

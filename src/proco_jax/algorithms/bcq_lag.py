@@ -33,6 +33,7 @@ from flax import struct
 from proco_jax.algorithms import lagrangian, lagrangian_critics
 from proco_jax.algorithms.base import Algorithm, Metrics, Previous
 from proco_jax.algorithms.gradient_step import gradient_step
+from proco_jax.algorithms.temporal_difference import td_loss
 from proco_jax.common.hyperparameters import hyper_from
 from proco_jax.config.schema import BcqLagConfig, Config
 from proco_jax.models import vae
@@ -115,13 +116,11 @@ def make(config: Config, task: TaskSpec) -> Algorithm:
     ) -> tuple[Array, Any]:
         n = 1 if settings.as_published else settings.samples
         actions, _ = sample_actions(key, hyper, state, carry, obs, previous, n)
-        best = lagrangian_critics.best_candidate(
-            *lagrangian_critics.values(
-                nets.q, nets.qc, state.params, obs, actions, settings.as_published
-            ),
-            state.pid.multiplier,
+        multiplier, as_published = state.pid.multiplier, settings.as_published
+        best = lagrangian_critics.best_action(
+            nets.q, nets.qc, state.params, obs, actions, multiplier, as_published
         )
-        return actions[best], carry
+        return best, carry
 
     return Algorithm(
         name="bcq_lag",
@@ -198,11 +197,11 @@ def update(
         return loss, {"bcq_lag/vae_loss": loss}
 
     def q_loss(own: Any) -> tuple[jax.Array, Metrics]:
-        return lagrangian_critics.td_loss(nets.q, own, batch, target_q, logged, "bcq_lag/q")
+        return td_loss(nets.q, own, batch, target_q, logged, "bcq_lag/q")
 
     def qc_loss(own: Any) -> tuple[jax.Array, Metrics]:
         inputs = (batch, target_qc, batch.weight, "bcq_lag/qc")
-        return lagrangian_critics.td_loss(nets.qc, own, *inputs)
+        return td_loss(nets.qc, own, *inputs)
 
     def actor_loss(own: Any) -> tuple[jax.Array, tuple[lagrangian.Pid, Metrics]]:
         limit = lagrangian.value_limit(hyper.cost_limit, episode_steps, hyper.discount)
@@ -234,16 +233,9 @@ def critic_targets(
     own = state.params | {"vae": vae_params}
     n, policy = settings.samples, state.targets["policy"]
     actions = propose(hyper, nets, own, policy, batch.next_obs, key, n)
-    obs = jnp.broadcast_to(batch.next_obs[:, None], (*actions.shape[:2], batch.obs.shape[-1]))
-    next_q, next_qc = lagrangian_critics.next_values(
-        apply(nets.q, state.targets["q"], obs, actions),
-        apply(nets.qc, state.targets["qc"], obs, actions),
-        state.pid.multiplier,
-        hyper.soft_minimum,
-        settings.as_published,
-    )
-    return lagrangian_critics.td_targets(
-        batch, next_q, next_qc, hyper.discount, hyper.reward_scale, settings.as_published
+    multiplier, as_published = state.pid.multiplier, settings.as_published
+    return lagrangian_critics.candidate_targets(
+        nets.q, nets.qc, state.targets, batch, actions, multiplier, hyper, as_published
     )
 
 

@@ -34,11 +34,12 @@ from flax import struct
 from proco_jax.algorithms import lagrangian, lagrangian_critics
 from proco_jax.algorithms.base import Algorithm, Metrics, Previous
 from proco_jax.algorithms.gradient_step import gradient_step
+from proco_jax.algorithms.temporal_difference import td_loss
 from proco_jax.common.hyperparameters import hyper_from
 from proco_jax.config.schema import BearLagConfig, Config
 from proco_jax.models import squashed_gaussian, vae
 from proco_jax.models.losses import weighted_mean
-from proco_jax.models.networks import Critic, apply, make_encoder
+from proco_jax.models.networks import Critic, make_encoder
 from proco_jax.models.squashed_gaussian import SquashedGaussian
 from proco_jax.types import Array, TaskSpec, Transition
 
@@ -107,13 +108,11 @@ def make(config: Config, task: TaskSpec) -> Algorithm:
             return squashed_gaussian.mean_action(nets.policy, state.params["policy"], obs), carry
         n = settings.samples
         actions, _ = sample_actions(key, hyper, state, carry, obs, previous, n)
-        best = lagrangian_critics.best_candidate(
-            *lagrangian_critics.values(
-                nets.q, nets.qc, state.params, obs, actions, settings.as_published
-            ),
-            state.pid.multiplier,
+        multiplier, as_published = state.pid.multiplier, settings.as_published
+        best = lagrangian_critics.best_action(
+            nets.q, nets.qc, state.params, obs, actions, multiplier, as_published
         )
-        return actions[best], carry
+        return best, carry
 
     return Algorithm(
         name="bear_lag",
@@ -191,11 +190,11 @@ def update(
         return loss, {"bear_lag/vae_loss": loss}
 
     def q_loss(own: Any) -> tuple[jax.Array, Metrics]:
-        return lagrangian_critics.td_loss(nets.q, own, batch, target_q, logged, "bear_lag/q")
+        return td_loss(nets.q, own, batch, target_q, logged, "bear_lag/q")
 
     def qc_loss(own: Any) -> tuple[jax.Array, Metrics]:
         inputs = (batch, target_qc, batch.weight, "bear_lag/qc")
-        return lagrangian_critics.td_loss(nets.qc, own, *inputs)
+        return td_loss(nets.qc, own, *inputs)
 
     def actor_loss(own: Any) -> tuple[jax.Array, tuple[Array, lagrangian.Pid, Metrics]]:
         limit = lagrangian.value_limit(hyper.cost_limit, episode_steps, hyper.discount)
@@ -222,16 +221,9 @@ def critic_targets(
     """Targets of Q and Q_c `[B]` by n actions of the target policy in the next state."""
     n, policy = settings.samples, state.targets["policy"]
     actions = jnp.tanh(squashed_gaussian.sample(nets.policy, policy, batch.next_obs, key, n))
-    obs = jnp.broadcast_to(batch.next_obs[:, None], (*actions.shape[:2], batch.obs.shape[-1]))
-    next_q, next_qc = lagrangian_critics.next_values(
-        apply(nets.q, state.targets["q"], obs, actions),
-        apply(nets.qc, state.targets["qc"], obs, actions),
-        state.pid.multiplier,
-        hyper.soft_minimum,
-        settings.as_published,
-    )
-    return lagrangian_critics.td_targets(
-        batch, next_q, next_qc, hyper.discount, hyper.reward_scale, settings.as_published
+    multiplier, as_published = state.pid.multiplier, settings.as_published
+    return lagrangian_critics.candidate_targets(
+        nets.q, nets.qc, state.targets, batch, actions, multiplier, hyper, as_published
     )
 
 

@@ -40,6 +40,7 @@ from flax import struct
 from proco_jax.algorithms.base import Algorithm, Metrics, Previous
 from proco_jax.algorithms.gradient_step import gradient_step
 from proco_jax.algorithms.lagrangian import value_limit
+from proco_jax.algorithms.temporal_difference import td_loss, td_targets
 from proco_jax.common.hyperparameters import hyper_from
 from proco_jax.config.schema import Config, CpqConfig
 from proco_jax.models import squashed_gaussian, vae
@@ -187,19 +188,13 @@ def update(
         return loss, {"cpq/vae_loss": loss}
 
     def q_loss(own: Any) -> tuple[jax.Array, Metrics]:
-        heads = apply(nets.q, own, batch.obs, batch.action)
-        loss = td_loss(heads, target_q, batch.weight)
-        mean = weighted_mean(jnp.mean(heads, axis=-1), batch.weight)
-        return loss, {"cpq/q_loss": loss, "cpq/q": mean}
+        return td_loss(nets.q, own, batch, target_q, batch.weight, "cpq/q")
 
     def qc_loss(own: Any) -> tuple[jax.Array, tuple[Array, Metrics]]:
-        heads = apply(nets.qc, own, batch.obs, batch.action)
-        loss = td_loss(heads, target_qc, batch.weight)
+        loss, metrics = td_loss(nets.qc, own, batch, target_qc, batch.weight, "cpq/qc")
         critic = state.targets["qc"] if settings.as_published else own
         push, gap = push_loss(hyper, settings, nets, params, critic, limit, batch, rare_key)
-        mean = weighted_mean(jnp.mean(heads, axis=-1), batch.weight)
-        metrics = {"cpq/qc_loss": loss, "cpq/qc": mean, "cpq/push_loss": push}
-        return loss + alpha * push, (gap, metrics)
+        return loss + alpha * push, (gap, metrics | {"cpq/push_loss": push})
 
     def actor_loss(own: Any) -> tuple[jax.Array, Metrics]:
         return policy_loss(hyper, settings, nets, params, own, limit, batch, policy_key)
@@ -225,24 +220,12 @@ def critic_targets(
     batch: Transition,
     next_action: Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """`r + g 1[Q_c' <= limit] Q'` and `c + g Q_c'`, each `[B]`, without gradient.
-
-    Time limits stop no backup. The published code does stop that of the reward there; a batch does
-    not say where time limits are, so this is left out `as_published` too.
-    """
+    """`r + g 1[Q_c' <= limit] Q'` and `c + g Q_c'`, each `[B]`, see `td_targets`."""
     q = jnp.min(apply(nets.q, targets["q"], batch.next_obs, next_action), axis=-1)
     heads = apply(nets.qc, targets["qc"], batch.next_obs, next_action)
     qc = cost_value(heads, settings.as_published)
-    continues = jnp.ones_like(batch.discount) if settings.as_published else batch.discount
     gated = jnp.where(qc <= limit, q, 0.0)
-    target_q = hyper.reward_scale * batch.reward + hyper.discount * batch.discount * gated
-    target_qc = batch.cost + hyper.discount * continues * qc
-    return jax.lax.stop_gradient(target_q), jax.lax.stop_gradient(target_qc)
-
-
-def td_loss(heads: Array, target: Array, weight: Array) -> jax.Array:
-    """Squared errors summed over heads `[B, 2]`, their weighted mean over rows."""
-    return weighted_mean(jnp.sum(jnp.square(heads - target[:, None]), axis=-1), weight)
+    return td_targets(batch, gated, qc, hyper.discount, hyper.reward_scale, settings.as_published)
 
 
 def push_loss(

@@ -15,6 +15,7 @@ import optax
 from flax import struct
 
 from proco_jax.algorithms.base import Metrics
+from proco_jax.algorithms.gradient_step import gradient_step
 from proco_jax.common.hyperparameters import hyper_from
 from proco_jax.config.schema import FeasibilityConfig
 from proco_jax.models import losses
@@ -81,10 +82,9 @@ def update(
     def loss(params: Any) -> tuple[jax.Array, Metrics]:
         return critic_loss(hyper, nets, params, state.target_q, batch)
 
-    grads, metrics = jax.grad(loss, has_aux=True)(state.params)
-    updates, optimizer = optax.scale_by_adam().update(grads, state.optimizer)
-    updates = jax.tree.map(lambda x: -hyper.learning_rate * x, updates)
-    params: Any = optax.apply_updates(state.params, updates)
+    params, optimizer, metrics = gradient_step(
+        loss, state.params, state.optimizer, hyper.learning_rate
+    )
     target_q = optax.incremental_update(params["q"], state.target_q, hyper.tau)
     return FeasibilityState(params, target_q, optimizer), metrics
 

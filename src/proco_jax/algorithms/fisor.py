@@ -35,6 +35,7 @@ from flax import struct
 
 from proco_jax.algorithms import feasibility
 from proco_jax.algorithms.base import Algorithm, Metrics, Previous
+from proco_jax.algorithms.gradient_step import gradient_step
 from proco_jax.algorithms.time_limits import end_at_time_limits, require_window
 from proco_jax.common.hyperparameters import hyper_from
 from proco_jax.config.schema import Config
@@ -206,10 +207,9 @@ def update(
         policy, more = policy_loss(key, hyper, nets, params, state, batch, as_published)
         return values + policy, metrics | more
 
-    grads, metrics = jax.grad(loss, has_aux=True)(state.params)
-    updates, optimizer = optax.scale_by_adam().update(grads, state.optimizer)
-    updates = jax.tree.map(lambda x: -hyper.learning_rate * rate * x, updates)
-    params: Any = optax.apply_updates(state.params, updates)
+    params, optimizer, metrics = gradient_step(
+        loss, state.params, state.optimizer, hyper.learning_rate * rate
+    )
     state = State(
         params=params,
         target_q=optax.incremental_update(params["q"], state.target_q, hyper.tau),

@@ -1,4 +1,4 @@
-"""One step of Adam on one network's own loss, for algorithms that update their networks in turn."""
+"""One step of Adam, as every algorithm takes it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ def gradient_step(
 
     Args:
       loss: parameters to (scalar, anything else that is worth returning).
-      params: of the network that moves.
+      params: what moves.
       adam: state of `optax.scale_by_adam` for them.
       rate: learning rate.
 

@@ -16,8 +16,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from proco_jax.algorithms.base import Metrics
-from proco_jax.models.losses import weighted_mean
+from proco_jax.algorithms.temporal_difference import td_targets
 from proco_jax.models.networks import Critic, apply
 from proco_jax.types import Array, Transition
 
@@ -49,6 +48,49 @@ def best_candidate(q: Array, qc: Array, multiplier: Array) -> jax.Array:
     return jnp.argmax(q - multiplier * qc, axis=-1)
 
 
+def best_action(
+    q_net: Critic,
+    qc_net: Critic,
+    params: Any,
+    obs: Array,
+    actions: Array,
+    multiplier: Array,
+    as_published: bool,
+) -> jax.Array:
+    """Of actions `[n, A]` in one state `[O]`, the one with the largest Q - lambda Q_c."""
+    judged = values(q_net, qc_net, params, obs, actions, as_published)
+    return actions[best_candidate(*judged, multiplier)]
+
+
+def candidate_targets(
+    q_net: Critic,
+    qc_net: Critic,
+    targets: Any,
+    batch: Transition,
+    actions: Array,
+    multiplier: Array,
+    hyper: Any,
+    as_published: bool,
+) -> tuple[jax.Array, jax.Array]:
+    """Targets of Q and Q_c `[B]` by n candidate actions in the next state.
+
+    Args:
+      targets: parameters of the target critics, `{"q", "qc"}`.
+      actions: `[B, n, A]`.
+      multiplier: lambda by which the policy chooses among them.
+      hyper: with `soft_minimum`, `discount` and `reward_scale`.
+    """
+    obs = jnp.broadcast_to(batch.next_obs[:, None], (*actions.shape[:2], batch.obs.shape[-1]))
+    next_q, next_qc = next_values(
+        apply(q_net, targets["q"], obs, actions),
+        apply(qc_net, targets["qc"], obs, actions),
+        multiplier,
+        hyper.soft_minimum,
+        as_published,
+    )
+    return td_targets(batch, next_q, next_qc, hyper.discount, hyper.reward_scale, as_published)
+
+
 def next_values(
     q_heads: Array,
     qc_heads: Array,
@@ -78,41 +120,6 @@ def next_values(
         jnp.take_along_axis(q, best, axis=1)[:, 0],
         jnp.take_along_axis(qc, best, axis=1)[:, 0],
     )
-
-
-def td_targets(
-    batch: Transition,
-    next_q: Array,
-    next_qc: Array,
-    discount: Array,
-    reward_scale: Array,
-    as_published: bool,
-) -> tuple[jax.Array, jax.Array]:
-    """Targets of Q and Q_c, each `[B]`, without gradient.
-
-    Time limits stop no backup. The published code does stop that of the reward there; a batch does
-    not say where time limits are, so this is left out `as_published` too.
-    """
-    chex.assert_equal_shape([batch.reward, batch.cost, batch.discount, next_q, next_qc])
-    continues = jnp.ones_like(batch.discount) if as_published else batch.discount
-    target_q = reward_scale * batch.reward + discount * batch.discount * next_q
-    target_qc = batch.cost + discount * continues * next_qc
-    return jax.lax.stop_gradient(target_q), jax.lax.stop_gradient(target_qc)
-
-
-def td_loss(
-    net: Critic, params: Any, batch: Transition, target: Array, weight: Array, name: str
-) -> tuple[jax.Array, Metrics]:
-    """Squared errors summed over heads, their weighted mean over rows.
-
-    Args:
-      target: `[B]`.
-      weight: `[B]`.
-      name: of the critic in metrics.
-    """
-    heads = apply(net, params, batch.obs, batch.action)
-    loss = weighted_mean(jnp.sum(jnp.square(heads - target[:, None]), axis=-1), weight)
-    return loss, {f"{name}_loss": loss, name: weighted_mean(jnp.mean(heads, axis=-1), weight)}
 
 
 def _soft_maximum(heads: Array, weight: Array) -> jax.Array:

@@ -25,6 +25,7 @@ from flax import struct
 
 from proco_jax.algorithms import feasibility
 from proco_jax.algorithms.base import Algorithm, Metrics, Previous
+from proco_jax.algorithms.gradient_step import gradient_step
 from proco_jax.common.hyperparameters import hyper_from
 from proco_jax.config.schema import Config
 from proco_jax.models import losses
@@ -155,10 +156,9 @@ def update(
     def loss(params: Any) -> tuple[jax.Array, Metrics]:
         return value_and_policy_loss(hyper, nets, params, state, batch)
 
-    grads, metrics = jax.grad(loss, has_aux=True)(state.params)
-    updates, optimizer = optax.scale_by_adam().update(grads, state.optimizer)
-    updates = jax.tree.map(lambda x: -hyper.learning_rate * rate * x, updates)
-    params: Any = optax.apply_updates(state.params, updates)
+    params, optimizer, metrics = gradient_step(
+        loss, state.params, state.optimizer, hyper.learning_rate * rate
+    )
     target_v = optax.incremental_update(params["v"], state.target_v, hyper.tau)
     return State(params, target_v, optimizer, critics, state.step + 1), metrics | critic_metrics
 

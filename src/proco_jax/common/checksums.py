@@ -7,7 +7,9 @@ as they are.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from proco_jax.common.files import write_text
 
@@ -52,6 +54,15 @@ def read_recorded(path: Path, remedy: str) -> str:
         return content.decode()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is damaged ({error}); {remedy}") from error
+
+
+def sealed_json(content: Mapping[str, Any]) -> str:
+    """The text of a JSON object and, as its entry `sha256`, the digest of the rest.
+
+    A file that was changed in any way differs from the sealed text of what it holds.
+    """
+    digest = _digest(json.dumps(content).encode())
+    return json.dumps({**content, "sha256": digest}, indent=1) + "\n"
 
 
 def _record(path: Path, digests: list[str | None]) -> None:

@@ -1,9 +1,11 @@
 """Members of a program spread over devices; without an accelerator, each CPU core is a device."""
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -53,6 +55,46 @@ def unpad_members(tree: Any, members: int) -> Any:
 def replicate(tree: Any, members: int) -> Any:
     """Puts arrays on every device that `shard_members` uses."""
     return jax.device_put(tree, NamedSharding(member_mesh(members), PartitionSpec()))
+
+
+def over_members(
+    one: Callable[[Any, Any], tuple[Any, Any]], shared: Any, own: Any, members: int | None
+) -> tuple[Any, Any]:
+    """Applies a function of one member to all rows of `own`, each on the device that holds it.
+
+    Accelerators run the members of a device side by side (vmap). A CPU device is one core, which a
+    single member fills, and a loop is faster than wider arrays, which no longer fit its cache.
+
+    Args:
+      one: (shared, own of a member) to (state, metrics), both pytrees of arrays.
+      shared: the same for all members.
+      own: leaves with a leading axis; its last item is the state.
+      members: rows beyond these keep their state, on CPU; None for all rows.
+    """
+    if jax.default_backend() != "cpu":
+        return jax.vmap(one, in_axes=(None, 0))(shared, own)
+    rows = jax.tree.leaves(own)[0].shape[0]
+    mesh = member_mesh(rows)
+    each = rows // mesh.size
+
+    def on_device(shared: Any, own: Any) -> tuple[Any, Any]:
+        first = jax.lax.axis_index("members") * each if mesh.size > 1 else 0
+
+        def row(inputs: tuple[jax.Array, Any]) -> tuple[Any, Any]:
+            index, own = inputs
+            if members is None or members >= rows:
+                return one(shared, own)
+            like = jax.eval_shape(one, shared, own)[1]
+            idle = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+            return jax.lax.cond(index < members, lambda: one(shared, own), lambda: (own[-1], idle))
+
+        return jax.lax.map(row, (first + jnp.arange(each), own))
+
+    if mesh.size == 1:
+        return on_device(shared, own)
+    split = PartitionSpec("members")
+    specs = {"in_specs": (PartitionSpec(), split), "out_specs": split, "check_vma": False}
+    return jax.shard_map(on_device, mesh=mesh, **specs)(shared, own)
 
 
 def member_mesh(members: int) -> jax.sharding.Mesh:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from proco_jax.common.checksums import sealed_json
 from proco_jax.common.files import write_text
 from proco_jax.data.checks import DataError
 
@@ -25,7 +26,7 @@ def write_manifest(folder: Path) -> None:
     """Writes the manifest of all files below a folder."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != NAME)
     entries = {path.relative_to(folder).as_posix(): _entry(path) for path in files}
-    write_text(folder / NAME, _text({"block": BLOCK, "files": entries}))
+    write_text(folder / NAME, sealed_json({"block": BLOCK, "files": entries}))
 
 
 def update_manifest(folder: Path, name: str) -> None:
@@ -33,7 +34,7 @@ def update_manifest(folder: Path, name: str) -> None:
     if (folder / NAME).exists():
         content = _read(folder)
         content["files"][name] = _entry(folder / name)
-        write_text(folder / NAME, _text(content))
+        write_text(folder / NAME, sealed_json(content))
 
 
 def check_manifest(
@@ -97,19 +98,13 @@ def _chosen(count: int, full: bool, rng: np.random.Generator) -> list[int]:
     return [0, *sorted(inner.tolist()), count - 1]
 
 
-def _text(content: dict[str, Any]) -> str:
-    """The content and, as `sha256`, the digest of its JSON, so that damage to it shows too."""
-    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-    return json.dumps({**content, "sha256": digest}, indent=1) + "\n"
-
-
 def _read(folder: Path) -> dict[str, Any]:
     path = folder / NAME
     try:
         text = path.read_bytes().decode()
         content = dict(json.loads(text))
         content.pop("sha256")
-        if text != _text(content):
+        if text != sealed_json(content):
             raise ValueError("it differs from what was saved")
         if content["block"] != BLOCK:
             raise ValueError(f"blocks of {content['block']} bytes, expected {BLOCK}")

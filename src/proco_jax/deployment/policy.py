@@ -9,7 +9,6 @@ normalizer, feasibility critics, dynamics and thresholds of the shield).
 """
 
 import dataclasses
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from jax.core import Tracer
 from proco_jax.algorithms import feasibility
 from proco_jax.algorithms.base import Previous
 from proco_jax.common.checkpoint import load_arrays, save_arrays
+from proco_jax.common.checksums import sealed_json
 from proco_jax.common.files import digests, write_text
 from proco_jax.config import schema
 from proco_jax.deployment.acting import Actor, Deployed, initial_previous, make_actor, member
@@ -157,7 +157,7 @@ def save_policies(
         "config": json.loads(schema.to_json(program.config)),
         "files": digests(partial / ARRAYS),
     }
-    write_text(partial / META, _meta_text(meta))
+    write_text(partial / META, sealed_json(meta))
     if folder.exists():
         old = folder.with_name(f".{name}.old")
         shutil.rmtree(old, ignore_errors=True)
@@ -285,15 +285,9 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     if missing:
         raise ValueError(f"{path} lacks {sorted(missing)}: it was written by another version")
     # Without this, a changed digit in the config would change the actions unnoticed.
-    if text != _meta_text({key: value for key, value in meta.items() if key != "sha256"}):
+    if text != sealed_json({key: value for key, value in meta.items() if key != "sha256"}):
         raise ValueError(f"{path} differs from what was saved; {remedy}")
     return meta
-
-
-def _meta_text(content: Mapping[str, Any]) -> str:
-    """The text of `policy.json`: the content and, as `sha256`, the digest of its JSON."""
-    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-    return json.dumps({**content, "sha256": digest}, indent=1) + "\n"
 
 
 def _remedy(folder: Path) -> str:

@@ -7,7 +7,6 @@ likelihood, the variance grows on hard dimensions and their mean is never learne
 on held-out episodes, the elites, predict, as in MOPO (Yu et al. 2020).
 """
 
-import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -119,26 +118,6 @@ def members_of(state: DynamicsState) -> Member:
     return Member(state.params, state.optimizer, state.best_params, state.best_error)
 
 
-def update(
-    config: DynamicsConfig,
-    net: DynamicsNetwork,
-    targets: Targets,
-    normalizer: Normalizer,
-    data: Dataset,
-    state: DynamicsState,
-) -> tuple[DynamicsState, dict[str, jax.Array]]:
-    """One gradient step of every member, each on its own bootstrap of the logs."""
-    members = state.best_error.shape[0]
-
-    def one(index: Array, member: Member) -> tuple[Member, dict[str, jax.Array]]:
-        step = Step(state.key, state.step, index, members)
-        return update_member(config, net, targets, normalizer, data, step, member)
-
-    member, metrics = jax.vmap(one)(jnp.arange(members), members_of(state))
-    state = dataclasses.replace(state, **member._asdict(), step=state.step + 1)
-    return state, {name: jnp.mean(value) for name, value in metrics.items()}
-
-
 def update_member(
     config: DynamicsConfig,
     net: DynamicsNetwork,
@@ -150,6 +129,7 @@ def update_member(
 ) -> tuple[Member, dict[str, jax.Array]]:
     """One gradient step of a member on its own bootstrap of the logs."""
     key = jax.random.fold_in(step.key, step.step)
+    # One draw for all members, of which each takes its row: the same numbers wherever it is fitted.
     draw = jax.random.randint(key, (step.members, config.batch), 0, data.size)
     rows = _bootstrap(step.key, draw, data.size)[step.index]
     batch = standardized(targets, normalizer, data, rows)
@@ -158,23 +138,6 @@ def update_member(
     updates, opt_state = _optimizer(config).update(grads, member.optimizer)
     params: Any = optax.apply_updates(member.params, updates)
     return member._replace(params=params, optimizer=opt_state), {"dynamics/loss": value}
-
-
-def validate(
-    net: DynamicsNetwork,
-    targets: Targets,
-    normalizer: Normalizer,
-    holdout: Dataset,
-    state: DynamicsState,
-) -> tuple[DynamicsState, dict[str, jax.Array]]:
-    """Measures the holdout error of every member and keeps the best parameters so far."""
-
-    def one(member: Member) -> tuple[Member, dict[str, jax.Array]]:
-        return validate_member(net, targets, normalizer, holdout, member)
-
-    member, metrics = jax.vmap(one)(members_of(state))
-    state = dataclasses.replace(state, **member._asdict())
-    return state, {name: jnp.mean(value) for name, value in metrics.items()}
 
 
 def validate_member(

@@ -5,10 +5,10 @@ A member is a seed with one setting of the hyperparameters.
     chunk = jit(members (loop over intervals (refresh, loop over steps)))
 
 Members are vectorized on accelerators and follow one another on a CPU core. A refresh regenerates
-the imagined rows with the current policy. A step draws logged and imagined
-rows, updates the algorithm on them, and the feasibility critics beside it. Large arrays are
-arguments of the program, never constants. Every random draw derives its key by folding the step
-number into the member's key, so a resumed run equals an uninterrupted one bit for bit.
+the imagined rows with the current policy. A step draws logged and imagined rows, updates the
+algorithm on them, and the feasibility critics beside it. Large arrays are arguments of the program,
+never constants. Every random draw derives its key by folding the step number into the member's key,
+so a resumed run equals an uninterrupted one bit for bit.
 """
 
 import dataclasses
@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jax.sharding import PartitionSpec
 
 from proco_jax.algorithms import feasibility, make_algorithm
 from proco_jax.algorithms.base import Algorithm, Metrics, Previous
@@ -178,7 +177,7 @@ def make_training(program: Program, members: int | None = None) -> Training:
 
     @functools.partial(jax.jit, donate_argnums=2)
     def run(context: Context, hyper: Hyper, state: TrainState, warmup: Array) -> tuple:
-        return over_members(one, (context, warmup), (hyper, state), members)
+        return sharding.over_members(one, (context, warmup), (hyper, state), members)
 
     def warm_up(
         context: Context,
@@ -196,46 +195,6 @@ def make_training(program: Program, members: int | None = None) -> Training:
         chunk=lambda context, hyper, state: run(context, hyper, state, np.int32(-1)),
         compiled=run,
     )
-
-
-def over_members(
-    one: Callable[[Any, Any], tuple[Any, Metrics]], shared: Any, own: Any, members: int | None
-) -> tuple[Any, Metrics]:
-    """Applies a function of one member to all rows of `own`, each on the device that holds it.
-
-    Accelerators run the members of a device side by side (vmap). A CPU device is one core, which a
-    single member fills, and a loop is faster than wider arrays, which no longer fit its cache.
-
-    Args:
-      one: (shared, own of a member) to (state, metrics).
-      shared: the same for all members.
-      own: leaves with a leading axis; its last item is the state.
-      members: rows beyond these keep their state, on CPU; None for all rows.
-    """
-    if jax.default_backend() != "cpu":
-        return jax.vmap(one, in_axes=(None, 0))(shared, own)
-    rows = jax.tree.leaves(own)[0].shape[0]
-    mesh = sharding.member_mesh(rows)
-    each = rows // mesh.size
-
-    def on_device(shared: Any, own: Any) -> tuple[Any, Metrics]:
-        first = jax.lax.axis_index("members") * each if mesh.size > 1 else 0
-
-        def row(inputs: tuple[Array, Any]) -> tuple[Any, Metrics]:
-            index, own = inputs
-            if members is None or members >= rows:
-                return one(shared, own)
-            like = jax.eval_shape(one, shared, own)[1]
-            idle = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
-            return jax.lax.cond(index < members, lambda: one(shared, own), lambda: (own[-1], idle))
-
-        return jax.lax.map(row, (first + jnp.arange(each), own))
-
-    if mesh.size == 1:
-        return on_device(shared, own)
-    split = PartitionSpec("members")
-    specs = {"in_specs": (PartitionSpec(), split), "out_specs": split, "check_vma": False}
-    return jax.shard_map(on_device, mesh=mesh, **specs)(shared, own)
 
 
 def train_step(
@@ -315,6 +274,8 @@ def make_dynamics_chunk(
       metrics. The state is donated.
     """
 
+    ensemble = config.dynamics.members
+
     def one(shared: Any, own: tuple[Array, dynamics.Member]) -> tuple[dynamics.Member, Metrics]:
         (targets, normalizer, data, holdout, key, done), (index, member) = shared, own
 
@@ -330,8 +291,6 @@ def make_dynamics_chunk(
         member, validation = dynamics.validate_member(net, targets, normalizer, holdout, member)
         return member, metrics | validation
 
-    ensemble = config.dynamics.members
-
     def chunk(
         targets: Targets,
         normalizer: Normalizer,
@@ -342,7 +301,7 @@ def make_dynamics_chunk(
         shared = (targets, normalizer, data, holdout, state.key, state.step)
         own = (jnp.arange(ensemble), dynamics.members_of(state))
         own = sharding.pad_members(own, ensemble)
-        member, metrics = over_members(one, shared, own, ensemble)
+        member, metrics = sharding.over_members(one, shared, own, ensemble)
         member, metrics = sharding.unpad_members((member, metrics), ensemble)
         state = dataclasses.replace(state, **member._asdict(), step=state.step + steps)
         return state, _mean(metrics)
