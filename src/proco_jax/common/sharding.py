@@ -62,8 +62,8 @@ def over_members(
 ) -> tuple[Any, Any]:
     """Applies a function of one member to all rows of `own`, each on the device that holds it.
 
-    Accelerators run the members of a device side by side (vmap). A CPU device is one core, which a
-    single member fills, and a loop is faster than wider arrays, which no longer fit its cache.
+    Accelerators run the members of a device side by side (vmap). On CPU they follow one another,
+    which takes less time than vmap there.
 
     Args:
       one: (shared, own of a member) to (state, metrics), both pytrees of arrays.
