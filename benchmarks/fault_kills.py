@@ -1,0 +1,326 @@
+"""Kills of a running tiny pipeline, and damage between two runs of the same command."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.fault_outcomes import Finding, Outcome, damage
+from proco_jax.common import checksums
+from proco_jax.config.schema import Config, replaced
+from proco_jax.pipeline.workdir import TIMING
+
+# The smallest run with every kind of saved file. Nothing is learned.
+SETTINGS: dict[str, Any] = {
+    "seeds": 1,
+    "algorithms": ("bc",),
+    "augmentations": ("proco",),
+    "shields": ("planner",),
+    "data.episodes": 5,
+    "data.holdout_share": 0.2,
+    "encoder.bin_hidden": (8,),
+    "encoder.features": 16,
+    "dynamics.members": 2,
+    "dynamics.elites": 2,
+    "dynamics.bin_hidden": (8,),
+    "dynamics.hidden": (16,),
+    "dynamics.steps": 40,
+    "dynamics.holdout_every": 20,
+    "dynamics.batch": 32,
+    "knowledge.model": "recorded",
+    "knowledge.rule_states": 1000,
+    "cost.members": 2,
+    "cost.hidden": (16,),
+    "cost.steps": 30,
+    "cost.batch": 64,
+    "cost.recall": 0.9,
+    "exploration.horizon": 4,
+    "exploration.starts": 4,
+    "exploration.candidates": 2,
+    "rollouts.horizon": 4,
+    "rollouts.starts": 4,
+    "rollouts.candidates": 2,
+    "rollouts.interval": 10,
+    "rollouts.generations": 2,
+    "rollouts.warmup": 1,
+    "feasibility.hidden": (16,),
+    "bc.hidden": (16,),
+    "shield.samples": 2,
+    "shield.planner_candidates": 4,
+    "shield.planner_horizon": 4,
+    "shield.forecast_starts": 2,
+    "train.batch": 16,
+    "train.steps": 30,
+    "train.chunk": 10,
+    "train.checkpoint_every": 10,
+    "evaluation.episodes": 1,
+    "evaluation.worlds": 2,
+}
+EXPERIMENT = "experiments/point_goal.py"
+POLICY = ("bc", "proco")
+TIMEOUT_S = 1800.0
+MOST_KILLS = 4
+# Times, and what only a person reads, may differ between two runs.
+_UNCOMPARED = {TIMING, "metrics.jsonl", "report.md", checksums.NAME, ".lock", "replies.jsonl"}
+_KINDS = ("data", "store", "run")
+
+
+def home(folder: Path) -> Path:
+    """The folder of the undisturbed run, in which faults are injected."""
+    return folder / "home"
+
+
+def pristine(folder: Path) -> Path:
+    """The copy of it that stays as it is."""
+    return folder / "pristine"
+
+
+def config_of(at: Path) -> Config:
+    """The config of the tiny run with its data in `at / "data"`."""
+    changes = {"data.root": str(at / "data"), **SETTINGS}
+    from proco_jax.config.presets import set_variant
+
+    config = set_variant(Config(experiment="point_goal", task="SafetyPointGoal1"), "quick")
+    return replaced(config, changes)
+
+
+def finish_undisturbed(folder: Path) -> None:
+    """Runs the tiny pipeline to its end, unless the folder holds it already.
+
+    Raises:
+      RuntimeError: if the command fails.
+    """
+    if pristine(folder).exists():
+        shutil.rmtree(home(folder), ignore_errors=True)
+        shutil.copytree(pristine(folder), home(folder))
+        return
+    shutil.rmtree(home(folder), ignore_errors=True)
+    begun = time.monotonic()
+    status, output = _finish(folder, home(folder))
+    if status != 0:
+        raise RuntimeError(f"the undisturbed run failed:\n{output[-3000:]}")
+    print(f"undisturbed run: {time.monotonic() - begun:.0f} s", flush=True)
+    partial = folder / "pristine.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(home(folder), partial)
+    partial.rename(pristine(folder))
+
+
+def set_environment(folder: Path) -> None:
+    """Sets this process's environment to that of the commands."""
+    os.environ.update(_environment(folder))
+
+
+def kill_and_rerun(folder: Path, seed: int, end: float) -> Iterator[Finding]:
+    """Kills and reruns the tiny pipeline until the clock `time.monotonic` passes `end`.
+
+    A run begins anew and is killed up to `MOST_KILLS` times, at random moments; every second kill
+    also damages a file that it left. Then a finished run loses or has damaged one file.
+    """
+    number = 0
+    while time.monotonic() < end:
+        rng = np.random.default_rng([seed, 1, number])
+        for finding in _chain(folder, rng, number) if number % 2 == 0 else _rerun(folder, rng):
+            yield Finding(-1 - number, *finding)
+        number += 1
+
+
+def _chain(
+    folder: Path, rng: np.random.Generator, number: int
+) -> Iterator[tuple[str, str, Outcome, str, float]]:
+    """One run from its beginning, killed several times."""
+    begun, at = time.monotonic(), folder / "killed"
+    shutil.rmtree(at, ignore_errors=True)
+    # Starting takes most of the time of a tiny run; kills must not all fall into it.
+    whole = _duration(folder)
+    faults, outcome, note = [], Outcome.MENDED, ""
+    for kill in range(MOST_KILLS):
+        wait = float(rng.uniform(0.2, 1.0) * whole)
+        status, output = _killed(folder, at, wait)
+        if status == 0:
+            break
+        if status != -signal.SIGKILL:
+            outcome, note = _failed(status, output)
+            yield "kills", f"before kill {kill}", outcome, note, time.monotonic() - begun
+            return
+        faults.append(f"killed after {wait:.0f} s")
+        files = _saved(at)
+        if kill % 2 == 1 and files:
+            path = files[int(rng.integers(len(files)))]
+            content = path.read_bytes()
+            faults.append(f"{path.parent.name}/{damage(path, rng)}")
+            status, output = _finish(folder, at)
+            if status == 0:
+                break
+            outcome, note = _failed(status, output)
+            if outcome is not Outcome.REFUSED:
+                break
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    if outcome not in (Outcome.TRACEBACK, Outcome.HANG):
+        status, output = _finish(folder, at)
+        if status != 0:
+            outcome, note = _failed(status, output)
+            outcome = Outcome.TRACEBACK if outcome is Outcome.REFUSED else outcome
+        elif changed := differences(pristine(folder), at):
+            outcome, note = Outcome.SILENT, f"other content: {', '.join(changed[:4])}"
+    yield "kills", "; ".join(faults), outcome, note, time.monotonic() - begun
+
+
+def _rerun(
+    folder: Path, rng: np.random.Generator
+) -> Iterator[tuple[str, str, Outcome, str, float]]:
+    """A finished run, one file of which is damaged; the advice of an error is followed."""
+    begun, at = time.monotonic(), home(folder)
+    shutil.rmtree(at)
+    shutil.copytree(pristine(folder), at)
+    files = _saved(at)
+    path = files[int(rng.integers(len(files)))]
+    fault = f"{path.relative_to(at).parent}/{damage(path, rng)}"
+    outcome, note = Outcome.HARMLESS, ""
+    for _ in range(3):
+        status, output = _finish(folder, at)
+        if status == 0:
+            break
+        outcome, note = _failed(status, output)
+        named = re.search(rf"remove (?:the file )?({re.escape(str(at))}\S*[^\s,;.:])", note)
+        if outcome is not Outcome.REFUSED:
+            break
+        removed = Path(named[1]) if named else path
+        if removed.is_dir():
+            shutil.rmtree(removed)
+        else:
+            removed.unlink(missing_ok=True)
+    else:
+        outcome, note = Outcome.TRACEBACK, f"the advice does not help: {note}"
+    if status == 0 and (changed := differences(pristine(folder), at)):
+        outcome, note = Outcome.SILENT, f"other content: {', '.join(changed[:4])}"
+    yield "reruns", fault, outcome, note, time.monotonic() - begun
+    shutil.rmtree(at)
+    shutil.copytree(pristine(folder), at)
+
+
+def differences(left: Path, right: Path) -> list[str]:
+    """The files of two runs whose content differs, or that only one of them has.
+
+    Compared are the results and reports of the run, byte for byte, and the digests of weights; not
+    the order in which a library writes a container of arrays.
+    """
+    found = {}
+    for side in (left, right):
+        run = side / "run"
+        files = {
+            path.relative_to(side).as_posix(): path.read_bytes()
+            for path in run.glob("*")
+            if path.is_file() and path.name not in _UNCOMPARED
+        }
+        for name in list(files):
+            # The setting data.root.
+            for other in ("home", "killed"):
+                files[name] = files[name].replace(str(left.parent / other).encode(), b"HOME")
+        metrics = (run / "metrics.jsonl").read_text().splitlines()
+        files["metrics.jsonl"] = json.dumps(sorted(metrics)).encode()
+        found[side] = files
+    names = found[left].keys() | found[right].keys()
+    changed = [name for name in names if found[left].get(name) != found[right].get(name)]
+    return sorted(changed) + _other_weights(left, right)
+
+
+def _other_weights(left: Path, right: Path) -> list[str]:
+    from benchmarks.fault_arrays import arrays_below, same_arrays
+
+    changed = []
+    for part in ("store", "run/policies"):
+        a, b = arrays_below(left / part), arrays_below(right / part)
+        for name in a.keys() | b.keys():
+            if name not in a or name not in b or not same_arrays(a[name], b[name]):
+                changed.append(f"{part}/{name}")
+    return sorted(changed)
+
+
+def _saved(at: Path) -> list[Path]:
+    files = [p for kind in _KINDS for p in (at / kind).rglob("*") if p.is_file()]
+    skipped = {".lock", "report.md"}
+    return sorted(
+        p for p in files if p.name not in skipped and p.suffix not in (".png", ".lock", ".part")
+    )
+
+
+def _failed(status: int, output: str) -> tuple[Outcome, str]:
+    """What a command that failed tells, and whether in words."""
+    if status == -signal.SIGALRM:
+        return Outcome.HANG, output
+    lines = [line for line in output.splitlines() if line.startswith("error: ")]
+    if "Traceback (most recent call last)" in output or not lines:
+        return Outcome.TRACEBACK, f"status {status}: {output[-1500:]}"
+    return Outcome.REFUSED, lines[-1]
+
+
+def _killed(folder: Path, at: Path, wait: float) -> tuple[int, str]:
+    """The command, killed after a time; its status and output if it ended before."""
+    process = _start(folder, at)
+    try:
+        output, _ = process.communicate(timeout=wait)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        output, _ = process.communicate()
+    return process.returncode, output
+
+
+def _finish(folder: Path, at: Path) -> tuple[int, str]:
+    process = _start(folder, at)
+    begun = time.monotonic()
+    try:
+        output, _ = process.communicate(timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return -signal.SIGALRM, f"no end after {TIMEOUT_S:g} s"
+    if process.returncode == 0 and not (folder / "seconds").exists():
+        (folder / "seconds").write_text(str(time.monotonic() - begun))
+    return process.returncode, output
+
+
+def _duration(folder: Path) -> float:
+    """Seconds of a run. Those of the undisturbed one, which compiled all programs, by half."""
+    return 0.5 * float((folder / "seconds").read_text())
+
+
+def _start(folder: Path, at: Path) -> subprocess.Popen[str]:
+    settings = {"data.root": str(at / "data"), **SETTINGS}
+    command = [
+        sys.executable,
+        "-m",
+        "proco_jax.main",
+        f"--config={EXPERIMENT}:quick",
+        f"--workdir={at / 'run'}",
+        *(f"--config.{name}={value}" for name, value in settings.items()),
+    ]
+    return subprocess.Popen(
+        command,
+        env=os.environ | _environment(folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """All commands and processes compile the same programs, and keep them."""
+    return {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": "1",
+        "XLA_FLAGS": "--xla_backend_optimization_level=1",
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }

@@ -1,0 +1,233 @@
+"""Faults injected at random into a tiny run, and what the product makes of each of them.
+
+    nice -n 10 python -m benchmarks.faults --minutes=10 --seed=0 --out=faults.json
+
+A tiny run of PROCO is finished once, undisturbed. Each fault then damages a saved file, presents a
+hostile file, reply or observation, or kills the same command at a random moment, and what happens
+is compared with the undisturbed run:
+
+- refused: an error of one line that names the file or setting. That of a damaged file says what to
+  do.
+- mended: what was damaged is made anew, or an older checkpoint is used, with equal results.
+- harmless: the results are equal, e.g. because nothing reads the damaged byte.
+- other input: the fault left a valid input of another meaning, which nothing can tell from a
+  legitimate one, e.g. a model's reply with another digit. It is used as it stands.
+- SILENT CHANGE, TRACEBACK, HANG: survivors, which should not exist. A process that dies, or takes
+  more than 1.5 GB, counts as a hang.
+
+Fault i of a seed is always the same: `--only=17` repeats it with the traceback. Cheap faults run in
+a process of their own, so that one that crashes or hangs ends only this process.
+"""
+
+import collections
+import dataclasses
+import json
+import multiprocessing
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+
+from benchmarks import fault_kills
+from benchmarks.fault_outcomes import SURVIVORS, Finding, Outcome
+from proco_jax.common.files import write_text
+
+# Kinds of faults with their shares. Those of `fault_kills` run commands, which takes long.
+SHARES = {
+    "saved files": 0.30,
+    "dataset": 0.12,
+    "checkpoints": 0.08,
+    "HDF5": 0.18,
+    "replies": 0.10,
+    "reply cache": 0.10,
+    "observations": 0.12,
+}
+# Share of the time that is given to kills, and the least number of them.
+KILL_TIME = 0.4
+PATIENCE_S = 120.0
+START_S = 900.0
+
+
+def run() -> None:
+    """Defines the flags and runs the command."""
+    flags.DEFINE_float("minutes", 10.0, "time for faults, after the undisturbed run", 0.0)
+    flags.DEFINE_integer("seed", 0, "of the stream of faults", lower_bound=0)
+    flags.DEFINE_integer("only", -1, "repeat one fault by its number")
+    flags.DEFINE_bool("kills", True, "also kill and rerun commands")
+    flags.DEFINE_string("folder", "", "folder of the undisturbed run, kept; else a temporary one")
+    flags.DEFINE_string("out", "", "JSON file for the findings")
+    app.run(main)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Injects faults until the time is over, and prints a table."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    o = flags.FLAGS
+    folder = Path(o.folder or tempfile.mkdtemp(prefix="faults-")).absolute()
+    try:
+        fault_kills.finish_undisturbed(folder)
+        only = None if o.only < 0 else o.only
+        findings = inject(folder, o.minutes, o.seed, only, o.kills)
+    finally:
+        if not o.folder:
+            shutil.rmtree(folder)
+    print(table(findings))
+    if o.out:
+        content = {"seed": o.seed, "minutes": o.minutes, "summary": summary(findings)}
+        content["findings"] = [dataclasses.asdict(f) for f in findings]
+        write_text(Path(o.out), json.dumps(content, indent=1) + "\n")
+    if any(f.outcome in SURVIVORS for f in findings):
+        sys.exit(1)
+
+
+def inject(
+    folder: Path, minutes: float, seed: int, only: int | None = None, kills: bool = True
+) -> list[Finding]:
+    """Faults 0, 1, ... of a seed until the time is over, or one of them.
+
+    Args:
+      folder: of the undisturbed run.
+      minutes: time for all.
+      seed: of the stream.
+      only: number of the one fault to inject.
+      kills: also kill and rerun commands, for a part of the time.
+    """
+    start = time.monotonic()
+    findings: list[Finding] = []
+
+    def left() -> float:
+        return 60.0 * minutes - (time.monotonic() - start)
+
+    if kills and only is None:
+        end = start + KILL_TIME * 60.0 * minutes
+        for finding in fault_kills.kill_and_rerun(folder, seed, end):
+            findings.append(finding)
+            _progress(findings, left())
+    names, shares = list(SHARES), list(SHARES.values())
+    with _Worker(folder, seed) as worker:
+        numbers = iter(range(sys.maxsize)) if only is None else iter([only])
+        for number in numbers:
+            if only is None and left() <= 0:
+                break
+            kind = names[np.random.default_rng([seed, number]).choice(len(names), p=shares)]
+            findings.append(worker.inject(number, kind, verbose=only is not None))
+            _progress(findings, left())
+    return findings
+
+
+def summary(findings: Sequence[Finding]) -> dict[str, dict[str, int]]:
+    """How often each outcome came, by kind of fault."""
+    found: dict[str, collections.Counter[str]] = {}
+    for finding in findings:
+        found.setdefault(finding.kind, collections.Counter())[finding.outcome] += 1
+    return {kind: dict(counts) for kind, counts in sorted(found.items())}
+
+
+def table(findings: Sequence[Finding]) -> str:
+    """The summary as a Markdown table, and a line for every survivor."""
+    counts = summary(findings)
+    outcomes = [str(outcome) for outcome in Outcome]
+    lines = [
+        "| faults in | number | " + " | ".join(outcomes) + " |",
+        "| --- " + "| --: " * (len(outcomes) + 1) + "|",
+    ]
+    rows = {**counts, "all": dict(collections.Counter(str(f.outcome) for f in findings))}
+    for kind, row in rows.items():
+        cells = [str(row.get(outcome, 0)) for outcome in outcomes]
+        lines.append(f"| {kind} | {sum(row.values())} | " + " | ".join(cells) + " |")
+    survivors = [f for f in findings if f.outcome in SURVIVORS]
+    lines.append(f"\n{len(survivors)} of {len(findings)} faults survived.")
+    lines += [f"- fault {f.number}: {f.kind}, {f.fault}: {f.outcome}: {f.note}" for f in survivors]
+    return "\n".join(lines)
+
+
+class _Worker:
+    """The process that injects cheap faults; started again after one that ends or stops it."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self._folder = folder
+        self._seed = seed
+        self._process: Any = None
+        self._pipe: Any = None
+
+    def __enter__(self) -> "_Worker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def inject(self, number: int, kind: str, verbose: bool = False) -> Finding:
+        """One fault, given by its number and kind."""
+        if self._process is None:
+            self._start()
+        begun = time.monotonic()
+        self._pipe.send((number, kind, verbose))
+        if self._pipe.poll(PATIENCE_S):
+            try:
+                return self._pipe.recv()
+            except EOFError:
+                self._process.join()
+                note = f"the process ended with {self._process.exitcode}"
+        else:
+            note = f"no answer in {PATIENCE_S:g} s"
+        self._stop()
+        return Finding(number, kind, "", Outcome.HANG, note, time.monotonic() - begun)
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, other = context.Pipe()
+        args = (other, self._folder, self._seed)
+        self._process = context.Process(target=_work, args=args, daemon=True)
+        self._process.start()
+        other.close()
+        if not self._pipe.poll(START_S):
+            raise RuntimeError(f"the process for faults did not start within {START_S:g} s")
+        self._pipe.recv()
+
+    def _stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+            self._process = None
+
+
+def _work(pipe: Connection, folder: Path, seed: int) -> None:
+    """The worker's process."""
+    # After the fork, since JAX reads its settings when it is imported.
+    fault_kills.set_environment(folder)
+    from benchmarks.fault_injections import Injections
+
+    injections = Injections(folder, seed)
+    pipe.send("ready")
+    while True:
+        number, kind, verbose = pipe.recv()
+        pipe.send(injections.inject(number, kind, verbose))
+
+
+def _progress(findings: Sequence[Finding], left: float) -> None:
+    last = findings[-1]
+    survivors = sum(f.outcome in SURVIVORS for f in findings)
+    line = f"{len(findings)} faults, {survivors} survivors, {max(left, 0):.0f} s left"
+    if last.outcome in SURVIVORS:
+        print(f"\nfault {last.number}: {last.kind}, {last.fault}: {last.outcome}: {last.note}")
+    if sys.stdout.isatty():
+        print(f"\r{line}", end="", flush=True)
+    elif last.outcome in SURVIVORS or len(findings) % 50 == 1:
+        print(line, flush=True)
+
+
+def numbers_of(findings: Sequence[Finding]) -> Iterator[int]:
+    """The numbers of all survivors."""
+    return (f.number for f in findings if f.outcome in SURVIVORS)
+
+
+if __name__ == "__main__":
+    run()
