@@ -9,7 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from benchmarks.fault_outcomes import Outcome, damaged
+from benchmarks.fault_outcomes import Fault, Found, Outcome, damaged
 from proco_jax.data.dsrl import KEYS, read_dsrl
 from proco_jax.data.minari_store import read_dataset
 from proco_jax.data.minari_writer import Origin, write_dataset
@@ -19,7 +19,6 @@ from proco_jax.types import Episode
 ID = "toys/hostile-v0"
 STEPS, EPISODES = 12, 3
 MINARI = ("observations", "actions", "rewards", "terminations", "truncations", "infos/cost")
-Found = tuple[Outcome, str]
 
 
 class HostileFiles:
@@ -45,7 +44,7 @@ class HostileFiles:
         self._clean = {"minari": self._read("minari", self._root)}
         self._clean["dsrl"] = self._read("dsrl", self._root)
 
-    def fault(self, rng: np.random.Generator) -> tuple[str, Callable[[], Found], tuple[str, ...]]:
+    def fault(self, rng: np.random.Generator) -> Fault:
         """One spoiled file: what was done, the check, and what an error must name."""
         shutil.rmtree(self._work, ignore_errors=True)
         shutil.copytree(self._root, self._work)

@@ -2,52 +2,36 @@
 
 import json
 import logging
-import resource
 import shutil
 import time
-import traceback
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging as absl_logging
 
 from benchmarks.fault_arrays import arrays_below, same_arrays
+from benchmarks.fault_fits import InterruptedFits
 from benchmarks.fault_hdf5 import HostileFiles
 from benchmarks.fault_kills import POLICY, config_of, home, pristine
 from benchmarks.fault_observations import HostileCalls
-from benchmarks.fault_outcomes import Finding, Outcome, damage
+from benchmarks.fault_outcomes import Fault, Finding, Found, Outcome, Remade, damage, observe
 from benchmarks.fault_replies import HostileReplies
 from proco_jax.common.checkpoint import load_arrays
 from proco_jax.common.files import read_npz
-from proco_jax.common.metrics import MetricsWriter, load_metrics
+from proco_jax.common.metrics import load_metrics
 from proco_jax.config.schema import replaced
 from proco_jax.data.logs import load_logs
 from proco_jax.data.minari_store import list_datasets, read_dataset
 from proco_jax.deployment.policy import load_policies
 from proco_jax.evaluation.results import load_rows
-from proco_jax.pipeline.checkpointed_fit import run_fit
 from proco_jax.pipeline.store import artifact
-from proco_jax.pipeline.workdir import TIMING, Run, open_run
+from proco_jax.pipeline.workdir import TIMING, open_run
 from proco_jax.types import LabeledStates
 
-# What a command reports in one line, see `command_line.report_errors`.
-DOCUMENTED = (ValueError, OSError, ImportError, FloatingPointError)
-MOST_BYTES = 1_500_000_000
-LONGEST_MESSAGE = 2500
 _JSON = ("dataset.json", "dynamics.json", "cost.json", "feasibility.json", "rollouts.json")
-
-Found = tuple[Outcome, str]
-# What was done, the check that follows, and texts one of which an error must contain.
-Fault = tuple[str, Callable[[], Found], tuple[str, ...]]
-
-
-class Remade(Exception):
-    """An artifact is not in the store, so that a run makes it anew."""
 
 
 class Injections:
@@ -82,7 +66,7 @@ class Injections:
         self._kinds: dict[str, Callable[[np.random.Generator], Fault]] = {
             "saved files": self._saved_file,
             "dataset": self._dataset_file,
-            "checkpoints": self._checkpoint,
+            "checkpoints": InterruptedFits(self._scratch / "fits").fault,
             "HDF5": self._hdf5.fault,
             "replies": self._replies.fault,
             "reply cache": self._replies.cache_fault,
@@ -91,24 +75,11 @@ class Injections:
 
     def inject(self, number: int, kind: str, verbose: bool = False) -> Finding:
         """Fault `number`, of a kind, whose damage is repaired afterwards."""
-        begun, before = time.monotonic(), _peak_bytes()
+        begun = time.monotonic()
         rng = np.random.default_rng([self._seed, 2, number])
-        fault, words = "", ("",)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                fault, check, words = self._kinds[kind](rng)
-                outcome, note = check()
-        except Remade as made:
-            outcome, note = Outcome.MENDED, f"made anew: {made}"
-        except DOCUMENTED as error:
-            outcome, note = _judge(error, words)
-        except Exception:
-            outcome, note = Outcome.TRACEBACK, traceback.format_exc()[-1500:]
+        fault, outcome, note = observe(self._kinds[kind], rng)
         if verbose:
-            print(f"{kind}: {fault}\n{outcome}: {note}\n{traceback.format_exc()}")
-        if _peak_bytes() - before > MOST_BYTES:
-            outcome, note = Outcome.HANG, f"took {(_peak_bytes() - before) / 1e9:.1f} GB; {note}"
+            print(f"{kind}: {fault}\n{outcome}: {note}")
         self._repair()
         return Finding(number, kind, fault, outcome, note, time.monotonic() - begun)
 
@@ -173,7 +144,7 @@ class Injections:
         else:
             part = "checkpoints" if kind == "policies" else "model"
             key = f"{kind}/{name}/{part}"
-            found = load_arrays(folder / part, self._like[key])
+            found = load_arrays(folder / part, self._like[key], verified=True)
         same = same_arrays(found, self._arrays["store"][key])
         return (Outcome.HARMLESS, "") if same else (Outcome.SILENT, f"other arrays in {key}")
 
@@ -206,55 +177,6 @@ class Injections:
 
         return fault, check, (self._dataset,)
 
-    def _checkpoint(self, rng: np.random.Generator) -> Fault:
-        """A fit is interrupted, a checkpoint of it damaged, and the fit resumed."""
-        folder = self._scratch / "fit"
-        shutil.rmtree(folder, ignore_errors=True)
-        clean = self._fit(folder / "clean", stop=None)
-        stop = int(rng.integers(2, 5)) * 2
-        self._fit(folder / "hurt", stop=stop)
-        files = sorted(p for p in (folder / "hurt" / "saved").rglob("*") if p.is_file())
-        path = files[int(rng.integers(len(files)))]
-        fault = f"stopped at {stop}, {path.relative_to(folder).parent}/{damage(path, rng)}"
-
-        def check() -> Found:
-            found = self._fit(folder / "hurt", stop=None)
-            lines = [load_metrics(folder / x / "metrics.jsonl") for x in ("clean", "hurt")]
-            same = same_arrays(found, clean) and lines[0] == lines[1]
-            return (Outcome.MENDED, "resumed") if same else (Outcome.SILENT, "another end")
-
-        return fault, check, (str(folder),)
-
-    def _fit(self, folder: Path, stop: int | None) -> Any:
-        """A fit of 12 steps; one that stops returns nothing."""
-        folder.mkdir(parents=True, exist_ok=True)
-
-        def init() -> Any:
-            return {"x": jnp.linspace(0.0, 1.0, 40), "key": jax.random.key(3)}
-
-        def make_chunk(steps: int) -> Any:
-            def chunk(state: Any) -> Any:
-                x, key = state["x"], state["key"]
-                for _ in range(steps):
-                    key, used = jax.random.split(key)
-                    x = 0.5 * x + jax.random.normal(used, x.shape)
-                return {"x": x, "key": key}, {"fit/mean": x.mean()}
-
-            return chunk
-
-        def after_chunk(done: int, state: Any) -> None:
-            if stop is not None and done >= stop:
-                raise _Stopped
-
-        with MetricsWriter(folder) as metrics:
-            run = Run(self._config, folder, folder, metrics, _quiet, timed=False)
-            try:
-                return run_fit(
-                    run, "fit", folder / "saved", 12, 2, make_chunk, init, after_chunk=after_chunk
-                )
-            except _Stopped:
-                return None
-
     def _restore(self) -> None:
         for folder in (self._home, self._scratch):
             shutil.rmtree(folder, ignore_errors=True)
@@ -273,29 +195,11 @@ class Injections:
                 path.write_bytes(content)
 
 
-class _Stopped(Exception):
-    """A fit was stopped on purpose."""
-
-
-def _judge(error: Exception, words: tuple[str, ...]) -> Found:
-    """Whether an error of a documented kind explains itself."""
-    text = str(error)
-    if not text or len(text) > LONGEST_MESSAGE or "Traceback" in text:
-        return Outcome.TRACEBACK, f"no message for people: {type(error).__name__}: {text[:1000]}"
-    if not any(word in text for word in words):
-        return Outcome.TRACEBACK, f"names none of {words}: {type(error).__name__}: {text[:1000]}"
-    return Outcome.REFUSED, text
-
-
 def _same_episodes(left: Any, right: Any) -> bool:
     return len(left) == len(right) and all(
         same_arrays(list(a[:4]), list(b[:4])) and a.terminated == b.terminated
         for a, b in zip(left, right, strict=True)
     )
-
-
-def _peak_bytes() -> int:
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _quiet(line: str) -> None:

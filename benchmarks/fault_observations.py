@@ -1,6 +1,5 @@
 """Hostile calls of a deployed policy: observations, keys, memory, and the arguments of loading."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.fault_kills import POLICY
-from benchmarks.fault_outcomes import Outcome
+from benchmarks.fault_outcomes import Fault, Found, Outcome
 from proco_jax.deployment.policy import LoadedPolicy, load_policy
-
-Found = tuple[Outcome, str]
 
 
 class HostileCalls:
@@ -28,7 +25,7 @@ class HostileCalls:
         self._policy = load_policy(run, *POLICY)
         self._key = jax.random.key(7)
 
-    def fault(self, rng: np.random.Generator) -> tuple[str, Callable[[], Found], tuple[str, ...]]:
+    def fault(self, rng: np.random.Generator) -> Fault:
         """One call: what is given, the check, and what an error must name."""
         if rng.random() < 0.08:
             return self._loading(rng)
@@ -69,9 +66,7 @@ class HostileCalls:
     def _act(self, policy: LoadedPolicy, given: dict[str, Any]) -> np.ndarray:
         return np.asarray(policy.act(policy.initial_carry(), **given)[0])
 
-    def _loading(
-        self, rng: np.random.Generator
-    ) -> tuple[str, Callable[[], Found], tuple[str, ...]]:
+    def _loading(self, rng: np.random.Generator) -> Fault:
         options: dict[str, dict[str, Any]] = {
             "seed True": {"seed": True},
             "seed -1": {"seed": -1},

@@ -2,10 +2,18 @@
 
 import dataclasses
 import enum
+import resource
+import traceback
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+# What a command reports in one line, see `command_line.report_errors`.
+DOCUMENTED = (ValueError, OSError, ImportError, FloatingPointError)
+MOST_BYTES = 1_500_000_000
+LONGEST_MESSAGE = 2500
 DAMAGES = ("flip", "flip", "flip", "truncate", "delete", "empty", "zero", "garbage", "append")
 
 
@@ -45,6 +53,47 @@ class Finding:
     seconds: float
 
 
+Found = tuple[Outcome, str]
+# What was done, the check that follows, and texts one of which an error must contain.
+Fault = tuple[str, Callable[[], Found], tuple[str, ...]]
+
+
+class Remade(Exception):
+    """What was damaged is not found, so that a run makes it anew."""
+
+
+def observe(
+    make: Callable[[np.random.Generator], Fault], rng: np.random.Generator
+) -> tuple[str, Outcome, str]:
+    """Injects a fault: what was done, what became of it, and the error or the difference."""
+    fault, words, before = "", ("",), _peak_bytes()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            fault, check, words = make(rng)
+            outcome, note = check()
+    except Remade as made:
+        outcome, note = Outcome.MENDED, f"made anew: {made}"
+    except DOCUMENTED as error:
+        outcome, note = judge(error, words)
+    except Exception:
+        outcome, note = Outcome.TRACEBACK, traceback.format_exc()[-1500:]
+    taken = _peak_bytes() - before
+    if taken > MOST_BYTES:
+        outcome, note = Outcome.HANG, f"took {taken / 1e9:.1f} GB; {note}"
+    return fault, outcome, note
+
+
+def judge(error: Exception, words: tuple[str, ...]) -> Found:
+    """Whether an error of a documented kind explains itself, and names one of the words."""
+    text = str(error)
+    if not text or len(text) > LONGEST_MESSAGE or "Traceback" in text:
+        return Outcome.TRACEBACK, f"no message for people: {type(error).__name__}: {text[:1000]}"
+    if not any(word in text for word in words):
+        return Outcome.TRACEBACK, f"names none of {words}: {type(error).__name__}: {text[:1000]}"
+    return Outcome.REFUSED, text
+
+
 def damage(path: Path, rng: np.random.Generator) -> str:
     """Damages a file in place; returns what was done, in words."""
     content, kind = bytearray(path.read_bytes()), str(rng.choice(DAMAGES))
@@ -77,3 +126,7 @@ def damaged(content: bytes, kind: str, rng: np.random.Generator) -> tuple[bytes,
     end = min(len(spoiled), at + int(rng.integers(1, 600)))
     spoiled[at:end] = bytes(end - at) if kind == "zero" else rng.bytes(end - at)
     return bytes(spoiled), f"bytes {at} to {end}: {kind}"
+
+
+def _peak_bytes() -> int:
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,17 +1,17 @@
 """Hostile replies of a language model's server, and damage in the file that keeps the replies."""
 
 import dataclasses
+import functools
 import gzip
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.fault_outcomes import Outcome, damage, damaged
+from benchmarks.fault_outcomes import Fault, Found, Outcome, damage, damaged
 from proco_jax.config.schema import Config, replaced
 from proco_jax.data.logs import Logs
 from proco_jax.knowledge.grounding import ground, knowledge_of
@@ -22,7 +22,6 @@ from proco_jax.knowledge.schemas import RuleReply, read_reply
 
 TASK = "SafetyPointGoal1"
 VOTES = 3
-Found = tuple[Outcome, str]
 
 
 class HostileReplies:
@@ -45,7 +44,7 @@ class HostileReplies:
         self._rule = read_reply(self._good, RuleReply).rule
         self._replies = own.replies
 
-    def fault(self, rng: np.random.Generator) -> tuple[str, Callable[[], Found], tuple[str, ...]]:
+    def fault(self, rng: np.random.Generator) -> Fault:
         """One hostile server: what it answers, the check, and what an error must name."""
         words, answer, meant = self._answer(rng)
 
@@ -62,12 +61,16 @@ class HostileReplies:
 
         return words, check, ("model",)
 
-    def cache_fault(
-        self, rng: np.random.Generator
-    ) -> tuple[str, Callable[[], Found], tuple[str, ...]]:
+    def cache_fault(self, rng: np.random.Generator) -> Fault:
         """A damaged cache: what was done, the check, and what an error must name."""
+        return self._cache_fault(rng, recorded=bool(rng.random() < 0.4))
+
+    def recorded_fault(self, rng: np.random.Generator) -> Fault:
+        """The same for replies that are shipped, without any server."""
+        return self._cache_fault(rng, recorded=True)
+
+    def _cache_fault(self, rng: np.random.Generator, recorded: bool) -> Fault:
         shutil.rmtree(self._folder, ignore_errors=True)
-        recorded = bool(rng.random() < 0.4)
         told = [completion(reply) for reply in self._replies]
 
         def run() -> list[str]:
@@ -189,7 +192,7 @@ def _answers(good: Answer) -> dict[str, Answer]:
         return Answer(json.dumps({**body, "choices": [choice]}).encode())
 
     text = body["choices"][0]["message"]["content"]
-    bomb = gzip.compress(b" " * 300_000_000, 9)
+    bomb = _bomb()
     return {
         "content in parts": with_message(content=[{"type": "text", "text": text}]),
         "content in odd parts": with_message(content=[text, None, {"text": 3}, {}]),
@@ -245,3 +248,9 @@ def _answers(good: Answer) -> dict[str, Answer]:
         "status 400 of temperature": failure(400, "unsupported parameter: temperature"),
         "status 200 with an error": Answer(json.dumps({"error": {"message": "no"}}).encode()),
     }
+
+
+@functools.cache
+def _bomb() -> bytes:
+    """300 MB of spaces."""
+    return gzip.compress(b" " * 300_000_000, 9)

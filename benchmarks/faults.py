@@ -27,7 +27,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -222,11 +222,6 @@ def _progress(findings: Sequence[Finding], left: float) -> None:
         print(f"\r{line}", end="", flush=True)
     elif last.outcome in SURVIVORS or len(findings) % 50 == 1:
         print(line, flush=True)
-
-
-def numbers_of(findings: Sequence[Finding]) -> Iterator[int]:
-    """The numbers of all survivors."""
-    return (f.number for f in findings if f.outcome in SURVIVORS)
 
 
 if __name__ == "__main__":

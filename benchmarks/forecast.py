@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 from scipy.stats import binomtest
 
 from proco_jax.common.files import write_text
@@ -95,6 +95,8 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     o = flags.FLAGS
+    # Orbax tells every file that it writes.
+    logging.set_verbosity(logging.WARNING)
     print(table(measure(o.task, o.repetitions, Path(o.folder), Path(o.out) if o.out else None)))
 
 

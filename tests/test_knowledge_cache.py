@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from proco_jax.knowledge.cache import ReplyCache, content_key
 
 WRITER = """
 import sys
+import warnings
 from pathlib import Path
 from proco_jax.knowledge.cache import ReplyCache
 cache = ReplyCache(Path(sys.argv[1]))
@@ -62,6 +64,30 @@ def test_a_corrupted_line_is_skipped_with_a_warning(tmp_path: Path, bad: bytes) 
     with pytest.warns(UserWarning, match="skipped a line"):
         assert cache.get("b") == {"key": "b", "reply": "no"}
     assert cache.get("a") is not None
+
+
+@pytest.mark.parametrize("at", range(0, 200, 7))
+def test_a_flipped_bit_changes_no_reply(tmp_path: Path, at: int) -> None:
+    path = tmp_path / "r.jsonl"
+    record = {"key": "a", "reply": '{"rule": "nearest(x) <= 0.25 m"}', "finish": "stop"}
+    for key in ("a", "b"):
+        ReplyCache(path).put({**record, "key": key})
+    content = path.read_bytes()
+    for bit in range(8):
+        spoiled = bytearray(content)
+        spoiled[at] ^= 1 << bit
+        path.write_bytes(spoiled)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = ReplyCache(path).get("a")
+            assert found is None or record.items() <= found.items()
+            assert at < len(content) // 2 - 1 or found == record
+
+
+def test_lines_without_a_digest_are_taken_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    path.write_text('{"key": "a", "reply": "yes"}\n')
+    assert ReplyCache(path).get("a") == {"key": "a", "reply": "yes"}
 
 
 def test_a_write_that_was_cut_off_harms_no_other(tmp_path: Path) -> None:

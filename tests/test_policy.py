@@ -184,6 +184,54 @@ def test_other_keys_are_refused(policy, key):
         policy(OBS, jax.random.split(jax.random.key(0), 2))
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [
+        np.full(2, np.nan),
+        np.array([0.0, np.inf]),
+        np.zeros(3),
+        np.zeros((1, 2)),
+        0.0,
+        "left",
+        np.zeros(2, complex),
+        [None, None],
+        [[0.0], [0.0, 1.0]],
+    ],
+    ids=str,
+)
+def test_a_last_action_that_is_none_is_refused(policy, bad):
+    carry = policy.initial_carry()
+    with pytest.raises(ValueError, match="^last_action: "):
+        policy.act(carry, OBS, jax.random.key(0), last_action=bad)
+
+
+@pytest.mark.parametrize("name", ["reward", "cost"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300, "0", None, np.zeros(2), 0j, {}], ids=str)
+def test_a_reward_or_cost_that_is_no_finite_number_is_refused(policy, name, bad):
+    carry = policy.initial_carry()
+    with pytest.raises(ValueError, match=f"^{name}: "):
+        policy.act(carry, OBS, jax.random.key(0), **{name: bad})
+
+
+@pytest.mark.parametrize("zero", [0, np.float64(0), jnp.float16(0)], ids=lambda x: type(x).__name__)
+def test_other_real_numbers_of_the_step_before_are_cast(policy, zero):
+    carry, key = policy.initial_carry(), jax.random.key(0)
+    action, _ = policy.act(carry, OBS, key, last_action=[zero, zero], reward=zero, cost=zero)
+    np.testing.assert_array_equal(action, policy(OBS, key))
+
+
+@pytest.mark.parametrize("bad", [None, {"obs": 1}, "text", [[0.0], [0.0, 1.0]], b"12"], ids=str)
+def test_what_is_no_array_at_all_is_refused(policy, bad):
+    with pytest.raises(ValueError, match="^observation: "):
+        policy(bad, jax.random.key(0))
+
+
+def test_masked_numbers_are_refused(policy):
+    masked = np.ma.masked_array(OBS, np.arange(SPEC.size) == 2)
+    with pytest.raises(ValueError, match="observation: found masked values"):
+        policy(masked, jax.random.key(0))
+
+
 def test_a_policy_can_be_compiled_into_a_larger_program(policy):
     expected = policy(OBS, jax.random.key(1))
     found = jax.jit(lambda o, k: 2.0 * policy(o, k))(OBS, jax.random.key(1))

@@ -178,7 +178,7 @@ def test_a_broken_file_is_named(finished, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(finished, folder)
     (folder / "cost.json").write_text("{")
-    with pytest.raises(ValueError, match=r"cost\.json is not JSON"):
+    with pytest.raises(ValueError, match=r"cost\.json is damaged"):
         write_report(folder)
 
 

@@ -52,6 +52,40 @@ def test_a_line_torn_by_a_kill_is_dropped(tmp_path):
     assert [line["step"] for line in read(tmp_path)] == [1, 2]
 
 
+def test_sealed_lines_are_checked_and_later_ones_may_follow(tmp_path):
+    with MetricsWriter(tmp_path) as writer:
+        for step in (1, 2, 3):
+            writer.write("train", step, {"loss": 0.25})
+            writer.seal()
+        writer.write("train", 4, {"loss": 0.5})
+    whole = (tmp_path / FILE).read_text()
+    assert len(load_metrics(tmp_path / FILE)) == 4
+    lines = whole.splitlines(keepends=True)
+    for damaged in (whole.replace("0.25", "0.26", 1), "".join(lines[1:]), "".join(lines[:2])):
+        (tmp_path / FILE).write_text(damaged)
+        with pytest.raises(
+            ValueError, match=r"metrics\.jsonl is damaged.*remove it; training curves"
+        ):
+            MetricsWriter(tmp_path)
+    # The remedy of that error.
+    (tmp_path / FILE).unlink()
+    with MetricsWriter(tmp_path) as writer:
+        writer.write("train", 4, {"loss": 0.5})
+        writer.resume("train", 4)
+    assert [line["step"] for line in load_metrics(tmp_path / FILE)] == [4]
+
+
+def test_lines_that_a_resumption_drops_are_no_damage(tmp_path):
+    with MetricsWriter(tmp_path) as writer:
+        for step in (1, 2, 3):
+            writer.write("train", step, {"loss": 0.25})
+        writer.seal()
+    with MetricsWriter(tmp_path) as writer:
+        writer.resume("train", 1)
+        writer.write("train", 2, {"loss": 0.5})
+    assert [line["step"] for line in load_metrics(tmp_path / FILE)] == [1, 2]
+
+
 def test_a_foreign_line_is_named(tmp_path):
     (tmp_path / FILE).write_text('{"stage": "a", "step": 1}\nhello\n')
     with pytest.raises(ValueError, match="line 2"):

@@ -197,22 +197,23 @@ def _rung(base: Base, rung: str, pairs: Pairs, truth: Truth) -> dict[str, Any]:
     # Rows of results tell rungs apart by their folder, not by an augmentation of their name.
     folder = base.run.workdir / f"{rung}-{config.seeds}"
     folder.mkdir(exist_ok=True)
-    run = dataclasses.replace(base.run, workdir=folder, metrics=MetricsWriter(folder))
     learner = Learner(ALGORITHM, augmentation)
-    trained = policies.train_policies(run, program, base.task, context, learner, made_of)
-    deployed = policies.deploy(trained, context, None)
     row_learner = Learner(ALGORITHM, "none" if augmentation == "none" else "proco")
-    policies.evaluate(
-        run,
-        program,
-        base.task,
-        row_learner,
-        "none",
-        deployed,
-        trained.inputs,
-        config.train.steps,
-        config.evaluation.episodes,
-    )
+    with MetricsWriter(folder) as metrics:
+        run = dataclasses.replace(base.run, workdir=folder, metrics=metrics)
+        trained = policies.train_policies(run, program, base.task, context, learner, made_of)
+        deployed = policies.deploy(trained, context, None)
+        policies.evaluate(
+            run,
+            program,
+            base.task,
+            row_learner,
+            "none",
+            deployed,
+            trained.inputs,
+            config.train.steps,
+            config.evaluation.episodes,
+        )
     return _row(base, run, trained._replace(learner=row_learner), truth)
 
 

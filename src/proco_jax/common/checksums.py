@@ -35,11 +35,13 @@ def forget(path: Path) -> None:
         _record(path, [])
 
 
-def read_recorded(path: Path, remedy: str) -> str:
+def read_recorded(path: Path, remedy: str, grows: bool = False) -> str:
     """The text of a file, compared with its record if there is one.
 
     Args:
+      path: of the file.
       remedy: what to do if the file is damaged.
+      grows: lines may have been appended since it was recorded.
 
     Raises:
       FileNotFoundError: if there is no such file.
@@ -48,12 +50,31 @@ def read_recorded(path: Path, remedy: str) -> str:
     content = path.read_bytes()
     if path.parent.joinpath(NAME).exists():
         known = _read(path.parent).get(path.name)
-        if known and _digest(content) not in known:
+        if known and _digest(content) not in known and not (grows and _begins(content, known)):
             raise ValueError(f"{path} is damaged: it differs from what was written; {remedy}")
     try:
         return content.decode()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is damaged ({error}); {remedy}") from error
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file of a run, compared with its record; None if there is no such file.
+
+    Raises:
+      ValueError: if the file is damaged.
+    """
+    if not path.exists():
+        return None
+    remedy = "remove it, then the same command writes it anew"
+    text = read_recorded(path, remedy)
+    try:
+        content = json.loads(text)
+        if not isinstance(content, dict):
+            raise TypeError(f"found a {type(content).__name__}, expected an object")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}); {remedy}") from error
+    return content
 
 
 def sealed_json(content: Mapping[str, Any]) -> str:
@@ -98,6 +119,16 @@ def _read_or_nothing(folder: Path) -> dict[str, list[str]]:
         return _read(folder)
     except ValueError:
         return {}
+
+
+def _begins(content: bytes, known: list[str]) -> bool:
+    """Whether a file begins with whole lines that have one of these digests."""
+    found = hashlib.sha256()
+    for line in content.splitlines(keepends=True):
+        found.update(line)
+        if found.hexdigest() in known:
+            return True
+    return False
 
 
 def _digest(content: bytes) -> str:

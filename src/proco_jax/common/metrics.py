@@ -30,13 +30,14 @@ class MetricsWriter:
 
     def __init__(self, workdir: Path, *, tensorboard: bool = False) -> None:
         self.path = Path(workdir) / FILE
-        self._changed = False
         self._summary_writer = _import_tensorboard() if tensorboard else None
         self._boards: dict[str, Any] = {}
         if self.path.exists():
             lines = load_metrics(self.path)
             if not self.path.read_bytes().endswith(b"\n"):
                 _rewrite(self.path, lines)
+        else:
+            checksums.forget(self.path)
 
     def resume(self, stage: str, step: int) -> None:
         """Removes the lines of a stage after the step from which it resumes."""
@@ -46,6 +47,7 @@ class MetricsWriter:
             if len(kept) < len(lines):
                 checksums.forget(self.path)
                 _rewrite(self.path, kept)
+                self.seal()
         if self._summary_writer is not None:
             self._close_board(stage)
             self._boards[stage] = self._new_board(stage, purge_step=step + 1)
@@ -68,9 +70,6 @@ class MetricsWriter:
         line = {"stage": stage, "step": int(step)} | {
             name: value if math.isfinite(value) else None for name, value in means.items()
         }
-        if not self._changed:
-            checksums.forget(self.path)
-            self._changed = True
         with disk_full_explained(self.path), self.path.open("a") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
         if self._summary_writer is not None:
@@ -78,6 +77,11 @@ class MetricsWriter:
                 self._boards[stage] = self._new_board(stage)
             for name, value in means.items():
                 self._boards[stage].add_scalar(name, value, int(step))
+
+    def seal(self) -> None:
+        """Records the checksum of the lines so far; later ones may follow."""
+        if self.path.exists():
+            checksums.record(self.path)
 
     def close(self) -> None:
         """Closes the TensorBoard event files."""
@@ -104,11 +108,11 @@ def load_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics file, in order, without an incomplete last line.
 
     Raises:
-      ValueError: if another line is not a JSON object with a stage and a step, or the file of a
-        finished run was changed.
+      ValueError: if another line is not a JSON object with a stage and a step, or lines that were
+        sealed have changed.
     """
     remedy = "remove it; training curves are then missing in the report, and nothing else"
-    texts = checksums.read_recorded(path, remedy).split("\n")
+    texts = checksums.read_recorded(path, remedy, grows=True).split("\n")
     # Only a line that was cut off by a kill lacks its line break.
     whole = texts[:-1]
     lines = []

@@ -97,22 +97,24 @@ class LoadedPolicy:
           carry: of the step before, or `initial_carry()`.
           obs: `[O]` raw observation: real, finite numbers, in the order of `task.observation`.
           key: typed key, or a raw key of two unsigned integers.
-          last_action: `[A]` executed before; None at the start of an episode.
-          reward: of the step before.
-          cost: of the step before.
+          last_action: `[A]` executed before, finite; None at the start of an episode.
+          reward: of the step before, a finite number.
+          cost: of the step before, a finite number.
 
         Returns:
           The action `[A]` in [-1, 1], and the new carry.
 
         Raises:
-          ValueError: if the observation or the key is not as described.
+          ValueError: if one of them is not as described.
         """
         obs = _checked_observation(obs, self.task.observation)
         previous = initial_previous(1, 1, self.task.action_size)
         if last_action is not None:
-            previous = Previous(jnp.asarray(last_action, jnp.float32)[None, None], *previous[1:])
+            action = _checked_numbers("last_action", last_action, (self.task.action_size,))
+            previous = Previous(action[None, None], *previous[1:])
         previous = previous._replace(
-            reward=jnp.full((1, 1), reward, jnp.float32), cost=jnp.full((1, 1), cost, jnp.float32)
+            reward=_checked_numbers("reward", reward, ())[None, None],
+            cost=_checked_numbers("cost", cost, ())[None, None],
         )
         keys = _checked_key(key)[None, None]
         active = jnp.ones((1, 1), bool)
@@ -243,10 +245,7 @@ def _load(folder: Path) -> tuple[dict[str, Any], Program, Deployed]:
     like = jax.eval_shape(
         lambda: _empty(program, int(meta["seeds"]), with_shield=meta["shield"] is not None)
     )
-    deployed: Deployed = load_arrays(folder / ARRAYS, like)
-    bad = [x for x in jax.tree.leaves(deployed) if _is_float(x) and not np.isfinite(x).all()]
-    if bad:
-        raise ValueError(f"{folder}: {len(bad)} arrays hold numbers that are not finite")
+    deployed: Deployed = load_arrays(folder / ARRAYS, like, verified=True)
     return meta, program, deployed
 
 
@@ -302,23 +301,52 @@ def _checked_observation(obs: Array, spec: ObservationSpec) -> jax.Array:
     Raises:
       ValueError: unless it has that shape and holds real, finite numbers.
     """
-    if not isinstance(obs, jax.Array):
-        obs = np.asarray(obs)
+    obs = _real_array("observation", obs)
     if obs.shape != (spec.size,):
         fields = ", ".join(f"{f.name} ({f.size})" for f in spec.fields)
         raise ValueError(f"observation: found shape {obs.shape}, expected ({spec.size},): {fields}")
-    if not (jnp.issubdtype(obs.dtype, jnp.floating) or jnp.issubdtype(obs.dtype, jnp.integer)):
-        raise ValueError(f"observation: found type {obs.dtype}, expected real numbers")
     # Inside of a compiled function there are no values to check.
-    if not isinstance(obs, Tracer):
-        with np.errstate(over="ignore"):
-            values = np.asarray(obs, np.float32)
-        if not np.isfinite(values).all():
-            bad = [
-                f.name for f in spec.fields if not np.isfinite(values[spec.slices[f.name]]).all()
-            ]
-            raise ValueError(f"observation: {', '.join(bad)} not finite, expected finite numbers")
-    return jnp.asarray(obs, jnp.float32)
+    if not isinstance(obs, Tracer) and not (finite := np.isfinite(obs)).all():
+        bad = [f.name for f in spec.fields if not finite[spec.slices[f.name]].all()]
+        raise ValueError(f"observation: {', '.join(bad)} not finite, expected finite numbers")
+    return jnp.asarray(obs)
+
+
+def _checked_numbers(name: str, values: Any, shape: tuple[int, ...]) -> jax.Array:
+    """Finite numbers of a shape as float32.
+
+    Raises:
+      ValueError: if they are anything else.
+    """
+    array = _real_array(name, values)
+    if array.shape != shape:
+        raise ValueError(f"{name}: found shape {array.shape}, expected {shape}")
+    if not isinstance(array, Tracer) and not np.isfinite(array).all():
+        raise ValueError(f"{name}: found {array}, expected finite numbers")
+    return jnp.asarray(array)
+
+
+def _real_array(name: str, values: Any) -> Any:
+    """Real numbers as a float32 array, of JAX inside of a compiled function, else of NumPy.
+
+    Numbers beyond float32 become infinite.
+
+    Raises:
+      ValueError: if they are no array of real numbers.
+    """
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise ValueError(f"{name}: found masked values, expected finite numbers")
+    if not isinstance(values, Tracer):
+        try:
+            values = np.asarray(values)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name}: expected an array of real numbers: {error}") from error
+    if not (
+        jnp.issubdtype(values.dtype, jnp.floating) or jnp.issubdtype(values.dtype, jnp.integer)
+    ):
+        raise ValueError(f"{name}: found type {values.dtype}, expected real numbers")
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
 
 
 def _checked_key(key: Array) -> jax.Array:
@@ -333,7 +361,3 @@ def _checked_key(key: Array) -> jax.Array:
     if dtype == np.uint32 and key.shape == (2,):
         return jax.random.wrap_key_data(jnp.asarray(key))
     raise ValueError(f"key: found {key!r}, expected jax.random.key(seed)")
-
-
-def _is_float(x: Any) -> bool:
-    return jnp.issubdtype(x.dtype, jnp.floating)

@@ -1,5 +1,6 @@
 """A cache of paid replies: JSON lines, looked up by the content of the request.
 
+Each line holds the SHA-256 of its other entries, so a damaged line is asked again, not believed.
 Appends are single writes under a lock, so runs may share a file, and a killed
 run loses no reply that had arrived.
 """
@@ -39,6 +40,7 @@ class ReplyCache:
 
     def put(self, record: dict[str, Any]) -> None:
         """Appends a record, which holds its `key`, and waits until it is on disk."""
+        record = {**record, "sha256": content_key(record)}
         line = json.dumps(record, ensure_ascii=True).encode() + b"\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
@@ -77,6 +79,9 @@ class ReplyCache:
             record = json.loads(line)
             if not isinstance(record["key"], str) or not isinstance(record["reply"], str):
                 raise TypeError("key and reply must be text")
+            # Lines of earlier versions have no digest.
+            if record.pop("sha256", None) not in (None, content_key(record)):
+                raise ValueError("it differs from what was written")
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             warnings.warn(
                 f"{self.path}: skipped a line that is no reply ({error}); it will be asked again",

@@ -74,6 +74,7 @@ def run_fit(
                 advance(size)
                 if done == steps or done % (checkpoint_every or every) == 0:
                     saved.save(done, unplace(state))
+                    run.metrics.seal()
                 after_chunk(done, unplace(state))
     return unplace(state)
 

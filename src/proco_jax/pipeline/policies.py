@@ -104,7 +104,7 @@ def train_policies(
     like = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((config.seeds, *x.shape[1:]), x.dtype), jax.eval_shape(init)
     )
-    state = load_arrays(folder / "checkpoints", like)
+    state = load_arrays(folder / "checkpoints", like, verified=True)
     return Trained(learner, name, program, state, inputs)
 
 

@@ -15,7 +15,6 @@ import numpy as np
 
 from proco_jax.augmentation.base import Context
 from proco_jax.common import checksums
-from proco_jax.common.metrics import FILE as METRICS
 from proco_jax.config.schema import Config
 from proco_jax.data.logs import Logs, load_logs, to_dataset, verify_logs
 from proco_jax.deployment.acting import Deployed, member
@@ -87,8 +86,7 @@ def run_all(run: Run, render: bool = False) -> Path:
         else:
             logs, grounding = load_and_ground(run)
         _learn_and_evaluate(run, task, logs, grounding, render)
-        if (run.workdir / METRICS).exists():
-            checksums.record(run.workdir / METRICS)
+        run.metrics.seal()
         run.write_json(DONE, {"steps": run.config.train.steps, "files": _made(run)})
     report = write_report(run.workdir)
     print_summary(summarize(load_rows(run.workdir / FILE)))

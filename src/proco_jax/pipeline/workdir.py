@@ -58,18 +58,7 @@ class Run:
         Raises:
           ValueError: if the file is damaged.
         """
-        path = self.workdir / name
-        if not path.exists():
-            return None
-        remedy = "remove it, then the same command writes it anew"
-        text = checksums.read_recorded(path, remedy)
-        try:
-            content = json.loads(text)
-            if not isinstance(content, dict):
-                raise TypeError(f"found a {type(content).__name__}, expected an object")
-        except (ValueError, TypeError, RecursionError) as error:
-            raise ValueError(f"{path} is damaged ({error}); {remedy}") from error
-        return content
+        return checksums.read_json(self.workdir / name)
 
     @contextlib.contextmanager
     def stage(self, name: str, title: str) -> Iterator[None]:

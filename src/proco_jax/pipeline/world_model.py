@@ -138,7 +138,7 @@ def fit_dynamics(run: Run, nets: Nets, data: Data) -> tuple[dynamics.Model, Path
 
     folder = artifact(run.store, "dynamics", inputs, make, run.log)
     like = jax.eval_shape(lambda: dynamics.empty_model(settings, nets.spec, actions))
-    return load_arrays(folder / "model", like), folder
+    return load_arrays(folder / "model", like, verified=True), folder
 
 
 def label(
@@ -273,7 +273,7 @@ def fit_cost(
         state = cost.init(settings, nets.cost, jax.random.key(0))
         return cost.CostModel(state.params, normalizer, jnp.zeros(()), jnp.zeros(()))
 
-    model = load_arrays(folder / "model", jax.eval_shape(empty))
+    model = load_arrays(folder / "model", jax.eval_shape(empty), verified=True)
     called = diagnostics.unsafe_states(nets.cost, model, held_out.obs)
     report = diagnostics.label_agreement(called, held_out) | {
         "threshold": float(model.threshold),

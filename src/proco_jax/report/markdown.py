@@ -4,7 +4,6 @@ The report shows the artifacts that are in the workdir and names those that are
 not. It can be written again at any time.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,24 +62,8 @@ def results_markdown(summaries: Sequence[Summary]) -> str:
     return f"{table}\n### Gains from training and from the shield\n\n{gains}"
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file, None if the file does not exist.
-
-    Raises:
-      ValueError: if it is not JSON.
-    """
-    if not path.exists():
-        return None
-    remedy = "remove it, then run the same command again to write it anew"
-    text = checksums.read_recorded(path, remedy)
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON ({error}); {remedy}") from error
-
-
 def _head(workdir: Path) -> str:
-    config = read_json(workdir / "config.json")
+    config = checksums.read_json(workdir / "config.json")
     if config is None:
         return "# Report\n\nNo `config.json`: the settings of this run are not known.\n"
 
@@ -168,7 +151,7 @@ class _Section(NamedTuple):
 
 
 def _section(workdir: Path, section: _Section, shown: set[Path]) -> str:
-    content = read_json(workdir / section.file)
+    content = checksums.read_json(workdir / section.file)
     if content is None:
         return f"## {section.heading}\n\nNo `{section.file}`: this stage has not run.\n"
     folder = workdir / PICTURES
