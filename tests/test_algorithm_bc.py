@@ -127,3 +127,14 @@ def test_an_unknown_algorithm_is_rejected():
     for name in ("no_such_module:make", "toy_algorithm:no_such_function"):
         with pytest.raises(ValueError, match="cannot import it"):
             make_algorithm(name, CONFIG, TASK)
+    with pytest.raises(ValueError, match="SPEC is no function"):
+        make_algorithm("core_toys:SPEC", CONFIG, TASK)
+
+
+def test_an_error_inside_of_ones_own_algorithm_is_shown_as_it_is(monkeypatch):
+    def make(config, task):
+        raise AttributeError("a mistake in it")
+
+    monkeypatch.setattr("toy_algorithm.make", make)
+    with pytest.raises(AttributeError, match="a mistake in it"):
+        make_algorithm("toy_algorithm:make", CONFIG, TASK)

@@ -201,7 +201,7 @@ def test_other_keys_are_refused(policy, key):
 )
 def test_a_last_action_that_is_none_is_refused(policy, bad):
     carry = policy.initial_carry()
-    with pytest.raises(ValueError, match="^last_action: "):
+    with pytest.raises(ValueError, match=r"^last_action: "):
         policy.act(carry, OBS, jax.random.key(0), last_action=bad)
 
 
@@ -209,7 +209,7 @@ def test_a_last_action_that_is_none_is_refused(policy, bad):
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300, "0", None, np.zeros(2), 0j, {}], ids=str)
 def test_a_reward_or_cost_that_is_no_finite_number_is_refused(policy, name, bad):
     carry = policy.initial_carry()
-    with pytest.raises(ValueError, match=f"^{name}: "):
+    with pytest.raises(ValueError, match=rf"^{name}: "):
         policy.act(carry, OBS, jax.random.key(0), **{name: bad})
 
 
@@ -222,7 +222,7 @@ def test_other_real_numbers_of_the_step_before_are_cast(policy, zero):
 
 @pytest.mark.parametrize("bad", [None, {"obs": 1}, "text", [[0.0], [0.0, 1.0]], b"12"], ids=str)
 def test_what_is_no_array_at_all_is_refused(policy, bad):
-    with pytest.raises(ValueError, match="^observation: "):
+    with pytest.raises(ValueError, match=r"^observation: "):
         policy(bad, jax.random.key(0))
 
 

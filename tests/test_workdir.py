@@ -67,6 +67,16 @@ def test_another_config_is_refused_with_the_differences(tmp_path: Path) -> None:
     assert (tmp_path / "config.json").read_text() == to_json(Config())
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"null", b"\xff", b"[" * 100_000])
+def test_a_damaged_config_is_refused_in_words(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    with (
+        pytest.raises(ValueError, match=r"config\.json is damaged .*; if the folder .* remove"),
+        open_run(Config(), tmp_path),
+    ):
+        pass
+
+
 def test_a_config_written_while_waiting_for_the_lock_is_checked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""A sample of the faults of `benchmarks/faults.py`: none survives, and the classes mean something."""
+"""A sample of the faults of `benchmarks/faults.py`: none survives, and each class is meant."""
 
 from pathlib import Path
 from types import SimpleNamespace

@@ -29,15 +29,27 @@ def make_algorithm(name: str, config: Config, task: TaskSpec) -> Algorithm:
       task: what the algorithm learns.
 
     Raises:
+      ValueError: as `find_maker`.
+    """
+    return find_maker(name)(config, task)
+
+
+def find_maker(name: str) -> Callable[[Config, TaskSpec], Algorithm]:
+    """The function that makes the algorithm of a name.
+
+    Raises:
       ValueError: on an unknown name, or a module or function that cannot be imported.
     """
     if name in MAKERS:
-        return MAKERS[name](config, task)
+        return MAKERS[name]
     module, colon, function = name.partition(":")
     if not colon:
         expected = f"one of {sorted(MAKERS)} or module:function"
         raise ValueError(f"algorithm: found {name!r}, expected {expected}")
     try:
-        return getattr(importlib.import_module(module), function)(config, task)
+        found = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"algorithm {name!r}: cannot import it ({error})") from error
+    if not callable(found):
+        raise ValueError(f"algorithm {name!r}: {function} is no function")
+    return found

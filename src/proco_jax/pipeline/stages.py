@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from proco_jax.algorithms import find_maker
 from proco_jax.augmentation.base import Context
 from proco_jax.common import checksums
 from proco_jax.config.schema import Config
@@ -80,6 +81,9 @@ def run_all(run: Run, render: bool = False) -> Path:
     if run.config.data.verify == "full":
         verify_logs(run.config, run.workdir, run.log)
     if not _finished(run) or (render and not _rendered(run)):
+        # One's own algorithms that cannot be imported are an error before any work.
+        for name in run.config.algorithms:
+            find_maker(name)
         # Without an augmentation no knowledge is used, and no language model is asked.
         if set(run.config.augmentations) == {"none"}:
             logs, grounding = _load_logs(run), None

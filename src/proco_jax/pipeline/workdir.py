@@ -138,7 +138,7 @@ def _check_same(config: Config, workdir: Path) -> None:
         return
     try:
         lines = schema.differences(config, path.read_text())
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{path} is damaged ({error}); if the folder belongs to this config, remove that file, "
             "then the same command writes it anew; otherwise give another --workdir"
