@@ -121,68 +121,68 @@ def set_environment(folder: Path) -> None:
 
 
 def kill_and_rerun(folder: Path, seed: int, end: float) -> Iterator[Finding]:
-    """Kills and reruns the tiny pipeline until the clock `time.monotonic` passes `end`.
+    """Kills and reruns the tiny pipeline while this likely ends before `time.monotonic()` is `end`.
 
     A run begins anew and is killed up to `MOST_KILLS` times, at random moments; every second kill
     also damages a file that it left. Then a finished run loses or has damaged one file.
     """
     number = 0
-    while time.monotonic() < end:
+    # Starting anew after each kill takes about as long as the run.
+    longest = [2 * MOST_KILLS * _duration(folder), 2 * _duration(folder)]
+    while (begun := time.monotonic()) + longest[number % 2] < end:
         rng = np.random.default_rng([seed, 1, number])
-        for finding in _chain(folder, rng, number) if number % 2 == 0 else _rerun(folder, rng):
-            yield Finding(-1 - number, *finding)
+        kind, make = [("kills", _chain), ("reruns", _rerun)][number % 2]
+        fault, outcome, note = make(folder, rng)
+        seconds = time.monotonic() - begun
+        yield Finding(-1 - number, kind, fault, outcome, note, seconds)
+        longest[number % 2] = seconds
         number += 1
 
 
-def _chain(
-    folder: Path, rng: np.random.Generator, number: int
-) -> Iterator[tuple[str, str, Outcome, str, float]]:
+def _chain(folder: Path, rng: np.random.Generator) -> tuple[str, Outcome, str]:
     """One run from its beginning, killed several times."""
-    begun, at = time.monotonic(), folder / "killed"
+    at = folder / "killed"
     shutil.rmtree(at, ignore_errors=True)
-    # Starting takes most of the time of a tiny run; kills must not all fall into it.
-    whole = _duration(folder)
     faults, outcome, note = [], Outcome.MENDED, ""
     for kill in range(MOST_KILLS):
-        wait = float(rng.uniform(0.2, 1.0) * whole)
+        # Starting takes a good part of the time of a tiny run; few kills shall fall into it.
+        wait = float(rng.uniform(0.2, 1.0) * _duration(folder))
         status, output = _killed(folder, at, wait)
         if status == 0:
             break
         if status != -signal.SIGKILL:
-            outcome, note = _failed(status, output)
-            yield "kills", f"before kill {kill}", outcome, note, time.monotonic() - begun
-            return
+            return f"before kill {kill}", *_failed(status, output)
         faults.append(f"killed after {wait:.0f} s")
         files = _saved(at)
-        if kill % 2 == 1 and files:
-            path = files[int(rng.integers(len(files)))]
-            content = path.read_bytes()
-            faults.append(f"{path.parent.name}/{damage(path, rng)}")
-            status, output = _finish(folder, at)
-            if status == 0:
-                break
-            outcome, note = _failed(status, output)
-            if outcome is not Outcome.REFUSED:
-                break
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-    if outcome not in (Outcome.TRACEBACK, Outcome.HANG):
+        if kill % 2 == 0 or not files:
+            continue
+        path = files[int(rng.integers(len(files)))]
+        content = path.read_bytes()
+        faults.append(f"{path.parent.name}/{damage(path, rng)}")
         status, output = _finish(folder, at)
-        if status != 0:
-            outcome, note = _failed(status, output)
-            outcome = Outcome.TRACEBACK if outcome is Outcome.REFUSED else outcome
-        elif changed := differences(pristine(folder), at):
-            outcome, note = Outcome.SILENT, f"other content: {', '.join(changed[:4])}"
-    yield "kills", "; ".join(faults), outcome, note, time.monotonic() - begun
+        if status == 0:
+            break
+        outcome, note = _failed(status, output)
+        if outcome is not Outcome.REFUSED:
+            return "; ".join(faults), outcome, note
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    # Without this file, everything that is saved is read once more.
+    (at / "run" / "done.json").unlink(missing_ok=True)
+    status, output = _finish(folder, at)
+    if status != 0:
+        return "; ".join(faults), Outcome.TRACEBACK, f"not resumed: {output[-1500:]}"
+    if changed := differences(pristine(folder), at):
+        outcome, note = Outcome.SILENT, f"other content: {', '.join(changed[:4])}"
+    return "; ".join(faults), outcome, note
 
 
-def _rerun(
-    folder: Path, rng: np.random.Generator
-) -> Iterator[tuple[str, str, Outcome, str, float]]:
+def _rerun(folder: Path, rng: np.random.Generator) -> tuple[str, Outcome, str]:
     """A finished run, one file of which is damaged; the advice of an error is followed."""
-    begun, at = time.monotonic(), home(folder)
-    shutil.rmtree(at)
-    shutil.copytree(pristine(folder), at)
+    at = home(folder)
+    finish_undisturbed(folder)
+    # Without this file, everything that is saved is read.
+    (at / "run" / "done.json").unlink()
     files = _saved(at)
     path = files[int(rng.integers(len(files)))]
     fault = f"{path.relative_to(at).parent}/{damage(path, rng)}"
@@ -192,28 +192,34 @@ def _rerun(
         if status == 0:
             break
         outcome, note = _failed(status, output)
-        named = re.search(rf"remove (?:the file )?({re.escape(str(at))}\S*[^\s,;.:])", note)
         if outcome is not Outcome.REFUSED:
-            break
+            return fault, outcome, note
+        named = re.search(rf"remove ({re.escape(str(at))}[^\s,;]*)", note)
         removed = Path(named[1]) if named else path
         if removed.is_dir():
             shutil.rmtree(removed)
         else:
             removed.unlink(missing_ok=True)
     else:
-        outcome, note = Outcome.TRACEBACK, f"the advice does not help: {note}"
-    if status == 0 and (changed := differences(pristine(folder), at)):
+        return fault, Outcome.TRACEBACK, f"the advice does not help: {note}"
+    # Removed curves are missing, as the advice says.
+    curves = "metrics.jsonl" not in fault
+    if changed := differences(pristine(folder), at, curves):
         outcome, note = Outcome.SILENT, f"other content: {', '.join(changed[:4])}"
-    yield "reruns", fault, outcome, note, time.monotonic() - begun
-    shutil.rmtree(at)
-    shutil.copytree(pristine(folder), at)
+    finish_undisturbed(folder)
+    return fault, outcome, note
 
 
-def differences(left: Path, right: Path) -> list[str]:
+def differences(left: Path, right: Path, curves: bool = True) -> list[str]:
     """The files of two runs whose content differs, or that only one of them has.
 
-    Compared are the results and reports of the run, byte for byte, and the digests of weights; not
-    the order in which a library writes a container of arrays.
+    Compared are the results and reports of the run, byte for byte, and the bits of all weights; not
+    the containers in which a library writes them.
+
+    Args:
+      left: home of the undisturbed run.
+      right: home of the other one.
+      curves: also compare the metrics of training.
     """
     found = {}
     for side in (left, right):
@@ -227,8 +233,12 @@ def differences(left: Path, right: Path) -> list[str]:
             # The setting data.root.
             for other in ("home", "killed"):
                 files[name] = files[name].replace(str(left.parent / other).encode(), b"HOME")
-        metrics = (run / "metrics.jsonl").read_text().splitlines()
-        files["metrics.jsonl"] = json.dumps(sorted(metrics)).encode()
+            # The folder may be kept while the package is worked on.
+            files[name] = re.sub(rb'"commit": "[^"]*"', b"", files[name])
+        if curves:
+            # A stage that was made anew stands last.
+            lines = (run / "metrics.jsonl").read_text().splitlines()
+            files["metrics.jsonl"] = json.dumps(sorted(lines)).encode()
         found[side] = files
     names = found[left].keys() | found[right].keys()
     changed = [name for name in names if found[left].get(name) != found[right].get(name)]

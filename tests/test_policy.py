@@ -1,5 +1,6 @@
 """A policy that is saved and loaded acts as the trained one, or is refused with a reason."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,15 @@ def test_other_real_numbers_of_the_step_before_are_cast(policy, zero):
 def test_what_is_no_array_at_all_is_refused(policy, bad):
     with pytest.raises(ValueError, match=r"^observation: "):
         policy(bad, jax.random.key(0))
+
+
+def test_an_action_that_is_not_finite_is_never_returned(policy):
+    def overflow(deployed, carry, *rest):
+        return jnp.full((1, 1, 2), jnp.nan), carry
+
+    overflowing = dataclasses.replace(policy, _act=overflow)
+    with pytest.raises(ValueError, match=r"observation: the networks' numbers overflow; .* logs"):
+        overflowing(OBS, jax.random.key(0))
 
 
 def test_masked_numbers_are_refused(policy):

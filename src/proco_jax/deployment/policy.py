@@ -105,7 +105,7 @@ class LoadedPolicy:
           The action `[A]` in [-1, 1], and the new carry.
 
         Raises:
-          ValueError: if one of them is not as described.
+          ValueError: if one of them is not as described, or so large that the action is not finite.
         """
         obs = _checked_observation(obs, self.task.observation)
         previous = initial_previous(1, 1, self.task.action_size)
@@ -119,6 +119,11 @@ class LoadedPolicy:
         keys = _checked_key(key)[None, None]
         active = jnp.ones((1, 1), bool)
         action, carry = self._act(self._deployed, carry, obs[None, None], previous, keys, active)
+        if not isinstance(action, Tracer) and not np.isfinite(action).all():
+            raise ValueError(
+                "observation: the networks' numbers overflow; expected numbers in the range of the "
+                f"logs, found up to {np.abs(np.asarray(obs)).max():g}"
+            )
         return action[0, 0], carry
 
 
