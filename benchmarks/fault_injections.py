@@ -4,7 +4,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,50 +40,74 @@ class Injections:
     Args:
       folder: of the undisturbed run.
       seed: of the stream.
+      kinds: of faults that will be asked for.
     """
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, kinds: Sequence[str]) -> None:
         absl_logging.set_verbosity(absl_logging.FATAL)
         logging.disable(logging.CRITICAL)
-        self._seed, self._home, self._pristine = seed, home(folder), pristine(folder)
-        self._scratch = folder / "scratch"
-        self._restore()
-        self._config = config_of(self._home)
-        self._content = {
-            p.relative_to(self._home): p.read_bytes() for p in self._home.rglob("*") if p.is_file()
-        }
-        self._arrays = {part: arrays_below(self._home / part) for part in ("store", "run/policies")}
-        self._like = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype) if hasattr(x, "dtype") else x,
-            self._arrays["store"],
-        )
-        self._policies = load_policies(self._home / "run", *POLICY)[1]
-        (self._dataset,) = list_datasets(self._home / "data")
-        self._logs = load_logs(self._config, self._home / "run", _quiet)
-        self._hdf5 = HostileFiles(self._scratch)
-        self._replies = HostileReplies(self._scratch, self._logs)
-        self._calls = HostileCalls(self._home / "run", self._logs.episodes[0].obs[0])
-        self._kinds: dict[str, Callable[[np.random.Generator], Fault]] = {
-            "saved files": self._saved_file,
-            "dataset": self._dataset_file,
-            "checkpoints": InterruptedFits(self._scratch / "fits").fault,
-            "HDF5": self._hdf5.fault,
-            "replies": self._replies.fault,
-            "reply cache": self._replies.cache_fault,
-            "observations": self._calls.fault,
-        }
+        self._seed, scratch = seed, folder / "scratch"
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        self._run: DamagedRun | None = None
+        self._faults: dict[str, Callable[[np.random.Generator], Fault]] = {}
+        if {"saved files", "dataset", "observations"} & {*kinds}:
+            self._run = run = DamagedRun(folder, scratch)
+            self._faults = {
+                "saved files": run.saved_file,
+                "dataset": run.dataset_file,
+                "observations": HostileCalls(home(folder) / "run", run.obs).fault,
+            }
+        if "checkpoints" in kinds:
+            self._faults["checkpoints"] = InterruptedFits(scratch / "fits").fault
+        if "HDF5" in kinds:
+            self._faults["HDF5"] = HostileFiles(scratch).fault
+        if {"replies", "reply cache"} & {*kinds}:
+            replies = HostileReplies(scratch)
+            self._faults |= {"replies": replies.fault, "reply cache": replies.cache_fault}
 
     def inject(self, number: int, kind: str, verbose: bool = False) -> Finding:
         """Fault `number`, of a kind, whose damage is repaired afterwards."""
         begun = time.monotonic()
         rng = np.random.default_rng([self._seed, 2, number])
-        fault, outcome, note = observe(self._kinds[kind], rng)
+        fault, outcome, note = observe(self._faults[kind], rng)
         if verbose:
             print(f"{kind}: {fault}\n{outcome}: {note}")
-        self._repair()
+        if self._run is not None:
+            self._run.repair()
         return Finding(number, kind, fault, outcome, note, time.monotonic() - begun)
 
-    def _saved_file(self, rng: np.random.Generator) -> Fault:
+
+class DamagedRun:
+    """Damages files of a finished run and reads them as the product does.
+
+    Attributes:
+      obs: `[O]` an observation of its logs.
+
+    Args:
+      folder: of the undisturbed run.
+      scratch: folder for copies.
+    """
+
+    def __init__(self, folder: Path, scratch: Path) -> None:
+        self._home, self._pristine, self._scratch = home(folder), pristine(folder), scratch
+        shutil.rmtree(self._home, ignore_errors=True)
+        shutil.copytree(self._pristine, self._home)
+        self._config = config_of(self._home)
+        self._content = {
+            p.relative_to(self._home): p.read_bytes() for p in self._home.rglob("*") if p.is_file()
+        }
+        self._arrays = arrays_below(self._home / "store")
+        self._like = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype) if hasattr(x, "dtype") else x,
+            self._arrays,
+        )
+        self._policies = load_policies(self._home / "run", *POLICY)[1]
+        (self._dataset,) = list_datasets(self._home / "data")
+        self._logs = load_logs(self._config, self._home / "run", _quiet)
+        self.obs = self._logs.episodes[0].obs[0]
+
+    def saved_file(self, rng: np.random.Generator) -> Fault:
         groups: dict[str, list[Path]] = {}
         for path in self._content:
             inner = "/".join(path.parts[:2])
@@ -145,10 +169,10 @@ class Injections:
             part = "checkpoints" if kind == "policies" else "model"
             key = f"{kind}/{name}/{part}"
             found = load_arrays(folder / part, self._like[key], verified=True)
-        same = same_arrays(found, self._arrays["store"][key])
+        same = same_arrays(found, self._arrays[key])
         return (Outcome.HARMLESS, "") if same else (Outcome.SILENT, f"other arrays in {key}")
 
-    def _dataset_file(self, rng: np.random.Generator) -> Fault:
+    def dataset_file(self, rng: np.random.Generator) -> Fault:
         base = self._home / "data" / self._dataset
         variant = str(rng.choice(["begun", "begun", "full", "foreign"]))
         if variant == "foreign":
@@ -177,13 +201,7 @@ class Injections:
 
         return fault, check, (self._dataset,)
 
-    def _restore(self) -> None:
-        for folder in (self._home, self._scratch):
-            shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(self._pristine, self._home)
-        self._scratch.mkdir()
-
-    def _repair(self) -> None:
+    def repair(self) -> None:
         """Puts every file of the run back as it was."""
         for path in self._home.rglob("*"):
             if path.is_file() and path.relative_to(self._home) not in self._content:

@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.fault_outcomes import Fault, Found, Outcome, damage, damaged
 from proco_jax.config.schema import Config, replaced
-from proco_jax.data.logs import Logs
+from proco_jax.envs.tasks import get_task
 from proco_jax.knowledge.grounding import ground, knowledge_of
 from proco_jax.knowledge.recorded import recorded_replies
 from proco_jax.knowledge.replay import Answer, completion, failure, serve
@@ -29,20 +29,19 @@ class HostileReplies:
 
     Args:
       scratch: folder for caches of replies.
-      logs: against whose states rules are checked.
     """
 
-    def __init__(self, scratch: Path, logs: Logs) -> None:
+    def __init__(self, scratch: Path) -> None:
         # Nothing is asked but a server on loopback.
         os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
         self._folder = scratch / "replies"
-        obs = np.concatenate([e.obs for e in logs.episodes])[::10]
-        self._logged = LoggedStates(obs, safe=False)
-        self._spec = logs.spec
-        own = recorded_replies(knowledge_of(Config(task=TASK), logs.spec))
-        self._good = own.replies[0]
+        self._spec = get_task(TASK).spec
+        states = np.random.default_rng(0).uniform(0, 1, (500, self._spec.size))
+        self._logged = LoggedStates(states.astype(np.float32), safe=False)
+        recorded = recorded_replies(knowledge_of(Config(task=TASK), self._spec))
+        self._replies = recorded.replies
+        self._good = self._replies[0]
         self._rule = read_reply(self._good, RuleReply).rule
-        self._replies = own.replies
 
     def fault(self, rng: np.random.Generator) -> Fault:
         """One hostile server: what it answers, the check, and what an error must name."""

@@ -15,8 +15,8 @@ is compared with the undisturbed run:
 - SILENT CHANGE, TRACEBACK, HANG: survivors, which should not exist. A process that dies, or takes
   more than 1.5 GB, counts as a hang.
 
-Fault i of a seed is always the same: `--only=17` repeats it with the traceback. Cheap faults run in
-a process of their own, so that one that crashes or hangs ends only this process.
+Fault i of a seed and a list of kinds is always the same: `--only=17` repeats it. Cheap faults run
+in a process of their own, so that one that crashes or hangs ends only this process.
 """
 
 import collections
@@ -39,7 +39,7 @@ from benchmarks import fault_kills
 from benchmarks.fault_outcomes import SURVIVORS, Finding, Outcome
 from proco_jax.common.files import write_text
 
-# Kinds of faults with their shares. Those of `fault_kills` run commands, which takes long.
+# Kinds of cheap faults with their shares.
 SHARES = {
     "saved files": 0.30,
     "dataset": 0.12,
@@ -49,6 +49,10 @@ SHARES = {
     "reply cache": 0.10,
     "observations": 0.12,
 }
+# Faults that run commands, which takes long.
+KILLS = "kills"
+# What needs the undisturbed run.
+ON_RUN = {KILLS, "saved files", "dataset", "observations"}
 # Share of the time that is given to kills, and the least number of them.
 KILL_TIME = 0.4
 PATIENCE_S = 120.0
@@ -60,7 +64,7 @@ def run() -> None:
     flags.DEFINE_float("minutes", 10.0, "time for faults, after the undisturbed run", 0.0)
     flags.DEFINE_integer("seed", 0, "of the stream of faults", lower_bound=0)
     flags.DEFINE_integer("only", -1, "repeat one fault by its number")
-    flags.DEFINE_bool("kills", True, "also kill and rerun commands")
+    flags.DEFINE_list("kinds", [KILLS, *SHARES], "which kinds of faults")
     flags.DEFINE_string("folder", "", "folder of the undisturbed run, kept; else a temporary one")
     flags.DEFINE_string("out", "", "JSON file for the findings")
     app.run(main)
@@ -71,11 +75,14 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     o = flags.FLAGS
+    if unknown := sorted({*o.kinds} - {KILLS, *SHARES}):
+        raise app.UsageError(f"--kinds: found {unknown}, expected some of {[KILLS, *SHARES]}")
     folder = Path(o.folder or tempfile.mkdtemp(prefix="faults-")).absolute()
     try:
-        fault_kills.finish_undisturbed(folder)
+        if ON_RUN & {*o.kinds}:
+            fault_kills.finish_undisturbed(folder)
         only = None if o.only < 0 else o.only
-        findings = inject(folder, o.minutes, o.seed, only, o.kills)
+        findings = inject(folder, o.minutes, o.seed, o.kinds, only)
     finally:
         if not o.folder:
             shutil.rmtree(folder)
@@ -89,7 +96,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def inject(
-    folder: Path, minutes: float, seed: int, only: int | None = None, kills: bool = True
+    folder: Path, minutes: float, seed: int, kinds: Sequence[str], only: int | None = None
 ) -> list[Finding]:
     """Faults 0, 1, ... of a seed until the time is over, or one of them.
 
@@ -97,8 +104,9 @@ def inject(
       folder: of the undisturbed run.
       minutes: time for all.
       seed: of the stream.
+      kinds: of faults. Kills take a part of the time only; the numbers of the others depend on the
+        kinds, so that one is repeated with the same kinds.
       only: number of the one fault to inject.
-      kills: also kill and rerun commands, for a part of the time.
     """
     start = time.monotonic()
     findings: list[Finding] = []
@@ -106,18 +114,21 @@ def inject(
     def left() -> float:
         return 60.0 * minutes - (time.monotonic() - start)
 
-    if kills and only is None:
+    if KILLS in kinds and only is None:
         end = start + KILL_TIME * 60.0 * minutes
         for finding in fault_kills.kill_and_rerun(folder, seed, end):
             findings.append(finding)
             _progress(findings, left())
-    names, shares = list(SHARES), list(SHARES.values())
-    with _Worker(folder, seed) as worker:
+    names = [name for name in SHARES if name in kinds]
+    shares = np.array([SHARES[name] for name in names])
+    with _Worker(folder, seed, names) as worker:
         numbers = iter(range(sys.maxsize)) if only is None else iter([only])
         for number in numbers:
-            if only is None and left() <= 0:
+            if not names or (only is None and left() <= 0):
                 break
-            kind = names[np.random.default_rng([seed, number]).choice(len(names), p=shares)]
+            kind = names[
+                np.random.default_rng([seed, number]).choice(len(names), p=shares / shares.sum())
+            ]
             findings.append(worker.inject(number, kind, verbose=only is not None))
             _progress(findings, left())
     return findings
@@ -152,9 +163,8 @@ def table(findings: Sequence[Finding]) -> str:
 class _Worker:
     """The process that injects cheap faults; started again after one that ends or stops it."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
-        self._folder = folder
-        self._seed = seed
+    def __init__(self, folder: Path, seed: int, kinds: Sequence[str]) -> None:
+        self._given = folder, seed, list(kinds)
         self._process: Any = None
         self._pipe: Any = None
 
@@ -184,8 +194,7 @@ class _Worker:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
-        args = (other, self._folder, self._seed)
-        self._process = context.Process(target=_work, args=args, daemon=True)
+        self._process = context.Process(target=_work, args=(other, *self._given), daemon=True)
         self._process.start()
         other.close()
         if not self._pipe.poll(START_S):
@@ -199,13 +208,13 @@ class _Worker:
             self._process = None
 
 
-def _work(pipe: Connection, folder: Path, seed: int) -> None:
+def _work(pipe: Connection, folder: Path, seed: int, kinds: list[str]) -> None:
     """The worker's process."""
-    # After the fork, since JAX reads its settings when it is imported.
+    # Before JAX is imported, which reads its settings then.
     fault_kills.set_environment(folder)
     from benchmarks.fault_injections import Injections
 
-    injections = Injections(folder, seed)
+    injections = Injections(folder, seed, kinds)
     pipe.send("ready")
     while True:
         number, kind, verbose = pipe.recv()

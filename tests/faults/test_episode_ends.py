@@ -158,6 +158,22 @@ def test_an_episode_of_one_wrong_transition_is_removed() -> None:
         correct_ends(shifted([drive(i, 1) for i in range(3)]), "logs")
 
 
+@pytest.mark.parametrize("last", ["own start", "zeros"])
+def test_the_only_episode_of_a_shifted_file_is_recognized(last: str) -> None:
+    whole = drive(0)
+    final = whole.obs[:1] if last == "own start" else np.zeros_like(whole.obs[:1])
+    wrong = whole._replace(obs=np.concatenate([whole.obs[:-1], final]))
+    found = correct_ends([wrong], "logs")
+    assert same_episodes(found.episodes, [shortened(whole)])
+    assert found.notes[0].startswith("1 of 1 episodes store their own first observation, or zeros")
+    assert same_episodes(correct_ends([whole], "logs").episodes, [whole])
+
+
+def test_the_only_episode_of_a_shifted_file_that_hides_an_end_is_refused() -> None:
+    with pytest.raises(DataError, match="jumps after step 39 as well; mark the end of every"):
+        correct_ends([joined(*shifted([drive(0), drive(1)]))], "logs")
+
+
 def test_states_that_recur_everywhere_prove_nothing() -> None:
     # A grid world: every episode walks over cells where others start.
     rng = np.random.default_rng(0)

@@ -1,12 +1,10 @@
 """A sample of the faults of `benchmarks/faults.py`: none survives, and each class is meant."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from data_toys import TASK, make_episode
 
 from benchmarks.fault_fits import InterruptedFits
 from benchmarks.fault_hdf5 import SPOILS, HostileFiles
@@ -51,11 +49,7 @@ def test_an_interrupted_fit_with_a_damaged_file_ends_equally_or_in_words(
 
 @pytest.mark.parametrize("seed", range(12))
 def test_no_damage_of_recorded_replies_changes_a_rule(tmp_path: Path, seed: int) -> None:
-    rng = np.random.default_rng(0)
-    states = rng.uniform(0, 1, (101, TASK.spec.size)).astype(np.float32)
-    logs: Any = SimpleNamespace(episodes=[make_episode(0, 100)._replace(obs=states)])
-    logs.spec = TASK.spec
-    replies = HostileReplies(tmp_path, logs)
+    replies = HostileReplies(tmp_path)
     fault, outcome, note = observe(replies.recorded_fault, np.random.default_rng([8, seed]))
     assert outcome not in SURVIVORS, (fault, note)
 

@@ -57,12 +57,14 @@ def correct_ends(episodes: Sequence[Episode], where: str) -> Corrected:
       DataError: if ends are not marked and cannot be found, or nothing is left.
     """
     kept = Corrected(list(episodes), [0.0] * len(episodes), [])
-    if len(episodes) < 2:
+    if not episodes:
         return kept
     first = np.stack([e.obs[0] for e in episodes])
     last = np.stack([e.obs[-1] for e in episodes])
     wrong = leads_to_another(first, last, _controls(episodes))
     changes = _changes(episodes)
+    if not wrong.any() and len(episodes) == 1:
+        wrong = _wraps_around(episodes[0], changes[0], where)
     if not wrong.any():
         wrong = _resets_of_absent(changes)
         if not wrong.any():
@@ -71,6 +73,8 @@ def correct_ends(episodes: Sequence[Episode], where: str) -> Corrected:
     else:
         wrong |= _without_successor(episodes, wrong)
         note = "store the first observation of another episode as their final one"
+        if len(episodes) == 1:
+            note = "store their own first observation, or zeros, as their final one"
     notes = [
         f"{int(wrong.sum())} of {len(episodes)} episodes {note}; the last transition of each is "
         "dropped"
@@ -211,6 +215,26 @@ def _without_successor(episodes: Sequence[Episode], wrong: np.ndarray) -> np.nda
     if wrong.mean() < 0.5:
         return np.zeros(len(episodes), bool)
     return np.array([np.array_equal(e.obs[-1], e.obs[-2]) or not e.obs[-1].any() for e in episodes])
+
+
+def _wraps_around(episode: Episode, changes: np.ndarray, where: str) -> np.ndarray:
+    """`[1]` bool: whether the only episode of a file jumps to its own start, or to zeros.
+
+    Raises:
+      DataError: if it also jumps like that inside, so that it may be several episodes.
+    """
+    first, last = episode.obs[[0]], episode.obs[-1]
+    back = bool(_Starts(first).near(last[None])[0]) or not last.any()
+    inside = changes[:-1]
+    if not back or not len(inside) or changes[-1] <= 1.5 * np.quantile(inside, 0.99):
+        return np.zeros(1, bool)
+    if (inside > JUMP * changes[-1]).any():
+        step = int(np.argmax(inside > JUMP * changes[-1]))
+        raise DataError(
+            f"{where}: the final observation is the first one of the file, or zeros, and the only "
+            f"episode jumps after step {step} as well; mark the end of every episode"
+        )
+    return np.ones(1, bool)
 
 
 def _hidden_ends(
