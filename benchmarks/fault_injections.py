@@ -64,6 +64,7 @@ class Injections:
             self._faults["HDF5"] = HostileFiles(scratch).fault
         if {"replies", "reply cache"} & {*kinds}:
             replies = HostileReplies(scratch)
+            replies.warm_up()
             self._faults |= {"replies": replies.fault, "reply cache": replies.cache_fault}
 
     def inject(self, number: int, kind: str, verbose: bool = False) -> Finding:

@@ -43,6 +43,11 @@ class HostileReplies:
         self._good = self._replies[0]
         self._rule = read_reply(self._good, RuleReply).rule
 
+    def warm_up(self) -> None:
+        """Asks once, which imports litellm and takes seconds."""
+        with serve(lambda request: completion(self._good)) as address:
+            self._ground(self._asking(address, votes=1))
+
     def fault(self, rng: np.random.Generator) -> Fault:
         """One hostile server: what it answers, the check, and what an error must name."""
         words, answer, meant = self._answer(rng)

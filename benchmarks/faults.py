@@ -55,7 +55,7 @@ KILLS = "kills"
 ON_RUN = {KILLS, "saved files", "dataset", "observations"}
 # Share of the time that is given to kills, and the least number of them.
 KILL_TIME = 0.4
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 START_S = 900.0
 
 
