@@ -31,7 +31,8 @@ from proco_jax.pipeline.store import artifact
 from proco_jax.pipeline.workdir import TIMING, open_run
 from proco_jax.types import LabeledStates
 
-_JSON = ("dataset.json", "dynamics.json", "cost.json", "feasibility.json", "rollouts.json")
+# Files of a run that are read in other ways than its JSON objects.
+_OTHERS = {"config.json", "results.json", "checksums.json", TIMING}
 
 
 class Injections:
@@ -105,7 +106,9 @@ class DamagedRun:
         )
         self._policies = load_policies(self._home / "run", *POLICY)[1]
         (self._dataset,) = list_datasets(self._home / "data")
-        self._logs = load_logs(self._config, self._home / "run", _quiet)
+        # A damaged dataset is never collected again in this process.
+        self._reading = replaced(self._config, {"data.source": f"minari:{self._dataset}"})
+        self._logs = load_logs(self._reading, scratch / "begun", _quiet)
         self.obs = self._logs.episodes[0].obs[0]
 
     def saved_file(self, rng: np.random.Generator) -> Fault:
@@ -133,14 +136,12 @@ class DamagedRun:
         missing = [p for p in self._content if p.parent == run_folder]
         missing = [p.name for p in missing if not (self._home / p).exists()]
         with open_run(self._config, self._home / "run", log=_quiet) as run:
-            for name in _JSON:
-                found, clean = run.read_json(name), self._content[run_folder / name]
-                if found is not None and found != json.loads(clean):
-                    return Outcome.SILENT, name
-            forecast = self._content[run_folder / "violation_forecast.json"]
-            found = run.read_json("violation_forecast.json")
-            if found is not None and found != json.loads(forecast):
-                return Outcome.SILENT, "violation_forecast.json"
+            for path in self._content:
+                if path.parent != run_folder or path.suffix != ".json" or path.name in _OTHERS:
+                    continue
+                found = run.read_json(path.name)
+                if found is not None and found != json.loads(self._content[path]):
+                    return Outcome.SILENT, path.name
         for name, read in (("results.json", load_rows), ("metrics.jsonl", load_metrics)):
             if name in missing:
                 continue
@@ -196,7 +197,7 @@ class DamagedRun:
                 # Without a manifest, a changed number is a number.
                 return (Outcome.HARMLESS, "") if same else (Outcome.OTHER, "other numbers")
             changes = {"data.verify": "full"} if variant == "full" else {}
-            logs = load_logs(replaced(self._config, changes), self._home / "run", _quiet)
+            logs = load_logs(replaced(self._reading, changes), self._scratch / "begun", _quiet)
             same = logs.digest == self._logs.digest
             return (Outcome.HARMLESS, "") if same else (Outcome.SILENT, "other logs")
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from benchmarks.fault_outcomes import Finding, Outcome, damage
 from proco_jax.common import checksums
+from proco_jax.config.presets import set_variant
 from proco_jax.config.schema import Config, replaced
 from proco_jax.pipeline.workdir import TIMING
 
@@ -87,8 +88,6 @@ def pristine(folder: Path) -> Path:
 def config_of(at: Path) -> Config:
     """The config of the tiny run with its data in `at / "data"`."""
     changes = {"data.root": str(at / "data"), **SETTINGS}
-    from proco_jax.config.presets import set_variant
-
     config = set_variant(Config(experiment="point_goal", task="SafetyPointGoal1"), "quick")
     return replaced(config, changes)
 
