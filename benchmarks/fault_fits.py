@@ -39,9 +39,13 @@ class InterruptedFits:
 
         def check() -> Found:
             found = self._fit(folder / "hurt", stop=None)
+            if not same_arrays(found, clean):
+                return Outcome.SILENT, "another end"
+            if "metrics.jsonl deleted" in fault:
+                return Outcome.MENDED, "resumed; the curves begin anew, which is told"
             lines = [load_metrics(folder / x / "metrics.jsonl") for x in ("clean", "hurt")]
-            same = same_arrays(found, clean) and lines[0] == lines[1]
-            return (Outcome.MENDED, "resumed") if same else (Outcome.SILENT, "another end")
+            same = lines[0] == lines[1]
+            return (Outcome.MENDED, "resumed") if same else (Outcome.SILENT, "other curves")
 
         return fault, check, (str(folder),)
 

@@ -75,6 +75,18 @@ def test_sealed_lines_are_checked_and_later_ones_may_follow(tmp_path):
     assert [line["step"] for line in load_metrics(tmp_path / FILE)] == [4]
 
 
+def test_lost_curves_are_told(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr("proco_jax.common.metrics.logging.warning", lambda *args: told.append(args))
+    with MetricsWriter(tmp_path) as writer:
+        writer.write("train", 1, {"loss": 0.25})
+        writer.seal()
+    (tmp_path / FILE).unlink()
+    for _ in range(2):
+        MetricsWriter(tmp_path)
+    assert len(told) == 1 and "training curves begin anew" in told[0][0]
+
+
 def test_lines_that_a_resumption_drops_are_no_damage(tmp_path):
     with MetricsWriter(tmp_path) as writer:
         for step in (1, 2, 3):

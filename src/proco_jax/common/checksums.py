@@ -28,11 +28,13 @@ def record(path: Path) -> None:
     _record(path, [_digest(path.read_bytes())])
 
 
-def forget(path: Path) -> None:
-    """Removes the record of a file that is going to change."""
+def forget(path: Path) -> bool:
+    """Removes the record of a file that is going to change; returns whether there was one."""
     folder = path.parent
-    if (folder / NAME).exists() and path.name in _read_or_nothing(folder):
+    known = (folder / NAME).exists() and path.name in _read_or_nothing(folder)
+    if known:
         _record(path, [])
+    return known
 
 
 def read_recorded(path: Path, remedy: str, grows: bool = False) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from proco_jax.common import checksums
 from proco_jax.common.files import disk_full_explained, write_text
@@ -36,8 +37,8 @@ class MetricsWriter:
             lines = load_metrics(self.path)
             if not self.path.read_bytes().endswith(b"\n"):
                 _rewrite(self.path, lines)
-        else:
-            checksums.forget(self.path)
+        elif checksums.forget(self.path):
+            logging.warning("%s is not there any more; training curves begin anew", self.path)
 
     def resume(self, stage: str, step: int) -> None:
         """Removes the lines of a stage after the step from which it resumes."""
