@@ -17,12 +17,14 @@ from core_toys import (
     toy_normalizer,
 )
 
-from proco_jax.models import dynamics, dynamics_targets
+from proco_jax.data.logs import to_dataset
+from proco_jax.models import dynamics, dynamics_targets, losses
 from proco_jax.models.dynamics import Model
 from proco_jax.models.dynamics_targets import Targets
 from proco_jax.models.normalizer import Normalizer
 from proco_jax.observation import Field, ObservationSpec
 from proco_jax.training import loop
+from proco_jax.types import Episode
 
 CONFIG = tiny_config().dynamics
 NET = dynamics.network(CONFIG, SPEC)
@@ -325,3 +327,83 @@ def test_empty_model_has_the_structure_and_shapes_of_a_fitted_one(data, normaliz
 
     empty = dynamics.empty_model(CONFIG, SPEC, ACTIONS)
     assert plain(empty) == jax.tree.map(lambda x: (x.shape, x.dtype), jax.eval_shape(fitted))
+
+
+def windows_of(reward: list[float], horizon: int, usual=(-1.0, 1.0), steps: int = 4):
+    """Windows from the first and the last transition of an episode of the plane FLAT."""
+    config = dataclasses.replace(
+        CONFIG, trajectory=dataclasses.replace(CONFIG.trajectory, horizon=horizon)
+    )
+    obs = np.arange(2.0 * (steps + 1)).reshape(-1, 2).astype(np.float32)
+    action = np.zeros((steps, ACTIONS), np.float32)
+    episode = Episode(obs, action, np.float32(reward), np.zeros(steps, np.float32), False)
+    dataset = jax.tree.map(jnp.asarray, to_dataset([episode]))
+    targets = Targets(
+        jnp.zeros(4), jnp.array([1.0, 2.0, 1.0, 1.0]), jnp.ones(4), jnp.ones(1), jnp.array(usual)
+    )
+    index = jnp.array([0, steps - 1])
+    return config, targets, dynamics.take_windows(targets, dataset, index, config)
+
+
+def test_windows_end_with_the_episode_and_before_the_observation_of_a_bonus():
+    _, _, windows = windows_of([0.0, 0.5, 30.0, 0.5], horizon=4)
+    np.testing.assert_array_equal(windows.fits_obs[0], [True, True, False, False])
+    # The bonus itself is predicted, what comes after it is not.
+    np.testing.assert_array_equal(windows.fits_reward[0], [True, True, True, False])
+    np.testing.assert_array_equal(windows.fits_obs[1], [True, False, False, False])
+    np.testing.assert_array_equal(windows.obs[0, 1], [4.0, 5.0])
+    np.testing.assert_array_equal(windows.reward[0, 2], [1.0, 29.0])
+
+
+def test_trajectory_loss_of_a_hand_worked_prediction():
+    config, targets, windows = windows_of([0.0] * 4, horizon=2)
+    settings = dataclasses.replace(config.trajectory, reward_weight=0.5)
+    config = dataclasses.replace(config, trajectory=settings)
+    normalizer = Normalizer(jnp.zeros(2), jnp.ones(2))
+    # Both windows exist for 1 step, one of them for 2. The prediction moves by (1, 2) where the
+    # logs move by (2, 2), and says 1 for both parts of the reward, which are 0.
+    # Step 1: mean of (1 / 1)^2 and 0. Step 2: mean of (2 / sqrt 2)^2 and 0, twice the size.
+    robust = losses.robust_square(jnp.array([1.0, 2.0 / np.sqrt(2.0)]), dynamics_targets.ROBUST)
+    of_obs = 2 * robust[0] / 2 + robust[1] / 2
+    of_reward = 3 * 0.5 * 2 * losses.robust_square(jnp.ones(()), dynamics_targets.ROBUST)
+    found = dynamics.trajectory_loss(config, MOVES, targets, normalizer, jnp.float32(1.0), windows)
+    np.testing.assert_allclose(found, (of_obs + of_reward) / 3, rtol=1e-6)
+
+
+def test_a_perfect_prediction_has_no_trajectory_loss_and_others_have_a_gradient():
+    config, targets, windows = windows_of([1.0] * 4, horizon=3, usual=(-2.0, 2.0))
+    targets = targets._replace(size=jnp.array([2.0, 2.0, 1.0, 1.0]))
+    windows = windows._replace(reward=jnp.ones_like(windows.reward))
+    normalizer = Normalizer(jnp.zeros(2), jnp.ones(2))
+
+    def loss(params: Any) -> jax.Array:
+        return dynamics.trajectory_loss(config, MOVES, targets, normalizer, params, windows)
+
+    assert loss(jnp.float32(1.0)) == 0
+    assert jax.grad(loss)(jnp.float32(1.5)) > 0 > jax.grad(loss)(jnp.float32(0.5))
+
+
+def test_the_fit_to_trajectories_lowers_the_open_loop_error(data, normalizer, targets, state):
+    held = toy_dataset(3)
+    settings = dataclasses.replace(CONFIG.trajectory, steps=100, horizon=4, batch=16)
+    config = dataclasses.replace(CONFIG, trajectory=settings)
+    whole = dataclasses.replace(tiny_config(), dynamics=config)
+    fitted = dynamics.begin_trajectory_fit(config, state)
+    index = jnp.arange(held.size)
+    windows = dynamics.take_windows(targets, held, index, config)
+
+    def error(params: Any) -> float:
+        own = jax.tree.map(lambda x: x[0], params)
+        return float(dynamics.trajectory_loss(config, NET, targets, normalizer, own, windows))
+
+    before = error(fitted.params)
+    chunk = loop.make_dynamics_chunk(whole, NET, 100, trajectories=True)
+    after, metrics = chunk(targets, normalizer, data, held, jax.tree.map(jnp.copy, fitted))
+    assert error(after.best_params) < 0.8 * before
+    assert {"dynamics/trajectory_loss", "dynamics/holdout_trajectory_loss"} == set(metrics)
+    # A second chunk must not be compiled anew.
+    like = [
+        [(x.shape, x.dtype, x.weak_type) for x in jax.tree.leaves(jax.eval_shape(lambda s=s: s))]
+        for s in (fitted, after)
+    ]
+    assert like[0] == like[1]

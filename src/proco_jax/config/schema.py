@@ -199,6 +199,27 @@ class EncoderConfig:
 
 
 @dataclasses.dataclass
+class TrajectoryFitConfig:
+    """The second part of the dynamics fit: errors of whole predicted trajectories.
+
+    Attributes:
+      steps: gradient steps; 0 leaves the fit at single transitions.
+      horizon: steps of a trajectory, through all of which gradients flow.
+      batch: trajectories per step, drawn for each member separately.
+      learning_rate: of Adam at the start; decays to 0 over the steps by a cosine.
+      nearest_weight: weight of the error in each ring's nearest object.
+      reward_weight: weight of the error in the reward.
+    """
+
+    steps: int = count(600, low=0)
+    horizon: int = count(12, high=1000)
+    batch: int = count(64, high=LARGEST_BATCH)
+    learning_rate: float = positive(1e-3)
+    nearest_weight: float = nonnegative(0.3)
+    reward_weight: float = nonnegative(0.05)
+
+
+@dataclasses.dataclass
 class DynamicsConfig:
     """The ensemble dynamics model (MOPO, Yu et al. 2020; MOBILE, Sun et al. 2023).
 
@@ -213,6 +234,7 @@ class DynamicsConfig:
       learning_rate: of Adam at the start; decays to 0 over the steps by a cosine.
       nearest_weight: weight of the error in each ring's nearest object.
       holdout_every: steps between measurements of the holdout error; the best parameters are kept.
+      trajectory: the fit to trajectories, which follows the fit to single transitions.
     """
 
     members: int = count(5, high=1000)
@@ -225,6 +247,7 @@ class DynamicsConfig:
     learning_rate: float = positive(3e-3)
     nearest_weight: float = nonnegative(0.1)
     holdout_every: int = count(500)
+    trajectory: TrajectoryFitConfig = dataclasses.field(default_factory=TrajectoryFitConfig)
 
 
 @dataclasses.dataclass

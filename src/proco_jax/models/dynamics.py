@@ -5,6 +5,11 @@ is fitted by squared error and the variance to the error of the fixed mean: unde
 likelihood, the variance grows on hard dimensions and their mean is never learned (Seitzer et al.
 2022, of whose beta-NLL this is the limit). Members differ by initialization and bootstrap; the best
 on held-out episodes, the elites, predict, as in MOPO (Yu et al. 2020).
+
+The fit has two parts. The first is on single transitions. Errors that are small in one step add up:
+the mean over ambiguous outcomes spreads a ring's nearest object over several bins, and after 20
+steps objects seem closer than they are. The second part therefore fits predicted trajectories to
+logged ones, with gradients through all of their steps (as in Abbeel et al. 2005).
 """
 
 import functools
@@ -18,7 +23,14 @@ from flax import struct
 
 from proco_jax.config.schema import DynamicsConfig
 from proco_jax.models import losses
-from proco_jax.models.dynamics_targets import REWARDS, ROBUST, Targets, standardized
+from proco_jax.models.dynamics_targets import (
+    REWARDS,
+    ROBUST,
+    Targets,
+    is_bonus,
+    split_reward,
+    standardized,
+)
 from proco_jax.models.networks import DynamicsNetwork, apply
 from proco_jax.models.normalizer import Normalizer
 from proco_jax.observation import ObservationSpec
@@ -153,14 +165,137 @@ def validate_member(
     mean, _ = apply(net, member.params, obs, action)
     fit = _fit_error(net.spec, mean - target)
     error = jnp.mean(jnp.sum(fit * targets.varies, axis=-1) / targets.varies.sum())
-    better = error < member.best_error
-    best = jax.tree.map(
-        lambda new, old: jnp.where(better, new, old), member.params, member.best_params
+    return _keep_best(member, error), {"dynamics/holdout_mse": error}
+
+
+def begin_trajectory_fit(config: DynamicsConfig, state: DynamicsState) -> DynamicsState:
+    """The first state of the fit to trajectories: the best parameters of a finished first part."""
+    optimizer = jax.vmap(_trajectory_optimizer(config).init)(state.best_params)
+    return DynamicsState(
+        params=jax.tree.map(jnp.copy, state.best_params),
+        optimizer=optimizer,
+        best_params=state.best_params,
+        best_error=jnp.full(config.members, jnp.inf, jnp.float32),
+        step=jnp.int32(0),
+        key=jax.random.fold_in(state.key, 2**31 - 2),
     )
-    member = member._replace(
-        best_params=best, best_error=jnp.where(better, error, member.best_error)
+
+
+def update_member_on_trajectories(
+    config: DynamicsConfig,
+    net: DynamicsNetwork,
+    targets: Targets,
+    normalizer: Normalizer,
+    data: Dataset,
+    step: Step,
+    member: Member,
+) -> tuple[Member, dict[str, jax.Array]]:
+    """One gradient step of a member on trajectories from its own bootstrap of the logs."""
+    settings = config.trajectory
+    key = jax.random.fold_in(step.key, step.step)
+    draw = jax.random.randint(key, (step.members, settings.batch), 0, data.size)
+    windows = take_windows(targets, data, _bootstrap(step.key, draw, data.size)[step.index], config)
+
+    def loss(params: Any) -> jax.Array:
+        return trajectory_loss(config, net, targets, normalizer, params, windows)
+
+    value, grads = jax.value_and_grad(loss)(member.params)
+    updates, opt_state = _trajectory_optimizer(config).update(grads, member.optimizer)
+    params: Any = optax.apply_updates(member.params, updates)
+    member = member._replace(params=params, optimizer=opt_state)
+    return member, {"dynamics/trajectory_loss": value}
+
+
+def validate_member_on_trajectories(
+    config: DynamicsConfig,
+    net: DynamicsNetwork,
+    targets: Targets,
+    normalizer: Normalizer,
+    holdout: Dataset,
+    member: Member,
+) -> tuple[Member, dict[str, jax.Array]]:
+    """Measures a member's loss on held-out trajectories and keeps the best parameters so far."""
+    index = jnp.linspace(0, holdout.size - 1, min(holdout.size, 1024)).astype(jnp.int32)
+    windows = take_windows(targets, holdout, index, config)
+    error = trajectory_loss(config, net, targets, normalizer, member.params, windows)
+    return _keep_best(member, error), {"dynamics/holdout_trajectory_loss": error}
+
+
+class Windows(NamedTuple):
+    """Logged stretches of H steps.
+
+    Attributes:
+      start: `[B, O]` raw.
+      action: `[B, H, A]`.
+      obs: `[B, H, O]` raw, after each step.
+      reward: `[B, H, REWARDS]`, its parts.
+      fits_obs: `[B, H]` bool, whether the observation after the step can be predicted: the episode
+        lasts so long, and no bonus came before. With a bonus the goal moves to a random place.
+      fits_reward: `[B, H]` bool, the same, but the first bonus counts.
+    """
+
+    start: Array
+    action: Array
+    obs: Array
+    reward: Array
+    fits_obs: Array
+    fits_reward: Array
+
+
+def take_windows(targets: Targets, data: Dataset, index: Array, config: DynamicsConfig) -> Windows:
+    """The logged stretches that begin with transitions `index [B]`."""
+    step = jnp.arange(config.trajectory.horizon)
+    inside = step <= data.remaining[index][:, None]
+    at = index[:, None] + jnp.minimum(step, data.remaining[index][:, None])
+    reward = jnp.stack(split_reward(data.reward[at], targets.usual), axis=-1)
+    bonuses = jnp.cumsum(is_bonus(targets, data.reward[at]), axis=1)
+    before = jnp.pad(bonuses[:, :-1], ((0, 0), (1, 0)))
+    return Windows(
+        start=data.obs[data.obs_index[index]],
+        action=data.action[at],
+        obs=data.obs[data.obs_index[at] + 1],
+        reward=reward,
+        fits_obs=inside & (bonuses == 0),
+        fits_reward=inside & (before == 0),
     )
-    return member, {"dynamics/holdout_mse": error}
+
+
+def trajectory_loss(
+    config: DynamicsConfig,
+    net: DynamicsNetwork,
+    targets: Targets,
+    normalizer: Normalizer,
+    params: Any,
+    windows: Windows,
+) -> jax.Array:
+    """Mean robust error of predicted trajectories, with the logged actions.
+
+    After h steps, errors of observations are in units of sqrt(h) usual changes, by which
+    independent changes would add up; the nearest object of a ring moves steadily, and its errors
+    are in units of h usual changes.
+    """
+    settings, spec = config.trajectory, net.spec
+    scale, varies = targets.size[:-REWARDS], targets.varies[:-REWARDS]
+
+    def step(obs: Array, inputs: tuple[Windows, Array]) -> tuple[Array, jax.Array]:
+        true, h = inputs
+        next_obs, reward, _ = _apply_member(net, params, normalizer, targets, obs, true.action)
+        error = losses.robust_square((next_obs - true.obs) / (scale * jnp.sqrt(h)), ROBUST)
+        total = jnp.sum(error * varies, axis=-1) / jnp.maximum(jnp.sum(varies), 1.0)
+        for i, f in enumerate(spec.rings):
+            where = spec.slices[f.name]
+            off = jnp.max(next_obs[:, where], axis=-1) - jnp.max(true.obs[:, where], axis=-1)
+            nearest = losses.robust_square(off / (targets.nearest[i] * h), ROBUST)
+            total += settings.nearest_weight / len(spec.rings) * nearest
+        wrong = losses.robust_square((reward - true.reward) / targets.size[-REWARDS:], ROBUST)
+        of_reward = settings.reward_weight * jnp.sum(wrong, axis=-1)
+        loss = jnp.where(true.fits_obs, total, 0.0) + jnp.where(true.fits_reward, of_reward, 0.0)
+        return next_obs, jnp.sum(loss)
+
+    by_step = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), windows._replace(start=windows.obs))
+    h = jnp.arange(1.0, settings.horizon + 1.0)
+    _, found = jax.lax.scan(step, windows.start, (by_step, h))
+    return jnp.sum(found) / jnp.maximum(jnp.sum(windows.fits_reward), 1)
 
 
 def model(
@@ -202,7 +337,7 @@ class Prediction(NamedTuple):
       next_obs: `[..., O]` raw.
       reward: `[...]`, the usual part.
       bonus: `[...]`, the expected remainder of the reward.
-      deviation: `[..., O + 2]` standard deviations of the three.
+      deviation: `[..., O + 2]` standard deviations of the three, as fitted to single transitions.
     """
 
     next_obs: Array
@@ -222,12 +357,26 @@ def predict(
       action: `[..., A]`.
     """
     params = jax.tree.map(lambda x: x[model.elites[member]], model.params)
-    mean, log_variance = apply(net, params, model.normalizer(obs), action)
-    size = model.targets.size * model.targets.varies
-    change = mean * size + model.targets.shift * model.targets.varies
-    deviation = jnp.exp(0.5 * log_variance) * size
+    next_obs, reward, log_variance = _apply_member(
+        net, params, model.normalizer, model.targets, obs, action
+    )
+    deviation = jnp.exp(0.5 * log_variance) * model.targets.size * model.targets.varies
+    return Prediction(next_obs, reward[..., 0], reward[..., 1], deviation)
+
+
+def _apply_member(
+    net: DynamicsNetwork,
+    params: Any,
+    normalizer: Normalizer,
+    targets: Targets,
+    obs: Array,
+    action: Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Next obs `[..., O]` raw, reward `[..., REWARDS]`, and log variances of the changes."""
+    mean, log_variance = apply(net, params, normalizer(obs), action)
+    change = (mean * targets.size + targets.shift) * targets.varies
     next_obs = clip_rings(net.spec, obs + change[..., :-REWARDS])
-    return Prediction(next_obs, change[..., -2], change[..., -1], deviation)
+    return next_obs, change[..., -REWARDS:], log_variance
 
 
 def predict_elites(net: DynamicsNetwork, model: Model, obs: Array, action: Array) -> Prediction:
@@ -279,6 +428,22 @@ def _fit_error(spec: ObservationSpec, error: Array) -> jax.Array:
 
 def _optimizer(config: DynamicsConfig) -> optax.GradientTransformation:
     return optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.steps))
+
+
+def _trajectory_optimizer(config: DynamicsConfig) -> optax.GradientTransformation:
+    settings = config.trajectory
+    rate = optax.cosine_decay_schedule(settings.learning_rate, max(settings.steps, 1))
+    # A gradient through many steps is rarely, but then very, large.
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+
+
+def _keep_best(member: Member, error: Array) -> Member:
+    """The member, with its current parameters as the best ones if their error is smaller."""
+    better = error < member.best_error
+    best = jax.tree.map(
+        lambda new, old: jnp.where(better, new, old), member.params, member.best_params
+    )
+    return member._replace(best_params=best, best_error=jnp.where(better, error, member.best_error))
 
 
 def _loss(

@@ -22,6 +22,8 @@ NEAREST_FLOOR = 0.03
 # enter the scale as the quantile.
 ROBUST = 3.0
 USUAL, USUAL_NEAREST = 0.99, 0.95
+# A reward that exceeds its usual range by so many times the range is a bonus.
+BONUS = 5.0
 REWARDS = 2
 
 
@@ -51,7 +53,7 @@ def fit_targets(spec: ObservationSpec, normalizer: Normalizer, data: Dataset) ->
     obs, next_obs = data.obs[data.obs_index], data.obs[data.obs_index + 1]
     change = np.asarray(next_obs - obs, np.float64)
     usual = np.quantile(data.reward, (1.0 - USUAL, USUAL))
-    reward = np.stack(_split_reward(np.asarray(data.reward, np.float64), usual), axis=1)
+    reward = np.stack(split_reward(np.asarray(data.reward, np.float64), usual), axis=1)
     target = np.concatenate([change, reward], axis=1)
     shift, size = target.mean(0), target.std(0)
     # Orbax does not save empty arrays: without rings there is one entry that nothing reads.
@@ -67,10 +69,17 @@ def fit_targets(spec: ObservationSpec, normalizer: Normalizer, data: Dataset) ->
     return Targets(*(x.astype(np.float32) for x in (shift, size, varies, nearest, usual)))
 
 
-def _split_reward(reward: Array, usual: Array) -> tuple[Array, Array]:
+def split_reward(reward: Array, usual: Array) -> tuple[Array, Array]:
     """The usual part of rewards, and the remainder; shapes as given."""
     kept = reward.clip(usual[0], usual[1])
     return kept, reward - kept
+
+
+def is_bonus(targets: Targets, reward: Array) -> Array:
+    """Whether rewards `[...]` are far outside of their usual range, as only a rare event is."""
+    low, high = targets.usual
+    kept = reward.clip(low, high)
+    return abs(reward - kept) > BONUS * (high - low) + 1e-6
 
 
 def _usual_size(change: np.ndarray, quantile: float) -> float:
@@ -85,6 +94,6 @@ def standardized(
     """Normalized observations, actions and standardized targets of transitions `index`."""
     at = data.obs_index[index]
     obs, next_obs = data.obs[at], data.obs[at + 1]
-    reward = jnp.stack(_split_reward(data.reward[index], targets.usual), axis=-1)
+    reward = jnp.stack(split_reward(data.reward[index], targets.usual), axis=-1)
     target = jnp.concatenate([next_obs - obs, reward], axis=-1)
     return normalizer(obs), data.action[index], (target - targets.shift) / targets.size

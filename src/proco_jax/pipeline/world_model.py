@@ -34,7 +34,7 @@ from proco_jax.types import Array, Dataset, LabeledStates
 
 COST_CHUNK = 500
 # Raised when the meaning of an artifact changes while its settings do not.
-VERSIONS = {"dynamics": 1, "labels": 1, "cost": 1}
+VERSIONS = {"dynamics": 2, "labels": 1, "cost": 1}
 LOGGED_CANDIDATES = 60_000
 EXPLORATIONS = 16
 LABELS = "labels.npz"
@@ -112,21 +112,35 @@ def fit_dynamics(run: Run, nets: Nets, data: Data) -> tuple[dynamics.Model, Path
         targets = jax.tree.map(jnp.asarray, fit_targets(nets.spec, data.normalizer, data.train))
         spread = functools.partial(sharding.replicate, members=settings.members)
 
-        def make_chunk(steps: int) -> Callable[[Any], Any]:
-            chunk = make_dynamics_chunk(config, nets.dynamics, steps)
-            logs: Any = spread((targets, data.normalizer, data.train, data.holdout))
-            return lambda state: chunk(*logs, spread(state))  # pyright: ignore
+        def fit(stage: str, name: str, steps: int, init: Any, trajectories: bool) -> Any:
+            def make_chunk(count: int) -> Callable[[Any], Any]:
+                chunk = make_dynamics_chunk(config, nets.dynamics, count, trajectories)
+                logs: Any = spread((targets, data.normalizer, data.train, data.holdout))
+                return lambda state: chunk(*logs, spread(state))  # pyright: ignore
 
-        state = run_fit(
-            run,
-            "dynamics",
-            folder / "checkpoints",
-            settings.steps,
-            settings.holdout_every,
-            make_chunk,
-            lambda: dynamics.init(settings, nets.spec, actions, key),
-            unplace=lambda tree: jax.device_put(tree, jax.local_devices()[0]),
-        )
+            return run_fit(
+                run,
+                stage,
+                folder / name,
+                steps,
+                settings.holdout_every,
+                make_chunk,
+                init,
+                unplace=lambda tree: jax.device_put(tree, jax.local_devices()[0]),
+            )
+
+        def first() -> dynamics.DynamicsState:
+            return dynamics.init(settings, nets.spec, actions, key)
+
+        state = fit("dynamics", "checkpoints", settings.steps, first, False)
+        if settings.trajectory.steps:
+            state = fit(
+                "dynamics/trajectories",
+                "trajectory_checkpoints",
+                settings.trajectory.steps,
+                functools.partial(dynamics.begin_trajectory_fit, settings, state),
+                True,
+            )
 
         @jax.jit
         def finish(state: dynamics.DynamicsState, train: Dataset) -> dynamics.Model:

@@ -262,12 +262,16 @@ def critics_of(program: Program, state: TrainState) -> feasibility.FeasibilitySt
 
 
 def make_dynamics_chunk(
-    config: Config, net: DynamicsNetwork, steps: int
+    config: Config, net: DynamicsNetwork, steps: int, trajectories: bool = False
 ) -> Callable[
     [Targets, Normalizer, Dataset, Dataset, dynamics.DynamicsState],
     tuple[dynamics.DynamicsState, Metrics],
 ]:
     """Compiled: steps of the dynamics fit, then one validation.
+
+    Args:
+      steps: of the chunk.
+      trajectories: whether the second part of the fit is made, on trajectories.
 
     Returns:
       A function of targets, normalizer, training data, held-out data and a state to the state and
@@ -275,6 +279,10 @@ def make_dynamics_chunk(
     """
 
     ensemble = config.dynamics.members
+    update, validate = dynamics.update_member, dynamics.validate_member
+    if trajectories:
+        update = dynamics.update_member_on_trajectories
+        validate = functools.partial(dynamics.validate_member_on_trajectories, config.dynamics)
 
     def one(shared: Any, own: tuple[Array, dynamics.Member]) -> tuple[dynamics.Member, Metrics]:
         (targets, normalizer, data, holdout, key, done), (index, member) = shared, own
@@ -282,13 +290,11 @@ def make_dynamics_chunk(
         def step(carry: tuple[dynamics.Member, Array]) -> tuple[Any, Metrics]:
             member, done = carry
             fit = dynamics.Step(key, done, index, ensemble)
-            member, metrics = dynamics.update_member(
-                config.dynamics, net, targets, normalizer, data, fit, member
-            )
+            member, metrics = update(config.dynamics, net, targets, normalizer, data, fit, member)
             return (member, done + 1), metrics
 
         (member, _), metrics = _repeat(step, (member, done), jnp.int32(steps))
-        member, validation = dynamics.validate_member(net, targets, normalizer, holdout, member)
+        member, validation = validate(net, targets, normalizer, holdout, member)
         return member, metrics | validation
 
     def chunk(
