@@ -84,7 +84,8 @@ def imagined(episodes: list[Episode]) -> rollouts.Imagined:
     """Trajectories from logged states, with the true dynamics."""
     rng = np.random.default_rng(1)
     states = np.concatenate([e.obs[:-1] for e in episodes])
-    start = states[rng.integers(len(states), size=TRAJECTORIES)]
+    origin = rng.integers(len(states), size=TRAJECTORIES)
+    start = states[origin]
     action = random_forces(rng, TRAJECTORIES, HORIZON).astype(np.float32)
     # The braking distance of full speed is half of the last way.
     action[: TRAJECTORIES // 3] = -1.0
@@ -96,6 +97,7 @@ def imagined(episodes: list[Episode]) -> rollouts.Imagined:
         unsafe=jnp.asarray(beyond(obs[:, 1:])),
         length=jnp.full(TRAJECTORIES, HORIZON, jnp.int32),
         source=jnp.zeros(TRAJECTORIES, jnp.int32),
+        origin=jnp.asarray(origin, jnp.int32),
     )
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from proco_jax.augmentation.buffer import Buffer, add, empty_buffer, sample
-from proco_jax.augmentation.rollouts import RISK, Imagined
+from proco_jax.augmentation.rollouts import NOWHERE, RISK, Imagined
 from proco_jax.models.normalizer import Normalizer
 from proco_jax.types import Transition
 
@@ -20,6 +20,7 @@ def generation(value: float, unsafe: bool = False, length: int = 2, count: int =
         unsafe=jnp.full((count, 2), unsafe),
         length=jnp.full(count, length, jnp.int32),
         source=jnp.full(count, RISK, jnp.int32),
+        origin=jnp.full(count, NOWHERE, jnp.int32),
     )
 
 
@@ -64,7 +65,8 @@ def test_windows_end_with_their_trajectory_by_hand():
     states = jnp.arange(5.0)[None, :, None]
     unsafe = jnp.array([[False, True, False, True]])
     reward = jnp.array([[10.0, 11.0, 12.0, 13.0]])
-    new = Imagined(states, states[:, :4], reward, unsafe, jnp.array([3]), jnp.array([RISK]))
+    origin = jnp.array([NOWHERE])
+    new = Imagined(states, states[:, :4], reward, unsafe, jnp.array([3]), jnp.array([RISK]), origin)
     found = draw(filled(new), 200, 0.5, 14, n=2)
     steps = found.n_step
     at = np.asarray(found.obs[:, 0], int)

@@ -38,7 +38,8 @@ def transitions(data: Dataset, *index: int, n: int = 3) -> Transition:
 
 def segments(data: Dataset, *index: int, length: int = 3) -> Segment:
     normalizer = toy_normalizer(data)
-    return sampling.gather_segments(data, normalizer, data.cost, jnp.array(index), length)
+    to_go = sampling.sums_to_go(data, data.cost)
+    return sampling.gather_segments(data, normalizer, to_go, jnp.array(index), length)
 
 
 def rows(data: Dataset) -> np.ndarray:
