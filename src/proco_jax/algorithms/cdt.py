@@ -176,14 +176,20 @@ class Transformer(nn.Module):
     ) -> Predictions:
         """Predictions for segments with leading axes `[..., K]`; `rate` is that of dropout."""
 
-        def linear(width: int) -> nn.Dense:
-            return nn.Dense(width, kernel_init=_NORMAL)
+        def linear(name: str, width: int) -> nn.Dense:
+            return nn.Dense(width, kernel_init=_NORMAL, name=name)
 
         if self.encoder.rings and ring_sizes(self.encoder.spec):
             obs = self.encoder(obs, obs[..., :0])
         when = nn.Embed(self.steps, self.width, embedding_init=_NORMAL)
-        inputs = (return_to_go[..., None], cost_to_go[..., None], obs, action)
-        tokens = jnp.stack([linear(self.width)(x) for x in inputs], axis=-2)
+        inputs = {
+            "return": return_to_go[..., None],
+            "cost": cost_to_go[..., None],
+            "obs": obs,
+            "action": action,
+        }
+        embedded = [linear(f"{name}_token", self.width)(x) for name, x in inputs.items()]
+        tokens = jnp.stack(embedded, axis=-2)
         tokens = tokens + when(jnp.clip(timestep, 0, self.steps - 1))[..., None, :]
         shape = (*timestep.shape[:-1], _TOKENS * timestep.shape[-1])
         x = dropout(self, nn.LayerNorm()(tokens.reshape(*shape, self.width)), rate)
@@ -192,15 +198,15 @@ class Transformer(nn.Module):
             x = Block(self.heads)(x, allowed, rate)
         x = nn.LayerNorm()(x).reshape(tokens.shape)
         of_obs, of_action = x[..., 2, :], x[..., 3, :]
-        log_std = linear(self.actions)(of_obs)
+        log_std = linear("log_std", self.actions)(of_obs)
         if self.bounded:
             low, high = LOG_STD_RANGE
             log_std = low + (high - low) * nn.sigmoid(log_std)
         return Predictions(
-            mean=linear(self.actions)(of_obs),
+            mean=linear("mean", self.actions)(of_obs),
             log_std=log_std,
-            cost=linear(1)(of_action)[..., 0],
-            next_obs=linear(self.encoder.spec.size)(of_action),
+            cost=linear("cost", 1)(of_action)[..., 0],
+            next_obs=linear("next_obs", self.encoder.spec.size)(of_action),
         )
 
 
