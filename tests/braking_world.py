@@ -112,6 +112,16 @@ def config(steps: int) -> Config:
         "bear_lag": fast | {"vae_hidden": (32,)},
         "cpq": fast
         | {"vae_hidden": (32,), "learning_rate": 3e-3, "policy_learning_rate": 3e-3, "tau": 0.05},
+        "cdt": {
+            "width": 32,
+            "layers": 1,
+            "heads": 2,
+            "context": 5,
+            "learning_rate": 3e-3,
+            "warmup_steps": 50.0,
+            # An episode is judged by whether it violates at all.
+            "target_cost": 0.0,
+        },
         "rollouts": {"interval": steps},
         "train": {"steps": steps, "batch": 64, "chunk": steps, "checkpoint_every": steps},
     }

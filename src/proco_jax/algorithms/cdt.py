@@ -56,6 +56,7 @@ Widths and the number of segments follow this project's budgets; the published o
 through the ring encoder; with `--config.encoder.rings=False` through a linear layer, as published.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -350,7 +351,7 @@ def set_targets(hyper: Hyper, state: State, data: Dataset, to_go: ToGo) -> State
     returns = jnp.where(within, to_go.reward, jnp.nan)
     by_logs = jnp.nanquantile(returns, hyper.target_quantile)
     target_return = jnp.where(hyper.target_return == 0.0, by_logs, hyper.target_return)
-    return state.replace(target_return=target_return, target_cost=target_cost)
+    return dataclasses.replace(state, target_return=target_return, target_cost=target_cost)
 
 
 def update(
@@ -393,7 +394,8 @@ def update(
         state.temperature_optimizer,
         hyper.temperature_learning_rate,
     )
-    state = state.replace(
+    state = dataclasses.replace(
+        state,
         params=params,
         optimizer=optimizer,
         log_temperature=log_temperature,

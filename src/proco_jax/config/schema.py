@@ -643,7 +643,7 @@ class CdtConfig:
     layers: int = count(2, high=1000)
     heads: int = count(4, high=1000)
     context: int = count(10, high=10_000)
-    batch: int = count(64, high=LARGEST_BATCH)
+    batch: int = count(32, high=LARGEST_BATCH)
     learning_rate: float = positive(1e-4)
     temperature_learning_rate: float = positive(1e-4)
     weight_decay: float = nonnegative(1e-4)
