@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from core_toys import drawn, same_leaves, toy_context, toy_keys, toy_program
+from core_toys import drawn, same_leaves, tiny_config, toy_context, toy_keys, toy_program
 from deployment_toys import POLICIES, SHIELDS, deployed_program, toy_deployed
 from value_toys import ACTIONS, NUMBERS, SIZE, Known, nonzero, small_config
 
@@ -27,6 +27,8 @@ TINY = {"cdt.width": 8, "cdt.layers": 1, "cdt.heads": 2, "cdt.context": K, "cdt.
 CONFIG = replaced(Config(encoder=EncoderConfig(rings=False, features=8)), TINY)
 ALGORITHM, NET = cdt.make(CONFIG, TASK), cdt.make_network(CONFIG, TASK)
 HYPER = ALGORITHM.hyper
+# Without the geometry of the small observation, programs compile faster.
+FLAT = replaced(tiny_config(), {"encoder.rings": False})
 HEADS = {"action": {"mean", "log_std"}, "cost": {"cost"}, "state": {"next_obs"}}
 
 
@@ -434,7 +436,7 @@ def test_a_probe_is_solved_to_its_constrained_optimum():
 
 
 def test_resume_is_bit_exact_and_members_are_one_trace(tmp_path):
-    program = toy_program("cdt", "none")
+    program = toy_program("cdt", "none", FLAT)
     traces: list[int] = []
 
     def update(*inputs: Any) -> Any:
@@ -470,7 +472,7 @@ def test_resume_is_bit_exact_and_members_are_one_trace(tmp_path):
 
 
 def test_a_loaded_policy_acts_under_every_shield_and_remembers(tmp_path):
-    program = deployed_program("cdt")
+    program = deployed_program("cdt", FLAT)
     deployed = toy_deployed(program, (0.0, -1e9))
     save_policies(tmp_path, program, "cdt", "proco", deployed)
     same_leaves(load_policies(tmp_path, "cdt", "proco")[1], deployed)

@@ -375,7 +375,7 @@ def update(
         return total_loss(key, hyper, net, params, temperature, batch, as_published)
 
     grads, metrics = jax.grad(loss, has_aux=True)(state.params)
-    size = optax.global_norm(grads)
+    size = optax.tree.norm(grads)
     shrink = jnp.minimum(1.0, hyper.gradient_limit / jnp.maximum(size, 1e-6))
     grads = jax.tree.map(lambda x: shrink * x, grads)
     updates, optimizer = optax.scale_by_adam().update(grads, state.optimizer)
