@@ -84,7 +84,8 @@ def imagined(episodes: list[Episode]) -> rollouts.Imagined:
     """Trajectories from logged states, with the true dynamics."""
     rng = np.random.default_rng(1)
     states = np.concatenate([e.obs[:-1] for e in episodes])
-    start = states[rng.integers(len(states), size=TRAJECTORIES)]
+    origin = rng.integers(len(states), size=TRAJECTORIES)
+    start = states[origin]
     action = random_forces(rng, TRAJECTORIES, HORIZON).astype(np.float32)
     # The braking distance of full speed is half of the last way.
     action[: TRAJECTORIES // 3] = -1.0
@@ -96,6 +97,7 @@ def imagined(episodes: list[Episode]) -> rollouts.Imagined:
         unsafe=jnp.asarray(beyond(obs[:, 1:])),
         length=jnp.full(TRAJECTORIES, HORIZON, jnp.int32),
         source=jnp.zeros(TRAJECTORIES, jnp.int32),
+        origin=jnp.asarray(origin, jnp.int32),
     )
 
 
@@ -110,6 +112,16 @@ def config(steps: int) -> Config:
         "bear_lag": fast | {"vae_hidden": (32,)},
         "cpq": fast
         | {"vae_hidden": (32,), "learning_rate": 3e-3, "policy_learning_rate": 3e-3, "tau": 0.05},
+        "cdt": {
+            "width": 32,
+            "layers": 1,
+            "heads": 2,
+            "context": 5,
+            "learning_rate": 3e-3,
+            "warmup_steps": 50.0,
+            # An episode is judged by whether it violates at all.
+            "target_cost": 0.0,
+        },
         "rollouts": {"interval": steps},
         "train": {"steps": steps, "batch": 64, "chunk": steps, "checkpoint_every": steps},
     }

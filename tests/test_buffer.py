@@ -3,10 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from proco_jax.augmentation.buffer import Buffer, add, empty_buffer, sample
-from proco_jax.augmentation.rollouts import RISK, Imagined
+from proco_jax.augmentation.buffer import Buffer, add, empty_buffer, sample, sample_segments
+from proco_jax.augmentation.rollouts import NOWHERE, RECOVERY, RISK, Imagined
 from proco_jax.models.normalizer import Normalizer
-from proco_jax.types import Transition
+from proco_jax.types import Dataset, Segment, ToGo, Transition
 
 PLAIN = Normalizer(jnp.zeros(1), jnp.ones(1))
 
@@ -20,6 +20,7 @@ def generation(value: float, unsafe: bool = False, length: int = 2, count: int =
         unsafe=jnp.full((count, 2), unsafe),
         length=jnp.full(count, length, jnp.int32),
         source=jnp.full(count, RISK, jnp.int32),
+        origin=jnp.full(count, NOWHERE, jnp.int32),
     )
 
 
@@ -64,7 +65,8 @@ def test_windows_end_with_their_trajectory_by_hand():
     states = jnp.arange(5.0)[None, :, None]
     unsafe = jnp.array([[False, True, False, True]])
     reward = jnp.array([[10.0, 11.0, 12.0, 13.0]])
-    new = Imagined(states, states[:, :4], reward, unsafe, jnp.array([3]), jnp.array([RISK]))
+    origin = jnp.array([NOWHERE])
+    new = Imagined(states, states[:, :4], reward, unsafe, jnp.array([3]), jnp.array([RISK]), origin)
     found = draw(filled(new), 200, 0.5, 14, n=2)
     steps = found.n_step
     at = np.asarray(found.obs[:, 0], int)
@@ -134,3 +136,92 @@ def test_longer_trajectories_are_drawn_in_proportion_to_their_length():
     short, long = generation(1.0, length=1, count=1), generation(2.0, length=2, count=1)
     obs = draw(filled(short, long), 6000, 0.5, 12).obs
     assert float((obs == 2.0).mean()) == pytest.approx(2 / 3, abs=0.03)
+
+
+# An episode of four steps and one of three, with their sums to go.
+LOGS = Dataset(
+    obs=jnp.array([0.0, 1.0, 2.0, 3.0, 4.0, 10.0, 11.0, 12.0, 13.0])[:, None],
+    obs_index=jnp.array([0, 1, 2, 3, 5, 6, 7]),
+    action=jnp.array([0.0, 0.1, 0.2, 0.3, 1.0, 1.1, 1.2])[:, None],
+    reward=jnp.array([1.0, 2.0, 3.0, 4.0, 10.0, 20.0, 30.0]),
+    cost=jnp.array([0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 2.0]),
+    discount=jnp.ones(7),
+    episode=jnp.array([0, 0, 0, 0, 1, 1, 1]),
+    remaining=jnp.array([3, 2, 1, 0, 2, 1, 0]),
+    step=jnp.array([0, 1, 2, 3, 0, 1, 2]),
+)
+TO_GO = ToGo(
+    jnp.array([10.0, 9.0, 7.0, 4.0, 60.0, 50.0, 30.0]), jnp.array([1.0, 1.0, 0, 0, 2.0, 2.0, 2.0])
+)
+# A rollout from the third step of the first episode, longer than that episode, and a recovery of
+# one step at the second step of the other one.
+FROM_LOGS = Imagined(
+    obs=jnp.array([[[2.0], [50.0], [51.0], [52.0]], [[60.0], [61.0], [62.0], [63.0]]]),
+    action=jnp.array([[[0.5], [0.6], [0.7]], [[0.8], [0.9], [0.9]]]),
+    reward=jnp.array([[5.0, 6.0, 7.0], [1.0, 8.0, 8.0]]),
+    unsafe=jnp.array([[False, True, True], [False, True, True]]),
+    length=jnp.array([3, 1]),
+    source=jnp.array([RISK, RECOVERY]),
+    origin=jnp.array([2, 5]),
+)
+_segments = jax.jit(
+    lambda key, buffer, share: sample_segments(key, buffer, LOGS, TO_GO, PLAIN, (400, 3), share)
+)
+
+
+def draw_segments(buffer: Buffer, share: float = 0.5, seed: int = 20) -> Segment:
+    return jax.tree.map(np.asarray, _segments(jax.random.key(seed), buffer, share))
+
+
+def test_segments_join_a_logged_past_and_an_imagined_future_by_hand():
+    # Rows: obs, action, reward, cost, return to go, cost to go, time step, imagined.
+    joined = [
+        (0.0, 0.0, 1.0, 0.0, 14.0, 2.0, 0, False),
+        (1.0, 0.1, 2.0, 1.0, 13.0, 2.0, 1, False),
+        (2.0, 0.5, 5.0, 0.0, 11.0, 1.0, 2, True),
+        # The logged episode has no fifth step, so the rollout ends here.
+        (50.0, 0.6, 6.0, 1.0, 6.0, 1.0, 3, True),
+    ]
+    # The recovery has no logged past; after it, the episode goes on with its last step.
+    recovery = [(60.0, 0.8, 1.0, 0.0, 31.0, 2.0, 1, True)]
+    # A share of 1 and of 0: the rollout violates within the episode, the recovery does not.
+    for share, timeline, begins in ((1.0, joined, {0, 1, 2, 3}), (0.0, recovery, {0})):
+        found = draw_segments(filled(FROM_LOGS), share)
+        seen = set()
+        for row in range(400):
+            obs = found.obs[row, :, 0]
+            begin = [one[0] for one in timeline].index(obs[0])
+            seen.add(begin)
+            expected = timeline[begin : begin + 3]
+            count = len(expected)
+            np.testing.assert_array_equal(found.mask[row], np.arange(3) < count)
+            parts = (
+                obs,
+                found.action[row, :, 0],
+                found.reward[row],
+                found.cost[row],
+                found.return_to_go[row],
+                found.cost_to_go[row],
+                found.timestep[row],
+                found.imagined[row],
+            )
+            for part, want in zip(parts, zip(*expected, strict=True), strict=True):
+                np.testing.assert_allclose(part[:count], want, rtol=1e-6)
+            assert found.imagined[row].any()
+            np.testing.assert_array_equal(found.reward[row, count:], 0.0)
+            assert not found.imagined[row, count:].any()
+        assert seen == begins
+
+
+def test_segments_never_hold_an_unwritten_step_nor_one_of_unknown_origin():
+    lost = FROM_LOGS._replace(origin=jnp.array([NOWHERE, NOWHERE]))
+    for buffer in (filled(FROM_LOGS, room=3), filled(FROM_LOGS, lost)):
+        found = draw_segments(buffer)
+        assert found.mask[:, 0].all() and found.imagined.any(axis=1).all()
+        # Unwritten trajectories hold zeros, whose action is that of the first logged step alone.
+        zero = found.mask & (found.obs[..., 0] == 0.0)
+        np.testing.assert_array_equal(found.timestep[zero], 0)
+        assert not found.imagined[zero].any()
+    for buffer in (filled(FROM_LOGS._replace(length=jnp.array([0, 0]))), filled(lost)):
+        found = draw_segments(buffer)
+        assert not found.mask.any() and not found.imagined.any()

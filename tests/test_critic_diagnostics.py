@@ -63,7 +63,8 @@ def imagined(last: np.ndarray) -> rollouts.Imagined:
     unsafe[0, 0], unsafe[1, 1] = True, True
     length = np.ones(count, np.int32)
     action, reward, source = np.zeros((count, 2, 1)), np.zeros((count, 2)), np.zeros(count, int)
-    return rollouts.Imagined(obs, action, reward, unsafe, length, source)
+    origin = np.full(count, rollouts.NOWHERE)
+    return rollouts.Imagined(obs, action, reward, unsafe, length, source, origin)
 
 
 def test_rollouts_report_measures_the_last_kept_state():

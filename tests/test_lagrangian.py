@@ -2,11 +2,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from value_toys import Known, make_rows
+from value_toys import TASK, Known, make_rows, small_config
 
-from proco_jax.algorithms import lagrangian_critics, temporal_difference
+from proco_jax.algorithms import lagrangian_critics, make_algorithm, temporal_difference
 from proco_jax.algorithms.gradient_step import gradient_step
 from proco_jax.algorithms.lagrangian import PidHyper, initial_pid, pid_step, value_limit
+from proco_jax.config.schema import replaced
 from proco_jax.models.losses import weighted_mean
 
 # Published gains, with a cap that a few errors reach.
@@ -126,6 +127,29 @@ def test_targets_by_hand_and_what_a_termination_stops():
     q, qc = temporal_difference.td_targets(batch, *values, half, jnp.float32(0.1), True)
     np.testing.assert_allclose(q, [3.0, 1.0], rtol=1e-6)
     np.testing.assert_allclose(qc, [4.0, 4.0], rtol=1e-6)
+
+
+def test_published_reward_backups_end_at_time_limits_by_hand():
+    """The second row is the last of its episode, at the time limit; so is an imagined one."""
+    zeros, none = jnp.zeros((3, 3)), jnp.zeros(3)
+    batch = make_rows(zeros, zeros, none, none, imagined=jnp.array([False, False, True]))
+    steps = batch.n_step
+    batch = batch._replace(n_step=steps._replace(valid=steps.valid.at[1:, 1].set(False)))
+    values, half = (jnp.full(3, 4.0), jnp.full(3, 6.0)), jnp.float32(0.5)
+    for published, expected in ((False, [2.0, 2.0, 2.0]), (True, [2.0, 0.0, 2.0])):
+        q, qc = temporal_difference.td_targets(batch, *values, half, half, published)
+        np.testing.assert_allclose(q, expected)
+        np.testing.assert_allclose(qc, 3.0)
+
+
+@pytest.mark.parametrize("name", ["bcq_lag", "bear_lag", "cpq"])
+def test_published_time_limits_need_windows_of_two_steps(name):
+    for n_step, published in ((2, True), (1, False)):
+        config = small_config(name, as_published=published)
+        make_algorithm(name, replaced(config, {"train.n_step": n_step}), TASK)
+    config = replaced(small_config(name, as_published=True), {"train.n_step": 1})
+    with pytest.raises(ValueError, match=rf"{name}\.as_published: found .*n_step=1"):
+        make_algorithm(name, config, TASK)
 
 
 def test_no_gradient_passes_targets():

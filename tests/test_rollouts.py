@@ -9,6 +9,7 @@ from core_toys import SPEC, tiny_config, toy_cost_model, toy_dataset, toy_model,
 from proco_jax.augmentation import proco, rollouts
 from proco_jax.augmentation.rollouts import (
     BEHAVIOR,
+    NOWHERE,
     POLICY,
     RECOVERY,
     RISK,
@@ -71,6 +72,7 @@ def three(unsafe, length, source=(RISK,)) -> Imagined:
         unsafe=jnp.array(unsafe),
         length=jnp.array(length),
         source=jnp.broadcast_to(jnp.array(source), (3,)),
+        origin=jnp.full(3, NOWHERE),
     )
 
 
@@ -186,11 +188,17 @@ def test_rollouts_start_in_the_logs_with_actions_in_range():
     logged = np.asarray(data.obs)[np.asarray(data.obs_index)]
     recoveries = np.asarray(found.source) == RECOVERY
     np.testing.assert_array_equal(recoveries, np.arange(18) >= 12)
-    assert all((row == logged).all(axis=1).any() for row in first[~recoveries])
+    origin = np.asarray(found.origin)
+    np.testing.assert_array_equal(first[~recoveries], logged[origin[~recoveries]])
     # A recovery starts at a state of an earlier trajectory of its elite.
     for member, rows in enumerate(np.split(first[recoveries], 2)):
         known = np.asarray(found.obs[6 * member : 6 * member + 6, :-1]).reshape(-1, first.shape[1])
-        assert all((row == known).all(axis=1).any() for row in rows)
+        at = [np.flatnonzero((row == known).all(axis=1))[0] for row in rows]
+        # Its origin is as many steps later, or the last transition of the logged episode.
+        parent, later = np.divmod(at, CONFIG.horizon)
+        begun = origin[6 * member + parent]
+        later = np.minimum(later, np.asarray(data.remaining)[begun])
+        np.testing.assert_array_equal(origin[12 + 3 * member : 15 + 3 * member], begun + later)
     assert np.all(np.abs(found.action) <= 1.0)
     by_policy = np.asarray(found.source) == POLICY
     np.testing.assert_array_equal(found.action[by_policy], 0.0)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from core_toys import (
+    ACTIONS,
     SPEC,
     TASK,
     tiny_config,
@@ -14,8 +15,10 @@ from core_toys import (
     toy_program,
 )
 
-from proco_jax.augmentation import make_augmentation
+from proco_jax.augmentation import buffer, make_augmentation
 from proco_jax.augmentation.base import Context, WorldModel
+from proco_jax.augmentation.rollouts import RISK, Imagined
+from proco_jax.config.schema import replaced
 from proco_jax.data.logs import to_dataset
 from proco_jax.models import cost, dynamics
 from proco_jax.training import loop, sampling
@@ -38,7 +41,27 @@ def transitions(data: Dataset, *index: int, n: int = 3) -> Transition:
 
 def segments(data: Dataset, *index: int, length: int = 3) -> Segment:
     normalizer = toy_normalizer(data)
-    return sampling.gather_segments(data, normalizer, data.cost, jnp.array(index), length)
+    to_go = sampling.sums_to_go(data, data.cost)
+    return sampling.gather_segments(data, normalizer, to_go, jnp.array(index), length)
+
+
+def replay_context() -> Context:
+    """Two episodes of 20 steps, every fifth of them called unsafe, and a trajectory from one."""
+    logs = to_dataset([toy_episode(0), toy_episode(1)])
+    data = jax.tree.map(jnp.asarray, logs)
+    normalizer = toy_normalizer(data)
+    trajectory = Imagined(
+        obs=jnp.ones((1, 3, SPEC.size)),
+        action=jnp.ones((1, 2, ACTIONS)),
+        reward=jnp.ones((1, 2)),
+        unsafe=jnp.array([[False, True]]),
+        length=jnp.array([2], jnp.int32),
+        source=jnp.array([RISK], jnp.int32),
+        origin=jnp.array([7], jnp.int32),
+    )
+    held = buffer.add(buffer.empty_buffer(1, trajectory), trajectory)
+    world = WorldModel(None, None, jnp.arange(40) % 5 == 0, None, held)  # pyright: ignore
+    return Context(data, normalizer, world)
 
 
 def rows(data: Dataset) -> np.ndarray:
@@ -182,3 +205,24 @@ def test_batches_without_augmentation_hold_logged_rows_alone():
     assert found.obs.shape == (program.config.train.batch, SPEC.size)
     assert not np.any(found.imagined)
     assert found.n_step.valid.shape[1] == program.config.train.n_step
+
+
+@pytest.mark.parametrize("share", [0.5, 0.25, 0.0])
+def test_imagined_segments_have_the_stated_share(share):
+    config = replaced(tiny_config(), {"augmentation.imagined_share": share})
+    program, context = toy_program("cdt", "replay", config), replay_context()
+    context = context._replace(data=dataclasses.replace(context.data, cost=jnp.zeros(40)))
+    cost = program.augmentation.cost(context)
+    to_go = sampling.sums_to_go(context.data, cost)
+    spec, hyper = program.algorithm.segments, program.augmentation.hyper
+    assert spec is not None
+    inputs = (spec, program.augmentation, context, hyper, (), to_go, jax.random.key(0))
+    found = sampling.draw_segments(*inputs)
+    joined = np.asarray(found.imagined.any(axis=1))
+    logged, count = spec.batch, len(joined)
+    assert count == logged + round(logged * share / (1.0 - share))
+    np.testing.assert_array_equal(joined, np.arange(count) >= logged)
+    # Logged segments carry the generated costs: every fifth step is called unsafe.
+    first = np.asarray(found.cost_to_go[:logged, 0])
+    remaining = 20 - np.asarray(found.timestep[:logged, 0])
+    np.testing.assert_array_equal(first, remaining // 5)

@@ -125,6 +125,7 @@ def flat_context() -> Context:
         unsafe=jnp.arange(count * horizon).reshape(count, horizon) % 3 == 0,
         length=jnp.full(count, horizon, jnp.int32),
         source=jnp.zeros(count, jnp.int32),
+        origin=jnp.arange(count, dtype=jnp.int32) * 7,
     )
     held = buffer.add(buffer.empty_buffer(1, trajectories), trajectories)
     return Context(data, normalizer, WorldModel(model, known, unsafe, jnp.arange(20), held))

@@ -40,11 +40,13 @@ class Known:
 
 
 def make_rows(obs: Any, action: Any, reward: Any, cost: Any, **others: Any) -> Transition:
-    """Logged rows of one step `[B]` that lead back to their own observation, unless told."""
+    """Logged rows `[B]` that lead back to their own observation, unless told."""
     obs, action = jnp.asarray(obs, jnp.float32), jnp.asarray(action, jnp.float32)
     reward, cost = jnp.asarray(reward, jnp.float32), jnp.asarray(cost, jnp.float32)
     ones = jnp.ones(reward.shape[0])
-    window = NStep(reward[:, None], cost[:, None], cost[:, None] > 0, ones[:, None] > 0, obs, ones)
+    # Windows of two steps, the second without reward and cost.
+    earned, paid = (jnp.stack([x, jnp.zeros_like(x)], axis=1) for x in (reward, cost))
+    window = NStep(earned, paid, paid > 0, jnp.ones(paid.shape, bool), obs, ones)
     rows = Transition(
         obs, action, reward, cost, obs, ones, obs, window, ones, jnp.zeros(len(ones), bool)
     )

@@ -110,6 +110,8 @@ class Segment(NamedTuple):
       cost_to_go: `[B, K]`, the same of costs.
       timestep: `[B, K]` int32, the step within the episode.
       mask: `[B, K]` bool, False beyond the end of the episode.
+      imagined: `[B, K]` bool, whether the step comes from the dynamics model. The steps before the
+        first imagined one of a segment are logged, with the sums of the imagined future.
     """
 
     obs: Array
@@ -120,6 +122,19 @@ class Segment(NamedTuple):
     cost_to_go: Array
     timestep: Array
     mask: Array
+    imagined: Array
+
+
+class ToGo(NamedTuple):
+    """Undiscounted sums from each logged transition to the end of its episode.
+
+    Attributes:
+      reward: `[N]`.
+      cost: `[N]`, of the costs that the augmentation says.
+    """
+
+    reward: Array
+    cost: Array
 
 
 @struct.dataclass

@@ -3,7 +3,7 @@
 import importlib
 from collections.abc import Callable
 
-from proco_jax.algorithms import bc, bcq_lag, bear_lag, coptidice, cpq, fisor, proco
+from proco_jax.algorithms import bc, bcq_lag, bear_lag, cdt, coptidice, cpq, fisor, proco
 from proco_jax.algorithms.base import Algorithm
 from proco_jax.config.schema import Config
 from proco_jax.types import TaskSpec
@@ -15,6 +15,7 @@ MAKERS: dict[str, Callable[[Config, TaskSpec], Algorithm]] = {
     "bear_lag": bear_lag.make,
     "cpq": cpq.make,
     "coptidice": coptidice.make,
+    "cdt": cdt.make,
     "fisor": fisor.make,
 }
 

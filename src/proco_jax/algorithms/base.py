@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
-from proco_jax.types import Array
+from proco_jax.types import Array, Dataset, ToGo
 
 Metrics = dict[str, jax.Array]
 
@@ -28,6 +28,21 @@ class Previous(NamedTuple):
     cost: Array
 
 
+class SegmentSpec(NamedTuple):
+    """The batches of an algorithm that takes segments.
+
+    Attributes:
+      length: K, steps of a segment.
+      batch: logged segments per gradient step.
+      cost_ceiling: a logged episode's chance of being drawn is in proportion to how far its cost is
+        below this, 0 above; None for transitions that are drawn uniformly.
+    """
+
+    length: int
+    batch: int
+    cost_ceiling: float | None = None
+
+
 class Algorithm(NamedTuple):
     """An offline algorithm.
 
@@ -44,7 +59,9 @@ class Algorithm(NamedTuple):
         `[n, A]`, carry), from which a shield chooses; None if the policy cannot be sampled.
       critics: state to the feasibility critics that the algorithm trains itself, a
         `feasibility.FeasibilityState`; None if it has none.
-      segment_length: K of the segments; 0 for algorithms that take transitions.
+      segments: the batches of segments; None for an algorithm that takes transitions.
+      prepare: (hyper, fresh state, logs, their sums to go) to a state that holds what the algorithm
+        takes from the logs as a whole, before the first step; None if nothing.
     """
 
     name: str
@@ -56,4 +73,5 @@ class Algorithm(NamedTuple):
     act: Callable[[Array, Any, Any, Any, Array, Previous], tuple[Array, Any]]
     sample_actions: Callable[..., tuple[Array, Any]] | None = None
     critics: Callable[[Any], Any] | None = None
-    segment_length: int = 0
+    segments: SegmentSpec | None = None
+    prepare: Callable[[Any, Any, Dataset, ToGo], Any] | None = None

@@ -14,8 +14,9 @@ What sees imagined rows:
 
 `as_published` computes what the code of OSRL (Liu et al. 2023) does: the smaller cost critic, the
 largest cost among candidates as backup, cost backups beyond true terminations (see
-`lagrangian_critics.py`), no cap on the sum of errors (see `lagrangian.py`), and a single proposal
-as action in place of the best of n, which is BCQ's own rule. Learning rates, coefficients and the
+`lagrangian_critics.py`) and reward backups that end at time limits, no cap on the sum of errors
+(see `lagrangian.py`), and a single proposal as action in place of the best of n, which is BCQ's own
+rule. Learning rates, coefficients and the
 factor 0.1 on rewards, by which the gains of lambda were tuned, are the published ones in both
 cases. Widths follow this project (128 behind its encoder; published: 256-256, VAE 400-400), the
 hidden layers of the perturbation network are ReLU (published: tanh), and the four critics of one
@@ -34,6 +35,7 @@ from proco_jax.algorithms import lagrangian, lagrangian_critics
 from proco_jax.algorithms.base import Algorithm, Metrics, Previous
 from proco_jax.algorithms.gradient_step import gradient_step
 from proco_jax.algorithms.temporal_difference import td_loss
+from proco_jax.algorithms.time_limits import require_window
 from proco_jax.common.hyperparameters import hyper_from
 from proco_jax.config.schema import BcqLagConfig, Config
 from proco_jax.models import vae
@@ -103,8 +105,14 @@ class State:
 
 
 def make(config: Config, task: TaskSpec) -> Algorithm:
-    """The algorithm for a task, with networks and hyperparameters of a config."""
+    """The algorithm for a task, with networks and hyperparameters of a config.
+
+    Raises:
+      ValueError: with `as_published` and windows of one step.
+    """
     settings, nets = config.bcq_lag, make_networks(config, task)
+    if settings.as_published:
+        require_window("bcq_lag", config.train.n_step)
 
     def sample_actions(
         key: Array, hyper: Hyper, state: State, carry: Any, obs: Array, previous: Previous, n: int

@@ -15,8 +15,9 @@ What sees imagined rows:
 
 `as_published` computes what the code of OSRL (Liu et al. 2023) does: the smaller cost critic, the
 largest cost among candidates as backup, cost backups beyond true terminations (see
-`lagrangian_critics.py`), no cap on the sum of errors (see `lagrangian.py`), and the mean as action
-in place of the best of n samples, which is BEAR's own rule. Learning rates, coefficients and the
+`lagrangian_critics.py`) and reward backups that end at time limits, no cap on the sum of errors
+(see `lagrangian.py`), and the mean as action in place of the best of n samples, which is BEAR's own
+rule. Learning rates, coefficients and the
 factor 0.1 on rewards, by which the gains of lambda were tuned, are the published ones in both
 cases. Widths follow this project (128 behind its encoder; published: 256-256, VAE 400-400), and the
 four critics of one kind share an encoder.
@@ -35,6 +36,7 @@ from proco_jax.algorithms import lagrangian, lagrangian_critics
 from proco_jax.algorithms.base import Algorithm, Metrics, Previous
 from proco_jax.algorithms.gradient_step import gradient_step
 from proco_jax.algorithms.temporal_difference import td_loss
+from proco_jax.algorithms.time_limits import require_window
 from proco_jax.common.hyperparameters import hyper_from
 from proco_jax.config.schema import BearLagConfig, Config
 from proco_jax.models import squashed_gaussian, vae
@@ -92,8 +94,14 @@ class State:
 
 
 def make(config: Config, task: TaskSpec) -> Algorithm:
-    """The algorithm for a task, with networks and hyperparameters of a config."""
+    """The algorithm for a task, with networks and hyperparameters of a config.
+
+    Raises:
+      ValueError: with `as_published` and windows of one step.
+    """
     settings, nets = config.bear_lag, make_networks(config, task)
+    if settings.as_published:
+        require_window("bear_lag", config.train.n_step)
 
     def sample_actions(
         key: Array, hyper: Hyper, state: State, carry: Any, obs: Array, previous: Previous, n: int

@@ -20,10 +20,11 @@ through the values of states before. On costs of 0 with an open gate the two are
 `as_published` computes what the code of OSRL (Liu et al. 2023) does: no such descent; a push
 computed with the target critic, thus without gradient; rare actions drawn before the tanh, and
 thus possibly beyond the range of actions; the smaller of two cost critics in place of the larger;
-cost backups beyond true terminations. Its push has no bound, and hits the rarest quarter of the
-policy's own actions, however usual they are. With a gradient, the backups of costs carry this into
-all values, and the gate closes everywhere, even where nothing costs. So by default rare is what
-has a larger divergence than 99% of the logged actions, and the push ends at its target.
+cost backups beyond true terminations, and reward backups that end at time limits. Its push has no
+bound, and hits the rarest quarter of the policy's own actions, however usual they are. With a
+gradient, the backups of costs carry this into all values, and the gate closes everywhere, even
+where nothing costs. So by default rare is what has a larger divergence than 99% of the logged
+actions, and the push ends at its target.
 
 Learning rates and coefficients are the published ones in both cases, as is the factor 0.1 on
 rewards. Widths follow this project (128 behind its encoder; published: 256-256, VAE 400-400), and
@@ -41,6 +42,7 @@ from proco_jax.algorithms.base import Algorithm, Metrics, Previous
 from proco_jax.algorithms.gradient_step import gradient_step
 from proco_jax.algorithms.lagrangian import value_limit
 from proco_jax.algorithms.temporal_difference import td_loss, td_targets
+from proco_jax.algorithms.time_limits import require_window
 from proco_jax.common.hyperparameters import hyper_from
 from proco_jax.config.schema import Config, CpqConfig
 from proco_jax.models import squashed_gaussian, vae
@@ -97,8 +99,14 @@ class State:
 
 
 def make(config: Config, task: TaskSpec) -> Algorithm:
-    """The algorithm for a task, with networks and hyperparameters of a config."""
+    """The algorithm for a task, with networks and hyperparameters of a config.
+
+    Raises:
+      ValueError: with `as_published` and windows of one step.
+    """
     settings, nets = config.cpq, make_networks(config, task)
+    if settings.as_published:
+        require_window("cpq", config.train.n_step)
 
     def sample_actions(
         key: Array, hyper: Hyper, state: State, carry: Any, obs: Array, previous: Previous, n: int

@@ -5,9 +5,10 @@ the values of several candidate actions in the next state. The critics of one ki
 one encoder.
 
 The code of OSRL (Liu et al. 2023) treats costs exactly as rewards: the smaller of two critics, the
-largest value among the candidates, and a backup that passes true terminations. By default we use
-the larger of two cost critics (the smaller one overlooks violations), back up both values of the
-candidate that the policy would choose, and stop both backups at true terminations.
+largest value among the candidates. Its cost backup passes true terminations, its reward backup
+ends there and at time limits. By default we use the larger of two cost critics (the smaller one
+overlooks violations), back up both values of the candidate that the policy would choose, and stop
+both backups at true terminations alone.
 """
 
 from typing import Any

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from proco_jax.algorithms.base import Metrics
+from proco_jax.algorithms.time_limits import end_at_time_limits
 from proco_jax.models.losses import weighted_mean
 from proco_jax.models.networks import Critic, apply
 from proco_jax.types import Array, Transition
@@ -22,13 +23,16 @@ def td_targets(
 ) -> tuple[jax.Array, jax.Array]:
     """Targets of Q and Q_c, each `[B]`, without gradient.
 
-    Time limits stop no backup. The published code does stop that of the reward there, which
-    `as_published` leaves out.
+    Both backups stop at true terminations and at no time limit. `as_published`, that of the reward
+    stops at both, and that of the cost at neither.
     """
     chex.assert_equal_shape([batch.reward, batch.cost, batch.discount, next_q, next_qc])
-    continues = jnp.ones_like(batch.discount) if as_published else batch.discount
-    target_q = reward_scale * batch.reward + discount * batch.discount * next_q
-    target_qc = batch.cost + discount * continues * next_qc
+    reward_goes_on = cost_goes_on = batch.discount
+    if as_published:
+        reward_goes_on = end_at_time_limits(batch).discount
+        cost_goes_on = jnp.ones_like(batch.discount)
+    target_q = reward_scale * batch.reward + discount * reward_goes_on * next_q
+    target_qc = batch.cost + discount * cost_goes_on * next_qc
     return jax.lax.stop_gradient(target_q), jax.lax.stop_gradient(target_qc)
 
 

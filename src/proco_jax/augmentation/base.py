@@ -13,7 +13,7 @@ from proco_jax.augmentation.buffer import Buffer
 from proco_jax.models.cost import CostModel
 from proco_jax.models.dynamics import Model
 from proco_jax.models.normalizer import Normalizer
-from proco_jax.types import Array, Dataset, Transition
+from proco_jax.types import Array, Dataset, Segment, ToGo, Transition
 
 # Key and raw obs `[..., O]` to actions `[..., A]`.
 Policy = Callable[[Array, Array], Array]
@@ -64,6 +64,9 @@ class Augmentation(NamedTuple):
         `rollouts.interval` steps with the current policy.
       cost: context to the costs `[N]` of the logged transitions.
       sample: (key, hyper, context, state) to `rows` imagined rows; None if `rows` is 0.
+      sample_segments: (key, hyper, context, state, to_go, logged, K) to segments of K steps with
+        imagined ones, in the same proportion to so many logged segments. The costs of the context's
+        logs, and the sums to go, are those that the augmentation says. None if `rows` is 0.
     """
 
     name: str
@@ -74,3 +77,4 @@ class Augmentation(NamedTuple):
     refresh: Callable[[Array, Any, Context, Any, Policy], tuple[Any, dict[str, jax.Array]]]
     cost: Callable[[Context], Array]
     sample: Callable[[Array, Any, Context, Any], Transition] | None
+    sample_segments: Callable[[Array, Any, Context, Any, ToGo, int, int], Segment] | None

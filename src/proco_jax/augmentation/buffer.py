@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from proco_jax.augmentation.rollouts import Imagined, violates
+from proco_jax.augmentation.rollouts import NOWHERE, RECOVERY, Imagined, violates
 from proco_jax.models.normalizer import Normalizer
-from proco_jax.types import Array, NStep, Transition
+from proco_jax.types import Array, Dataset, NStep, Segment, ToGo, Transition
 
 
 @struct.dataclass
@@ -87,6 +87,78 @@ def sample(
         ),
         weight=(length > 0).astype(jnp.float32),
         imagined=jnp.ones(batch, bool),
+    )
+
+
+def sample_segments(
+    key: Array,
+    buffer: Buffer,
+    data: Dataset,
+    to_go: ToGo,
+    normalizer: Normalizer,
+    shape: tuple[int, int],
+    violating_share: Array | float,
+) -> Segment:
+    """Segments that join a logged past with an imagined future, at least one step of the latter.
+
+    A trajectory takes the place of the rest of the logged episode that it starts from: it ends
+    where that episode does, if not before, and then the episode goes on as logged, so its sums
+    to go continue those of the trajectory. Recovery rollouts start within other trajectories and
+    have no logged past. Steps are drawn as `sample` draws them, and each at every place of a
+    segment that its past allows with equal probability. Without any trajectory, and with origins
+    NOWHERE, all steps are masked.
+
+    Args:
+      data: the logs from which the trajectories start, with the costs of the augmentation.
+      to_go: of the same logs.
+      shape: (B, K).
+      violating_share: share of segments from violating trajectories.
+    """
+    count, size = shape
+    row_key, place_key = jax.random.split(key)
+    held = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), buffer.data)
+    left = data.remaining[jnp.maximum(held.origin, 0)] + 1
+    known = held.origin != NOWHERE
+    held = held._replace(length=jnp.where(known, jnp.minimum(held.length, left), 0))
+    chosen, step = _draw_rows(row_key, held, count, violating_share)
+    origin = jnp.maximum(held.origin[chosen], 0)[:, None]
+    length = held.length[chosen][:, None]
+    past = jnp.where(held.source[chosen] == RECOVERY, 0, data.step[origin[:, 0]])
+    first = jnp.maximum(step - jax.random.randint(place_key, (count,), 0, size), -past)
+    # Steps since the start of the trajectory, negative ones in the logs.
+    since = first[:, None] + jnp.arange(size)
+    mask = (since < length) & (length > 0)
+    since = jnp.minimum(since, jnp.maximum(length - 1, 0))
+    logged, ahead = origin + jnp.minimum(since, 0), jnp.maximum(since, 0)
+    imagined = since >= 0
+
+    def join(early: Array, of_model: Array) -> jax.Array:
+        """Values `[B, K, ...]` of logged transitions, and `[B, H, ...]` of imagined steps."""
+        index = ahead.reshape(*ahead.shape, *[1] * (of_model.ndim - 2))
+        late = jnp.take_along_axis(of_model, index, axis=1)
+        return jnp.where(imagined.reshape(index.shape), late, early)
+
+    def sums(of_logs: Array, value: Array) -> jax.Array:
+        """Sums to go `[B, K]`; `value [B, H]` of imagined steps."""
+        inside = jnp.where(jnp.arange(value.shape[1]) < length, value, 0.0)
+        goes_on = length <= data.remaining[origin]
+        rest = jnp.where(goes_on, of_logs[jnp.minimum(origin + length, data.size - 1)], 0.0)
+        imagined_sum = jnp.cumsum(inside[:, ::-1], axis=1)[:, ::-1] + rest
+        begins = imagined_sum[:, :1]
+        before = of_logs[logged] - of_logs[origin] + begins
+        return jnp.where(imagined, jnp.take_along_axis(imagined_sum, ahead, axis=1), before)
+
+    reward, unsafe = held.reward[chosen], held.unsafe[chosen].astype(jnp.float32)
+    return Segment(
+        obs=normalizer(join(data.obs[data.obs_index[logged]], held.obs[chosen])),
+        action=join(data.action[logged], held.action[chosen]),
+        reward=jnp.where(mask, join(data.reward[logged], reward), 0.0),
+        cost=jnp.where(mask, join(data.cost[logged], unsafe), 0.0),
+        return_to_go=sums(to_go.reward, reward),
+        cost_to_go=sums(to_go.cost, unsafe),
+        timestep=data.step[origin] + since,
+        mask=mask,
+        imagined=imagined & mask,
     )
 
 

@@ -14,4 +14,5 @@ def make() -> Augmentation:
         refresh=lambda key, hyper, context, state, policy: (state, {}),
         cost=lambda context: context.data.cost,
         sample=None,
+        sample_segments=None,
     )

@@ -21,7 +21,7 @@ from proco_jax.common.hyperparameters import hyper_from
 from proco_jax.config.schema import Config
 from proco_jax.models import cost, dynamics
 from proco_jax.models.networks import Critic, DynamicsNetwork
-from proco_jax.types import Array, Transition
+from proco_jax.types import Array, Segment, ToGo, Transition
 
 
 class Hyper(NamedTuple):
@@ -79,6 +79,19 @@ def make_imagining(name, config: Config, model_of, cost) -> Augmentation:
     def sample(key: Array, hyper: Hyper, context: Context, state: buffer.Buffer) -> Transition:
         return buffer.sample(key, state, context.normalizer, rows, n, hyper.violating_share)
 
+    def sample_segments(
+        key: Array,
+        hyper: Hyper,
+        context: Context,
+        state: buffer.Buffer,
+        to_go: ToGo,
+        logged: int,
+        length: int,
+    ) -> Segment:
+        logs = (context.data, to_go, context.normalizer)
+        shape = (imagined_count(config, logged), length)
+        return buffer.sample_segments(key, state, *logs, shape, hyper.violating_share)
+
     return Augmentation(
         name=name,
         hyper=make_hyper(config),
@@ -88,6 +101,7 @@ def make_imagining(name, config: Config, model_of, cost) -> Augmentation:
         refresh=refresh,
         cost=cost,
         sample=sample if rows else None,
+        sample_segments=sample_segments if rows else None,
     )
 
 
@@ -98,9 +112,14 @@ def make_hyper(config: Config) -> Hyper:
 
 
 def imagined_rows(config: Config) -> int:
-    """Imagined rows per batch: `imagined_share` of logged and imagined rows together."""
+    """Imagined rows per batch of `train.batch` logged ones."""
+    return imagined_count(config, config.train.batch)
+
+
+def imagined_count(config: Config, logged: int) -> int:
+    """Imagined rows or segments beside logged ones: `imagined_share` of both together."""
     share = config.augmentation.imagined_share
-    return max(1, round(config.train.batch * share / (1.0 - share))) if share else 0
+    return max(1, round(logged * share / (1.0 - share))) if share else 0
 
 
 def rollout_model(

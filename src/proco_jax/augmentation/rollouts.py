@@ -17,6 +17,8 @@ from proco_jax.models.dynamics import MeanPrediction
 from proco_jax.types import Array, Dataset
 
 RISK, BEHAVIOR, POLICY, RECOVERY = 0, 1, 2, 3
+# The origin of a trajectory that belongs to no logged episode.
+NOWHERE = -1
 Settings = RolloutConfig | ExplorationConfig
 _SOURCES = {"risk": RISK, "behavior": BEHAVIOR, "policy": POLICY, "recovery": RECOVERY}
 
@@ -59,6 +61,8 @@ class Imagined(NamedTuple):
       unsafe: `[M, H]` bool, of the next state.
       length: `[M]` int32, steps for which the elites agree.
       source: `[M]` int32, RISK, BEHAVIOR, POLICY or RECOVERY.
+      origin: `[M]` int32, the logged transition in whose place the trajectory begins: in its state,
+        or, if the source is RECOVERY, at its time step; NOWHERE if there is none.
     """
 
     obs: Array
@@ -67,6 +71,7 @@ class Imagined(NamedTuple):
     unsafe: Array
     length: Array
     source: Array
+    origin: Array
 
 
 def generate(
@@ -100,11 +105,12 @@ def generate(
     index = sample_starts(start_key, shape, data.size, risky, hyper.risky_start_share)
     start, plan, source = plan_actions(config, hyper, model, data, index, plan_key)
     found = imagine(model, policy, start, plan, source, walk_key)
+    found = found._replace(origin=index.reshape(-1).astype(jnp.int32))
     recoveries = round(config.recovery_share * config.starts)
     if not recoveries:
         return found
     shape = (elites, recoveries)
-    recovered = _recover_from(config, hyper, model, policy, found, shape, recovery_key)
+    recovered = _recover_from(config, hyper, model, policy, data, found, shape, recovery_key)
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), found, recovered)
 
 
@@ -183,7 +189,8 @@ def imagine(
     action, next_obs, reward, unsafe, alive = (jnp.moveaxis(x, 0, 2) for x in found)
     obs = jnp.concatenate([start[:, :, None], next_obs], axis=2)
     length = alive.sum(2, dtype=jnp.int32)
-    imagined = Imagined(obs, action, reward, unsafe, length, source)
+    origin = jnp.full(source.shape, NOWHERE, jnp.int32)
+    imagined = Imagined(obs, action, reward, unsafe, length, source, origin)
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), imagined)
 
 
@@ -301,6 +308,7 @@ def _recover_from(
     hyper: Hyper,
     model: RolloutModel,
     policy: Callable[[Array, Array], jax.Array],
+    data: Dataset,
     found: Imagined,
     shape: tuple[int, int],
     key: Array,
@@ -312,7 +320,10 @@ def _recover_from(
     step = jnp.floor(jax.random.uniform(step_key, shape) * amid.length).astype(jnp.int32)
     start = jnp.take_along_axis(amid.obs, step[..., None, None], axis=2)[:, :, 0]
     keys = (plan_key, walk_key)
-    return recover(config, hyper, model, policy, start, found.action.shape[-1], keys)
+    recovered = recover(config, hyper, model, policy, start, found.action.shape[-1], keys)
+    # At the end of the logged episode if the trajectory has gone on for longer.
+    origin = amid.origin + jnp.minimum(step, data.remaining[amid.origin])
+    return recovered._replace(origin=origin.reshape(-1))
 
 
 def _draw_sources(key: Array, shape: tuple[int, ...], risk_share: Array | float) -> jax.Array:

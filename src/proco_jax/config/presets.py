@@ -28,6 +28,8 @@ def set_variant(config: Config, variant: str) -> Config:
     for section in (config.proco, config.bc, config.coptidice, config.fisor, config.feasibility):
         section.learning_rate = 1e-3
     config.cpq.policy_learning_rate = 1e-3
+    config.cdt.learning_rate = config.cdt.temperature_learning_rate = 1e-3
+    config.cdt.warmup_steps = 100.0
     for section in (config.bcq_lag, config.bear_lag, config.cpq):
         section.tau = 0.05
     return _quick(config) if variant == "quick" else config
@@ -68,6 +70,8 @@ def _paper(config: Config) -> Config:
     config.coptidice.hidden = (256, 256)
     config.coptidice.learning_rate = config.coptidice.multiplier_learning_rate = 1e-4
     config.fisor.hidden, config.fisor.width = (256, 256), 256
+    config.cdt.width, config.cdt.layers, config.cdt.heads = 128, 3, 8
+    config.cdt.batch = 2048
     config.feasibility.tau = config.proco.tau = config.fisor.tau = 0.005
     config.fisor.policy_tau = 0.001
     for section in (config.bcq_lag, config.bear_lag, config.cpq):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
-ALGORITHMS = ("proco", "bc", "bcq_lag", "bear_lag", "cpq", "coptidice", "fisor")
+ALGORITHMS = ("proco", "bc", "bcq_lag", "bear_lag", "cpq", "coptidice", "cdt", "fisor")
 ALGORITHM = "|".join([*ALGORITHMS, r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"])
 ALGORITHM_WORDS = f"one of {ALGORITHMS} or the module:function of an algorithm of your own"
 AUGMENTATIONS = ("none", "proco", "control")
@@ -636,6 +636,55 @@ class CoptidiceConfig:
 
 
 @dataclasses.dataclass
+class CdtConfig:
+    """The Constrained Decision Transformer (`algorithms/cdt.py`).
+
+    Attributes:
+      width: of tokens, a multiple of `heads`.
+      layers: of the transformer.
+      heads: of its attention.
+      context: steps that it sees, the present one included.
+      batch: logged segments of so many steps per gradient step.
+      learning_rate: of AdamW; decays to 0 by a cosine, unless `as_published`.
+      temperature_learning_rate: of Adam for the logarithm of the entropy's temperature.
+      weight_decay: of AdamW.
+      gradient_limit: largest norm of a gradient.
+      warmup_steps: steps over which the learning rate rises linearly.
+      dropout: rate of dropout of tokens, attention and residual paths.
+      reward_scale: factor on returns to go.
+      initial_temperature: of the entropy.
+      cost_weight: of the loss of predicted costs.
+      state_weight: of the loss of predicted observations.
+      imagined_weight: factor on the weights of imagined steps in the action loss.
+      target_cost: cost to go at the start of an episode, as a multiple of the cost limit.
+      target_return: return to go at the start of an episode; 0 for the quantile below.
+      target_quantile: of the returns of the logged episodes whose cost is within the target.
+      as_published: what the published code does, see `algorithms/cdt.py`.
+    """
+
+    width: int = count(64, high=LARGEST_WIDTH)
+    layers: int = count(2, high=1000)
+    heads: int = count(4, high=1000)
+    context: int = count(10, high=10_000)
+    batch: int = count(32, high=LARGEST_BATCH)
+    learning_rate: float = positive(1e-4)
+    temperature_learning_rate: float = positive(1e-4)
+    weight_decay: float = nonnegative(1e-4)
+    gradient_limit: float = positive(0.25)
+    warmup_steps: float = nonnegative(500.0)
+    dropout: float = share(0.1, high=0.9)
+    reward_scale: float = positive(0.1)
+    initial_temperature: float = positive(0.1)
+    cost_weight: float = nonnegative(0.02)
+    state_weight: float = nonnegative(0.0)
+    imagined_weight: float = nonnegative(0.05)
+    target_cost: float = nonnegative(1.0)
+    target_return: float = setting(0.0, low=-LARGEST_NUMBER, high=LARGEST_NUMBER)
+    target_quantile: float = share(0.9)
+    as_published: bool = False
+
+
+@dataclasses.dataclass
 class FisorConfig:
     """FISOR (`algorithms/fisor.py`); its feasibility critics have the settings `feasibility`.
 
@@ -792,6 +841,7 @@ class Config:
     bear_lag: BearLagConfig = dataclasses.field(default_factory=BearLagConfig)
     cpq: CpqConfig = dataclasses.field(default_factory=CpqConfig)
     coptidice: CoptidiceConfig = dataclasses.field(default_factory=CoptidiceConfig)
+    cdt: CdtConfig = dataclasses.field(default_factory=CdtConfig)
     fisor: FisorConfig = dataclasses.field(default_factory=FisorConfig)
     shield: ShieldConfig = dataclasses.field(default_factory=ShieldConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)

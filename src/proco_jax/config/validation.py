@@ -100,6 +100,9 @@ def _cross_problems(config: Config) -> Iterator[str]:
     if config.dynamics.elites > members:
         expected = f"at most --config.dynamics.members={members}"
         yield _problem("dynamics.elites", config.dynamics.elites, expected)
+    if config.cdt.width % config.cdt.heads:
+        expected = f"a multiple of --config.cdt.heads={config.cdt.heads}"
+        yield _problem("cdt.width", config.cdt.width, expected)
     if config.shield.planner_threshold < config.shield.qh_threshold:
         expected = f"at least --config.shield.qh_threshold={config.shield.qh_threshold}"
         yield _problem("shield.planner_threshold", config.shield.planner_threshold, expected)

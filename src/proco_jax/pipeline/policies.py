@@ -32,7 +32,7 @@ from proco_jax.training.loop import Program, TrainState
 from proco_jax.types import Array
 
 # Raised when the meaning of a training changes while its settings do not.
-VERSION = 1
+VERSION = 2
 
 
 class Learner(NamedTuple):

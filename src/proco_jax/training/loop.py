@@ -31,8 +31,8 @@ from proco_jax.models import cost, dynamics
 from proco_jax.models.dynamics_targets import Targets
 from proco_jax.models.networks import Critic, DynamicsNetwork, make_encoder
 from proco_jax.models.normalizer import Normalizer
-from proco_jax.training.sampling import draw_segments, draw_transitions
-from proco_jax.types import Array, Dataset, TaskSpec, Transition
+from proco_jax.training.sampling import draw_segments, draw_transitions, sums_to_go
+from proco_jax.types import Array, Dataset, TaskSpec, ToGo, Transition
 
 # Purposes of the keys that a step derives.
 _BATCH, _REFRESH, _INIT, _WARMUP, _UPDATE = range(5)
@@ -160,8 +160,8 @@ def make_training(program: Program, members: int | None = None) -> Training:
         )
         return dataclasses.replace(state, augmentation=augmented), metrics
 
-    def one(shared: tuple[Context, Array], own: tuple[Hyper, TrainState]) -> tuple:
-        (context, warmup), (hyper, state) = shared, own
+    def one(shared: tuple[Context, ToGo | None, Array], own: tuple[Hyper, TrainState]) -> tuple:
+        (context, to_go, warmup), (hyper, state) = shared, own
         warms_up = warmup >= 0
         begin = _warmup_key(state, augmentation.warmup, warmup)
 
@@ -169,7 +169,7 @@ def make_training(program: Program, members: int | None = None) -> Training:
             key = jnp.where(warms_up, begin, _step_key(state, _REFRESH))
             state, metrics = refresh(context, hyper, state, key)
             steps = jnp.where(warms_up, 0, config.rollouts.interval)
-            step = functools.partial(train_step, program, context, hyper)
+            step = functools.partial(train_step, program, context, to_go, hyper)
             state, learned = _repeat(step, state, steps)
             return state, metrics | learned
 
@@ -177,7 +177,10 @@ def make_training(program: Program, members: int | None = None) -> Training:
 
     @functools.partial(jax.jit, donate_argnums=2)
     def run(context: Context, hyper: Hyper, state: TrainState, warmup: Array) -> tuple:
-        return sharding.over_members(one, (context, warmup), (hyper, state), members)
+        # A pass over all logs, so once for all members and steps.
+        segments = program.algorithm.batch == "segment"
+        to_go = logged_sums(program, context) if segments else None
+        return sharding.over_members(one, (context, to_go, warmup), (hyper, state), members)
 
     def warm_up(
         context: Context,
@@ -198,9 +201,13 @@ def make_training(program: Program, members: int | None = None) -> Training:
 
 
 def train_step(
-    program: Program, context: Context, hyper: Hyper, state: TrainState
+    program: Program, context: Context, to_go: ToGo | None, hyper: Hyper, state: TrainState
 ) -> tuple[TrainState, Metrics]:
-    """One gradient step of one member on a fresh batch."""
+    """One gradient step of one member on a fresh batch.
+
+    Args:
+      to_go: of the logs, see `logged_sums`; None for an algorithm that takes transitions.
+    """
     batch_key, segment_key = jax.random.split(_step_key(state, _BATCH))
     update_key = _step_key(state, _UPDATE)
     algorithm, augmentation = program.algorithm, program.augmentation
@@ -211,8 +218,9 @@ def train_step(
         return draw_transitions(settings, augmentation, *inputs)
 
     if algorithm.batch == "segment":
-        length = algorithm.segment_length
-        segments = draw_segments(settings, augmentation, context, length, segment_key)
+        assert algorithm.segments is not None and to_go is not None
+        inputs = (context, hyper.augmentation, state.augmentation, to_go, segment_key)
+        segments = draw_segments(algorithm.segments, augmentation, *inputs)
         learned, metrics = update(update_key, hyper.algorithm, state.algorithm, segments)
         batch = None
     else:
@@ -226,6 +234,11 @@ def train_step(
         metrics = metrics | more
     state = dataclasses.replace(state, algorithm=learned, critics=critics, step=state.step + 1)
     return state, metrics
+
+
+def logged_sums(program: Program, context: Context) -> ToGo:
+    """Returns and costs to go of the logs, with the costs of the program's augmentation."""
+    return sums_to_go(context.data, program.augmentation.cost(context))
 
 
 def make_policy(program: Program, normalizer: Normalizer, hyper: Any, state: Any) -> Policy:
@@ -335,6 +348,9 @@ def _init(program: Program, context: Context, hyper: Hyper, key: Array) -> Train
         jax.random.fold_in(jax.random.fold_in(_init_key(key), _INIT), i) for i in range(2)
     )
     state = program.algorithm.init(algorithm_key, hyper.algorithm)
+    if program.algorithm.prepare is not None:
+        to_go = logged_sums(program, context)
+        state = program.algorithm.prepare(hyper.algorithm, state, context.data, to_go)
     critics = None
     if _trains_critics(program):
         critics = feasibility.init(program.feasibility, program.task.action_size, critic_key)

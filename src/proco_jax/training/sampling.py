@@ -1,14 +1,16 @@
 """Training batches: logged transitions or segments, joined with imagined rows."""
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from proco_jax.algorithms.base import SegmentSpec
 from proco_jax.augmentation.base import Augmentation, Context
 from proco_jax.config.schema import TrainConfig
 from proco_jax.models.normalizer import Normalizer
-from proco_jax.types import Array, Dataset, NStep, Segment, Transition
+from proco_jax.types import Array, Dataset, NStep, Segment, ToGo, Transition
 
 
 def draw_transitions(
@@ -36,16 +38,48 @@ def draw_transitions(
 
 
 def draw_segments(
-    config: TrainConfig, augmentation: Augmentation, context: Context, length: int, key: Array
+    spec: SegmentSpec,
+    augmentation: Augmentation,
+    context: Context,
+    hyper: Any,
+    state: Any,
+    to_go: ToGo,
+    key: Array,
 ) -> Segment:
-    """Logged segments of `length` steps with the augmentation's costs.
+    """Logged segments with the augmentation's costs, followed by the augmentation's imagined ones.
 
-    Imagined segments do not exist yet: an algorithm on segments sees the augmentation through the
-    costs alone.
+    Args:
+      spec: number and length of the segments.
+      hyper: hyperparameters of the augmentation.
+      state: state of the augmentation.
+      to_go: of the logs, with the augmentation's costs.
     """
-    index = jax.random.randint(key, (config.batch,), 0, context.data.size)
-    cost = augmentation.cost(context)
-    return gather_segments(context.data, context.normalizer, cost, index, length)
+    logged_key, imagined_key = jax.random.split(key)
+    data = dataclasses.replace(context.data, cost=augmentation.cost(context))
+    index = draw_starts(logged_key, spec, data, to_go)
+    batch = gather_segments(data, context.normalizer, to_go, index, spec.length)
+    if augmentation.sample_segments is None:
+        return batch
+    context = context._replace(data=data)
+    inputs = (imagined_key, hyper, context, state, to_go, spec.batch, spec.length)
+    imagined = augmentation.sample_segments(*inputs)
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), batch, imagined)
+
+
+def draw_starts(key: Array, spec: SegmentSpec, data: Dataset, to_go: ToGo) -> jax.Array:
+    """Transitions `[B]` at which logged segments begin.
+
+    If no episode costs less than `spec.cost_ceiling`, all have the same chance.
+    """
+    if spec.cost_ceiling is None:
+        return jax.random.randint(key, (spec.batch,), 0, data.size)
+    steps = data.step + data.remaining + 1
+    whole = to_go.cost[jnp.arange(data.size) - data.step]
+    below = jnp.maximum(spec.cost_ceiling - whole, 0.0)
+    weight = jnp.where(jnp.any(below > 0), below, 1.0) / steps
+    total = jnp.cumsum(weight)
+    point = jax.random.uniform(key, (spec.batch,)) * total[-1]
+    return jnp.minimum(jnp.searchsorted(total, point, side="right"), data.size - 1)
 
 
 def gather_transitions(
@@ -88,7 +122,7 @@ def gather_transitions(
 
 
 def gather_segments(
-    data: Dataset, normalizer: Normalizer, cost: Array, index: Array, length: int
+    data: Dataset, normalizer: Normalizer, to_go: ToGo, index: Array, length: int
 ) -> Segment:
     """Segments of `length` steps that begin at transitions `index [B]` of the logs.
 
@@ -97,29 +131,26 @@ def gather_segments(
     step = jnp.arange(length)
     mask = step <= data.remaining[index][:, None]
     at = index[:, None] + jnp.minimum(step, data.remaining[index][:, None])
-    return_to_go = _to_go(data, data.reward)
-    cost_to_go = _to_go(data, cost)
     return Segment(
         obs=normalizer(data.obs[data.obs_index[at]]),
         action=data.action[at],
         reward=jnp.where(mask, data.reward[at], 0.0),
-        cost=jnp.where(mask, cost[at], 0.0),
-        return_to_go=return_to_go[at],
-        cost_to_go=cost_to_go[at],
+        cost=jnp.where(mask, data.cost[at], 0.0),
+        return_to_go=to_go.reward[at],
+        cost_to_go=to_go.cost[at],
         timestep=data.step[at],
         mask=mask,
+        imagined=jnp.zeros(mask.shape, bool),
     )
 
 
-def _to_go(data: Dataset, value: Array) -> jax.Array:
-    """Undiscounted sums `[N]` from each transition to the end of its episode."""
-    first = data.step == 0
+def sums_to_go(data: Dataset, cost: Array) -> ToGo:
+    """Returns and costs to go of the logs, for costs `[N]`; one pass over all logs."""
 
-    def add(later: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
-        now, ends = inputs
-        total = now + jnp.where(ends, 0.0, later)
-        return total, total
+    def add(later: tuple[Array, Array], now: tuple[Array, Array]) -> tuple[Array, Array]:
+        (sums, _), (values, ends) = later, now
+        return values + jnp.where(ends, 0.0, sums), ends | later[1]
 
-    # The transition before the first one of an episode is the last one of another.
-    ends = jnp.append(first[1:], True)
-    return jax.lax.scan(add, jnp.zeros(()), (value, ends), reverse=True)[1]
+    ends = jnp.broadcast_to(data.remaining == 0, (2, data.size))
+    values = jnp.stack([data.reward, cost])
+    return ToGo(*jax.lax.associative_scan(add, (values, ends), reverse=True, axis=1)[0])
