@@ -258,7 +258,7 @@ def test_the_page_needs_nothing_outside_and_holds_every_number(tmp_path: Any) ->
         "missing</td>"
     )
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
-    comparison_files.write_comparison(tmp_path, comparison, rows(), "A title", made)
+    comparison_files.write_tables(tmp_path, comparison, rows(), "A title", made)
     assert before == {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
     assert set(before) == {
         "comparison.json", "comparison.csv", "runs.csv", "comparison.md", "comparison.html",

@@ -80,7 +80,7 @@ def run_all(run: Run, render: bool = False) -> Path:
     task = get_task(run.config.task)
     if run.config.data.verify == "full":
         verify_logs(run.config, run.workdir, run.log)
-    if not _finished(run) or (render and not _rendered(run)):
+    if not finished(run) or (render and not _rendered(run)):
         # Without an augmentation no knowledge is used, and no language model is asked.
         if set(run.config.augmentations) == {"none"}:
             logs, grounding = _load_logs(run), None
@@ -96,7 +96,7 @@ def run_all(run: Run, render: bool = False) -> Path:
     return report
 
 
-def _finished(run: Run) -> bool:
+def finished(run: Run) -> bool:
     """Whether the run is done and all that it made is there; what was removed is made anew."""
     done = run.read_json(DONE)
     if done is None:

@@ -46,6 +46,12 @@ class Setting(NamedTuple):
     cost_limit: float
 
 
+def setting_of(row: Mapping[str, Any]) -> Setting:
+    """The setting of a row of results, or of any mapping with its keys."""
+    limit = float(row["cost_limit"])
+    return Setting(row.get("run", ""), row["task"], row["source"], row["regime"], limit)
+
+
 class LogsReference(NamedTuple):
     """Mean return and mean cost of the episodes that the policies were trained on, and how many."""
 
@@ -161,15 +167,10 @@ def expected_rows(
     ]
 
 
-def _setting(row: Mapping[str, Any]) -> Setting:
-    limit = float(row["cost_limit"])
-    return Setting(row.get("run", ""), row["task"], row["source"], row["regime"], limit)
-
-
 def _by_setting(rows: Sequence[Row]) -> dict[Setting, list[Row]]:
     groups: dict[Setting, list[Row]] = {}
     for row in rows:
-        groups.setdefault(_setting(row), []).append(row)
+        groups.setdefault(setting_of(row), []).append(row)
     return groups
 
 
@@ -194,7 +195,7 @@ def _ordered(policies: Iterable[Policy]) -> list[Policy]:
 def _check_distinct(rows: Sequence[Row]) -> None:
     seen = set()
     for row in rows:
-        key = (_setting(row), _policy(row), row["seed"], row["step"])
+        key = (setting_of(row), _policy(row), row["seed"], row["step"])
         if key in seen:
             algorithm, augmentation, shield = _policy(row)
             raise ValueError(
@@ -210,7 +211,7 @@ def _expected_seeds(
 ) -> dict[Setting, dict[Policy, set[int]]]:
     found: dict[Setting, dict[Policy, set[int]]] = {}
     for row in expected:
-        found.setdefault(_setting(row), {}).setdefault(_policy(row), set()).add(row["seed"])
+        found.setdefault(setting_of(row), {}).setdefault(_policy(row), set()).add(row["seed"])
     return found
 
 
@@ -452,9 +453,9 @@ def _finding(
     ]
     numbers["meet_limit"] = sum(bool(one["meets_limit"]) for one, _ in measured)
     numbers["baseline_meets_limit"] = sum(bool(other["meets_limit"]) for _, other in measured)
-    known = [one for one, _ in measured if _setting(one) in logs]
+    known = [one for one, _ in measured if setting_of(one) in logs]
     numbers["return_of_logs_kept"] = (
-        sum(one["return_mean"]["point"] >= logs[_setting(one)].return_mean for one in known)
+        sum(one["return_mean"]["point"] >= logs[setting_of(one)].return_mean for one in known)
         if known and len(known) == len(measured)
         else None
     )
@@ -470,7 +471,7 @@ def _is_main(gain: Mapping[str, Any], gains: Sequence[Mapping[str, Any]]) -> boo
         for other in gains
         if other["axis"] == gain["axis"]
         and other["algorithm"] == gain["algorithm"]
-        and _setting(other) == _setting(gain)
+        and setting_of(other) == setting_of(gain)
     ]
 
     def rank(one: Mapping[str, Any]) -> tuple[int, int]:
@@ -481,11 +482,11 @@ def _is_main(gain: Mapping[str, Any], gains: Sequence[Mapping[str, Any]]) -> boo
 
 
 def _entry_key(entry: Mapping[str, Any]) -> tuple[Any, ...]:
-    return _setting(entry), _policy(entry)
+    return setting_of(entry), _policy(entry)
 
 
 def _gain_key(gain: Mapping[str, Any], side: str) -> tuple[Any, ...]:
-    return _setting(gain), _policy(gain[side])
+    return setting_of(gain), _policy(gain[side])
 
 
 _CONTRAST_NAMES = {
@@ -507,7 +508,7 @@ def _sentence(axis: str, planned: Sequence[Mapping[str, Any]], numbers: Mapping[
         second=first["baseline"][key],
         augmentation=first["policy"]["augmentation"],
     )
-    several = len({_setting(gain) for gain in planned}) > 1
+    several = len({setting_of(gain) for gain in planned}) > 1
     unit = "pair of algorithm and task" if several else "algorithm"
     units = "pairs of algorithm and task" if several else "algorithms"
     total, done = numbers["planned"], numbers["compared"]
