@@ -64,13 +64,15 @@ def compare_algorithms(
     failed: dict[str, str] = {}
     for i, (name, own) in enumerate(runs.items()):
         command_line.say(f"\n#### {name} ({i + 1} of {len(runs)})")
+        changed = True
         try:
-            _run(own, _folder(workdir, name), store)
+            changed = _run(own, _folder(workdir, name), store)
         except FloatingPointError as error:
             failed[name] = f"diverged: {error}"
             command_line.say(f"{name} {failed[name]}; the other algorithms go on")
-        whole = i + 1 == len(runs)
-        report = _report(config, workdir, command, failed, whole)
+        if changed and i + 1 < len(runs):
+            _report(config, workdir, command, failed, whole=False)
+    report = _report(config, workdir, command, failed, whole=True)
     if failed:
         raise FloatingPointError(
             f"{', '.join(failed)} diverged, the report is {report}; the same command tries again: "
@@ -85,12 +87,14 @@ def _folder(workdir: Path, algorithm: str) -> Path:
     return workdir / algorithm.replace(":", ".")
 
 
-def _run(config: Config, folder: Path, store: Path) -> None:
+def _run(config: Config, folder: Path, store: Path) -> bool:
+    """Runs what is not finished; whether anything was done."""
     with open_run(config, folder, store, log=command_line.say) as run:
         if stages.finished(run) and config.data.verify != "full":
             run.log(f"   finished in {folder}")
-        else:
-            stages.run_all(run)
+            return False
+        stages.run_all(run)
+        return True
 
 
 def _report(
@@ -123,9 +127,11 @@ def _report(
     )
     if found:
         write_rows(workdir / FILE, found)
+    count = len(config.algorithms)
     title = (
-        f"{config.experiment}, variant {config.variant}: {len(config.algorithms)} algorithms on "
-        f"{short_task(setting.task)}, {config.data.regime} logs"
+        f"{config.experiment}, variant {config.variant}: {count} "
+        f"{'algorithm' if count == 1 else 'algorithms'} on {short_task(setting.task)}, "
+        f"{config.data.regime} logs"
     )
     made = {"command": command, "machine": machine_name(), "time": _times(config, workdir)}
     if whole:

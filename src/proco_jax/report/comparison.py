@@ -523,13 +523,13 @@ def _sentence(axis: str, planned: Sequence[Mapping[str, Any]], numbers: Mapping[
         f"with confidence for {numbers['cost_lower_confident']}; it is higher with confidence for "
         f"{numbers['cost_higher_confident']}. The differences in mean cost are {low:+.1f} to "
         f"{high:+.1f}, those in mean return {return_low:+.2f} to {return_high:+.2f}. The cost "
-        f"limit is met by {numbers['meet_limit']}, against {numbers['baseline_meets_limit']} "
-        "without."
+        f"limit is met by {numbers['meet_limit']} of the former and "
+        f"{numbers['baseline_meets_limit']} of the latter."
     )
     if numbers["return_of_logs_kept"] is not None:
         text += (
-            f" {numbers['return_of_logs_kept']} have at least the mean return of the logs that "
-            "they were trained on."
+            f" Of the former, {numbers['return_of_logs_kept']} have at least the mean return of the "
+            "logs that they were trained on."
         )
     return text
 
