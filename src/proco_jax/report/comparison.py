@@ -526,11 +526,9 @@ def _sentence(axis: str, planned: Sequence[Mapping[str, Any]], numbers: Mapping[
         f"limit is met by {numbers['meet_limit']} of the former and "
         f"{numbers['baseline_meets_limit']} of the latter."
     )
-    if numbers["return_of_logs_kept"] is not None:
-        text += (
-            f" Of the former, {numbers['return_of_logs_kept']} have at least the mean return of the "
-            "logs that they were trained on."
-        )
+    kept = numbers["return_of_logs_kept"]
+    if kept is not None:
+        text += f" Of the former, {kept} have at least the mean return of their training logs."
     return text
 
 
