@@ -80,7 +80,7 @@ def run_all(run: Run, render: bool = False) -> Path:
     task = get_task(run.config.task)
     if run.config.data.verify == "full":
         verify_logs(run.config, run.workdir, run.log)
-    if not _finished(run) or (render and not _rendered(run)):
+    if not finished(run) or (render and not _rendered(run)):
         # One's own algorithms that cannot be imported are an error before any work.
         for name in run.config.algorithms:
             find_maker(name)
@@ -98,7 +98,7 @@ def run_all(run: Run, render: bool = False) -> Path:
     return report
 
 
-def _finished(run: Run) -> bool:
+def finished(run: Run) -> bool:
     """Whether the run is done and all that it made is there; what was removed is made anew."""
     done = run.read_json(DONE)
     if done is None:
