@@ -164,13 +164,17 @@ FROM_LOGS = Imagined(
     source=jnp.array([RISK, RECOVERY]),
     origin=jnp.array([2, 5]),
 )
+# Normalized observations are clipped at 8.
+TENTH = Normalizer(jnp.zeros(1), jnp.full(1, 0.1))
 _segments = jax.jit(
-    lambda key, buffer, share: sample_segments(key, buffer, LOGS, TO_GO, PLAIN, (400, 3), share)
+    lambda key, buffer, share: sample_segments(key, buffer, LOGS, TO_GO, TENTH, (400, 3), share)
 )
 
 
 def draw_segments(buffer: Buffer, share: float = 0.5, seed: int = 20) -> Segment:
-    return jax.tree.map(np.asarray, _segments(jax.random.key(seed), buffer, share))
+    """400 segments of three steps, observations in their own unit."""
+    found = jax.tree.map(np.asarray, _segments(jax.random.key(seed), buffer, share))
+    return found._replace(obs=np.round(10.0 * found.obs, 3))
 
 
 def test_segments_join_a_logged_past_and_an_imagined_future_by_hand():
