@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from proco_jax.evaluation.results import AUGMENTATIONS
 from proco_jax.report.comparison import AXES, Setting
 from proco_jax.report.plot_style import (
     COLORS,
@@ -20,8 +21,10 @@ from proco_jax.report.plot_style import (
 )
 from proco_jax.report.tables import short_task
 
-# From the plain policy to the one with knowledge.
-_AUGMENTATION_COLORS = {"none": COLORS[0], "control": COLORS[4], "proco": COLORS[2]}
+# As in the return-cost picture, from the plain policy to the one with knowledge.
+_AUGMENTATION_COLORS = {
+    name: COLORS[AUGMENTATIONS.index(name)] for name in ("none", "control", "proco")
+}
 _SHIELD_LINES = {"none": "-", "filter": "--", "planner": ":"}
 _SHIELD_NAMES = {"none": "no shield", "filter": "filter", "planner": "planner"}
 _AXIS_TITLES = {
@@ -48,12 +51,12 @@ def gains_picture(path: Path, gains: Sequence[Mapping[str, Any]], setting: Setti
     places = {name: i for i, name in enumerate(algorithms)}
     height = 1.1 + 0.27 * max(len(algorithms), 3)
     figure, axes = panels(2, len(AXES), 9.6, 2 * height, sharey=True)
-    for row, (quantity, color) in enumerate((("cost", COLORS[1]), ("return", COLORS[0]))):
+    for row, quantity in enumerate(("cost", "return")):
         for column, axis in enumerate(AXES):
             one = axes[row * len(AXES) + column]
             shown = _main_gains([gain for gain in mine if gain["axis"] == axis])
             title = _axis_title(axis, shown) if row == 0 else ""
-            _draw_differences(one, places, shown, quantity, color)
+            _draw_differences(one, places, shown, quantity)
             label(one, f"difference in mean {quantity}", "", title)
     logs = f"{setting.regime} logs, cost limit {setting.cost_limit:g}"
     figure_title(figure, f"{short_task(setting.task)}, {logs}")
@@ -169,12 +172,12 @@ def _draw_differences(
     places: Mapping[str, int],
     gains: Sequence[Mapping[str, Any]],
     quantity: str,
-    color: str,
 ) -> None:
     _rows_axis(axes, places)
     axes.axvline(0.0, color=TEXT, lw=1.0, ls=DASHES, zorder=2)
+    axes.locator_params(axis="x", nbins=5)
     for gain in gains:
-        _draw_interval(axes, places[gain["algorithm"]], gain[quantity], color)
+        _draw_interval(axes, places[gain["algorithm"]], gain[quantity], TEXT)
     if all(gain[quantity] is None for gain in gains):
         note(axes, "not measured")
 
