@@ -9,6 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+PATIENCE_S = 86_400
+_TIMEOUTS = (
+    "xla_cpu_collective_call_terminate_timeout_seconds",
+    "xla_cpu_collective_timeout_seconds",
+)
+
 
 def use_cores_as_devices(members: int) -> None:
     """Makes a CPU device of each core, at most one per member, unless the user set a number.
@@ -16,7 +22,12 @@ def use_cores_as_devices(members: int) -> None:
     The networks are small, so XLA uses little more than one core per device. This must be called
     before JAX first uses a device; accelerators are not affected.
     """
-    asked = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    flags = os.environ.get("XLA_FLAGS", "")
+    asked = "xla_force_host_platform_device_count" in flags
+    # XLA aborts the process where one device waits for another for too long, by default for less
+    # than a minute: a busy machine may take longer, and a process that was stopped does.
+    patient = [f"--{name}={PATIENCE_S}" for name in _TIMEOUTS if name not in flags]
+    os.environ["XLA_FLAGS"] = " ".join([*flags.split(), *patient])
     if not asked and "JAX_NUM_CPU_DEVICES" not in os.environ:
         cores = len(os.sched_getaffinity(0))
         jax.config.update("jax_num_cpu_devices", min(members, cores))
