@@ -172,7 +172,7 @@ def test_the_plan_is_written_once_and_read_back(tmp_path: Path) -> None:
     planned = read_plan(root)
     assert [run.settings["proco.tau"] for run in planned] == [0.01, 0.02]
     assert {run.unit for run in planned} == {units[0].name}
-    assert planned[0].task == "SafetyPointGoal1" and planned[0].seeds == 2
+    assert planned[0].task == "SafetyPointGoal1" and planned[0].seeds == [0, 1]
     before = (tmp_path / "sweep.json").stat().st_mtime_ns
     assert write_plan(root, units) == (0, 0)
     assert (tmp_path / "sweep.json").stat().st_mtime_ns == before

@@ -214,6 +214,12 @@ def plan_lines(
     yield "memory: by calculation from the shapes of states, data and intermediate results"
 
 
+def time_step(config: Config, algorithm: str, augmentation: str, members: int) -> float:
+    """Seconds of a gradient step of so many members, measured on data that are all zero."""
+    program = make_program(config, task_spec(config), algorithm, augmentation)
+    return _probe(program, abstract_context(config, augmentation, 1), members)
+
+
 def _bytes_by_kind(units: Sequence[Unit]) -> dict[str, int]:
     """Bytes of a member for each kind of training, on its task with the largest observation."""
     largest: dict[str, tuple[Config, Learner]] = {}

@@ -27,19 +27,27 @@ class PlannedRun(NamedTuple):
       name: of its folder.
       unit: name of its unit.
       task: e.g. `SafetyPointGoal1`.
+      source: of its logs.
       regime: of its logs.
+      cost_limit: of an episode.
       algorithm: as in its config.
+      augmentations: as in its config.
+      shields: as in its config.
       settings: the values of the sweep's hyperparameters.
-      seeds: number of its policies for each augmentation.
+      seeds: the seeds of its policies.
     """
 
     name: str
     unit: str
     task: str
+    source: str
     regime: str
+    cost_limit: float
     algorithm: str
+    augmentations: list[str]
+    shields: list[str]
     settings: dict[str, Any]
-    seeds: int
+    seeds: list[int]
 
 
 class Root(NamedTuple):
@@ -150,9 +158,13 @@ def _entry(unit: Unit, run: SweepRun) -> dict[str, Any]:
         run.name,
         unit.name,
         config.task,
+        config.data.source,
         config.data.regime,
+        config.cost_limit,
         config.algorithms[0],
+        list(config.augmentations),
+        list(config.shields),
         dict(run.settings),
-        config.seeds,
+        list(range(config.seed, config.seed + config.seeds)),
     )
     return planned._asdict()
