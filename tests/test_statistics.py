@@ -136,3 +136,65 @@ def test_quantiles_of_zero_to_one_hundred():
     named = statistics.quantiles(np.arange(101))
     assert named["min"] == 0 and named["5%"] == 5 and named["median"] == 50
     assert named["95%"] == 95 and named["max"] == 100 and named["mean"] == 50
+
+
+def test_probability_of_improvement_by_hand():
+    # Means of the runs: 1 and 4 against 2 and 4, so better, tied and worse: 0 + 0 + 1 + 1/2 of 4.
+    scores, baseline = [[0.0, 2.0], [3.0, 5.0]], [[1.0, 3.0], [4.0, 4.0]]
+    found = statistics.probability_of_improvement([scores], [baseline])
+    assert found.point == 1.5 / 4 and 0 <= found.low <= found.point <= found.high <= 1
+    lower = statistics.probability_of_improvement([scores], [baseline], lower_is_better=True)
+    assert lower.point == 2.5 / 4
+    # A second task on which every run is better: tasks weigh the same, whatever their seeds.
+    both = statistics.probability_of_improvement([scores, [[9.0]]], [baseline, [[1.0], [2.0]]])
+    assert both.point == (1.5 / 4 + 1) / 2
+
+
+def test_probability_of_improvement_over_itself_is_a_half_and_over_worse_is_one():
+    scores = np.random.default_rng(0).normal(size=(4, 10))
+    assert statistics.probability_of_improvement([scores], [scores]).point == 0.5
+    assert statistics.probability_of_improvement([scores], [scores - 99.0]) == (1, 1, 1)
+    one = statistics.probability_of_improvement([scores], [scores[::-1] + 0.2])
+    other = statistics.probability_of_improvement([scores[::-1] + 0.2], [scores])
+    assert one.point + other.point == pytest.approx(1)
+
+
+def test_probability_of_improvement_needs_the_same_tasks():
+    with pytest.raises(ValueError, match="found 1 and 0"):
+        statistics.probability_of_improvement([[[1.0]]], [])
+    with pytest.raises(ValueError, match="found 0 and 0"):
+        statistics.probability_of_improvement([], [])
+
+
+def test_a_performance_profile_by_hand():
+    scores = [[0.0, 0.0, 5.0], [10.0, 11.0, 40.0]]
+    share, low, high = statistics.performance_profile([scores], [0, 5, 10, 40, 50])
+    np.testing.assert_allclose(share, [2 / 6, 3 / 6, 4 / 6, 1, 1])
+    assert (low <= share).all() and (share <= high).all() and (np.diff(low) >= 0).all()
+    # A task whose episodes all cost 0 weighs as much as the first, though it has fewer.
+    both, _, _ = statistics.performance_profile([scores, [[0.0]]], [0, 5, 10, 40, 50])
+    np.testing.assert_allclose(both, (share + 1) / 2)
+
+
+def test_bands_of_a_profile_are_the_intervals_of_its_shares():
+    scores = np.random.default_rng(0).exponential(size=(5, 20))
+    share, low, high = statistics.performance_profile([scores], [0.7], seed=3)
+    expected = statistics.stratified_bootstrap(scores <= 0.7, np.mean, seed=3)
+    assert (share[0], low[0], high[0]) == pytest.approx(expected)
+
+
+def test_a_performance_profile_refuses_no_task_and_thresholds_that_descend():
+    with pytest.raises(ValueError, match="found 0 tasks"):
+        statistics.performance_profile([], [1.0])
+    with pytest.raises(ValueError, match="ascending"):
+        statistics.performance_profile([[[1.0]]], [2.0, 1.0])
+
+
+def test_the_wilson_interval_by_hand():
+    # 3 of 3 with z^2 = 3.8415: the lower bound is 3 / (3 + z^2).
+    assert statistics.wilson_interval(3, 3) == pytest.approx((1, 3 / 6.8415, 1), abs=1e-4)
+    assert statistics.wilson_interval(0, 3) == pytest.approx((0, 0, 3.8415 / 6.8415), abs=1e-4)
+    half = statistics.wilson_interval(50, 100)
+    assert half.low + half.high == pytest.approx(1) and half.high == pytest.approx(0.5962, abs=1e-4)
+    with pytest.raises(ValueError, match="4 successes in 3"):
+        statistics.wilson_interval(4, 3)

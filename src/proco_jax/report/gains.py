@@ -1,7 +1,7 @@
-"""What training and what the shield contributes, as paired differences between policies."""
+"""What training, knowledge and the shield contribute, as paired differences between policies."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -11,10 +11,11 @@ from proco_jax.report.tables import Summary, axis_columns, markdown_table
 
 GAINS_CAPTION = (
     "Differences between two policies that differ in one axis only, each at its last checkpoint. "
-    "*Training* compares augmentations without a shield, *shield* compares shields of the same "
-    "trained policy. Mean per episode [95% bootstrap interval: seeds, and within each its "
-    "episodes, drawn with replacement, the same for both policies]. A negative difference in cost "
-    "is an improvement, a positive difference in return is an improvement."
+    "*Training* compares augmentations without a shield, *knowledge* compares the augmentation "
+    "proco with control, which lacks it, *shield* compares shields of the same trained policy. "
+    "Mean per episode [95% bootstrap interval: seeds, and within each its episodes, drawn with "
+    "replacement, the same for both policies]. A negative difference in cost is an improvement, "
+    "a positive difference in return is an improvement."
 )
 
 
@@ -23,7 +24,7 @@ class Gain:
     """The difference between two policies that differ in one axis.
 
     Attributes:
-      axis: `training` if the augmentations differ, `shield` if the shields do.
+      axis: `training`, `knowledge` or `shield`, see `contrasts`.
       policy: the first of the two.
       baseline: the second.
       seeds: number of seeds that both have.
@@ -42,75 +43,52 @@ class Gain:
 
 
 def gains(summaries: Sequence[Summary]) -> list[Gain]:
-    """All training gains, and all shield gains, within each run, task and algorithm.
+    """The gains of all `contrasts`, within each run, task, kind of logs and cost limit.
 
-    A training gain is (algorithm, augmentation, no shield) minus (algorithm, no
-    augmentation, no shield); a shield gain is (algorithm, augmentation, shield)
-    minus (algorithm, augmentation, no shield). Pairs without a common seed are
-    left out.
+    Pairs without a common seed are left out.
     """
-    groups: dict[tuple[str, ...], dict[Policy, Summary]] = {}
+    groups: dict[tuple[object, ...], dict[Policy, Summary]] = {}
     for s in summaries:
-        policies = groups.setdefault((s.run, s.task, s.source, s.regime), {})
+        policies = groups.setdefault((s.run, s.task, s.source, s.regime, s.cost_limit), {})
         policies[s.algorithm, s.augmentation, s.shield] = s
     return [
-        gain
+        found
         for policies in groups.values()
-        for axis, policy, baseline in _pairs(policies)
-        if (gain := _gain(axis, policy, baseline)) is not None
+        for axis, policy, baseline in contrasts(policies)
+        if (found := paired_gain(axis, policies[policy], policies[baseline])) is not None
     ]
 
 
-def gains_markdown(summaries: Sequence[Summary]) -> str:
-    """The gains as a Markdown table; empty if no two policies can be compared."""
-    found = gains(summaries)
-    if not found:
-        return ""
-    axes = axis_columns(summaries)
-    axes = {name: axes[name] for name in ("run", "task", "logs", "algorithm") if name in axes}
-    rows = [
-        [
-            *(cell(gain.policy) for cell in axes.values()),
-            gain.axis,
-            *_contrast(gain),
-            f"{gain.seeds} x {gain.episodes}",
-            _signed(gain.cost, 1),
-            _signed(gain.episode_return, 2),
-        ]
-        for gain in found
-    ]
-    header = [*axes, "gain of", "difference", "both with"]
-    text_columns = len(header)
-    header += ["seeds x episodes", "mean cost", "mean return"]
-    return markdown_table(header, rows, text_columns=text_columns)
+def contrasts(policies: Iterable[Policy]) -> list[tuple[str, Policy, Policy]]:
+    """Axis, policy and baseline of all pairs of policies that a gain compares.
 
+    For each algorithm, as (augmentation, shield):
 
-def _pairs(
-    policies: dict[Policy, Summary],
-) -> list[tuple[str, Summary, Summary]]:
-    """Axis, policy and baseline; for each algorithm training gains first."""
+        training    (proco, none) - (none, none) and (control, none) - (none, none)
+        knowledge   (proco, none) - (control, none)
+        shield      (augmentation, shield) - (augmentation, none)
+    """
+    policies = set(policies)
     found = []
-    for algorithm in sorted({key[0] for key in policies}):
+    for algorithm in sorted({policy[0] for policy in policies}):
         pairs = [
             ("training", (algorithm, augmentation, "none"), (algorithm, "none", "none"))
             for augmentation in AUGMENTATIONS
             if augmentation != "none"
         ]
+        pairs.append(("knowledge", (algorithm, "proco", "none"), (algorithm, "control", "none")))
         pairs += [
             ("shield", (algorithm, augmentation, shield), (algorithm, augmentation, "none"))
             for augmentation in AUGMENTATIONS
             for shield in SHIELDS
             if shield != "none"
         ]
-        found += [
-            (axis, policies[first], policies[second])
-            for axis, first, second in pairs
-            if first in policies and second in policies
-        ]
+        found += [pair for pair in pairs if pair[1] in policies and pair[2] in policies]
     return found
 
 
-def _gain(axis: str, policy: Summary, baseline: Summary) -> Gain | None:
+def paired_gain(axis: str, policy: Summary, baseline: Summary) -> Gain | None:
+    """The difference of two policies over the seeds and episodes that both have; None if none."""
     seeds = sorted(set(policy.seed_values) & set(baseline.seed_values))
     if not seeds:
         return None
@@ -131,16 +109,43 @@ def _gain(axis: str, policy: Summary, baseline: Summary) -> Gain | None:
     )
 
 
-def _contrast(gain: Gain) -> tuple[str, str]:
-    """What differs between the two policies, and what they share."""
-    if gain.axis == "training":
-        first, second = gain.policy.augmentation, gain.baseline.augmentation
-        return f"augmentation {first} - {second}", f"shield {gain.policy.shield}"
-    shields = f"shield {gain.policy.shield} - {gain.baseline.shield}"
-    return shields, f"augmentation {gain.policy.augmentation}"
+def gains_markdown(summaries: Sequence[Summary]) -> str:
+    """The gains as a Markdown table; empty if no two policies can be compared."""
+    found = gains(summaries)
+    if not found:
+        return ""
+    axes = axis_columns(summaries)
+    axes = {name: axes[name] for name in ("run", "task", "logs", "algorithm") if name in axes}
+    rows = [
+        [
+            *(cell(gain.policy) for cell in axes.values()),
+            gain.axis,
+            *contrast_words(gain.axis, _axes(gain.policy), _axes(gain.baseline)),
+            f"{gain.seeds} x {gain.episodes}",
+            signed(gain.cost, 1),
+            signed(gain.episode_return, 2),
+        ]
+        for gain in found
+    ]
+    header = [*axes, "gain of", "difference", "both with"]
+    text_columns = len(header)
+    header += ["seeds x episodes", "mean cost", "mean return"]
+    return markdown_table(header, rows, text_columns=text_columns)
 
 
-def _signed(interval: Interval, digits: int) -> str:
+def contrast_words(axis: str, policy: Policy, baseline: Policy) -> tuple[str, str]:
+    """What differs between the two policies of a contrast, and what they share."""
+    if axis != "shield":
+        return f"augmentation {policy[1]} - {baseline[1]}", f"shield {policy[2]}"
+    return f"shield {policy[2]} - {baseline[2]}", f"augmentation {policy[1]}"
+
+
+def signed(interval: Interval, digits: int) -> str:
+    """A difference with its interval, e.g. `-8.0 [-9.5, -6.1]`."""
     # Adding zero to the rounded value turns -0.0 into 0.0.
     point, low, high = (f"{round(value, digits) + 0.0:+.{digits}f}" for value in interval)
     return f"{point} [{low}, {high}]"
+
+
+def _axes(summary: Summary) -> Policy:
+    return summary.algorithm, summary.augmentation, summary.shield

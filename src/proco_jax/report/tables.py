@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from proco_jax.common.statistics import Interval, stratified_bootstrap
+from proco_jax.common.statistics import Interval, stratified_bootstrap, wilson_interval
 from proco_jax.envs.tasks import get_task, normalized_return
 from proco_jax.evaluation.results import Row, final_rows, policy_name
 
@@ -43,6 +43,8 @@ class Summary:
       normalized_return: `episode_return`, normalized.
       normalized_cost: `cost` / `cost_limit`.
       violation_free_share: mean share of episodes without any cost.
+      episodes_within_limit: mean share of episodes whose cost is at most `cost_limit`.
+      runs_within_limit: share of seeds whose mean cost is at most `cost_limit` (Wilson interval).
       mean_return: mean of the episodes' returns.
       mean_cost: mean of the episodes' costs.
       return_std: standard deviation of the seeds' mean returns, 0 for one seed.
@@ -71,6 +73,8 @@ class Summary:
     normalized_return: Interval
     normalized_cost: Interval
     violation_free_share: Interval
+    episodes_within_limit: Interval
+    runs_within_limit: Interval
     mean_return: Interval
     mean_cost: Interval
     return_std: float
@@ -219,7 +223,7 @@ def _summary(rows: Sequence[Row], run: str) -> Summary:
     episodes = min(row["episodes"] for row in rows)
     returns = np.array([row["returns"][:episodes] for row in rows])
     costs = np.array([row["costs"][:episodes] for row in rows])
-    task = get_task(first["task"])
+    task, limit = get_task(first["task"]), first["cost_limit"]
     episode_return = stratified_bootstrap(returns)
     cost = stratified_bootstrap(costs)
     violations = [row["violation_steps_mean"] for row in rows if row["violation_steps_mean"] > 0]
@@ -235,8 +239,10 @@ def _summary(rows: Sequence[Row], run: str) -> Summary:
         episode_return=episode_return,
         cost=cost,
         normalized_return=Interval(*np.asarray(normalized_return(task, np.array(episode_return)))),
-        normalized_cost=Interval(*(value / first["cost_limit"] for value in cost)),
+        normalized_cost=Interval(*(value / limit for value in cost)),
         violation_free_share=stratified_bootstrap(costs == 0, np.mean),
+        episodes_within_limit=stratified_bootstrap(costs <= limit, np.mean),
+        runs_within_limit=wilson_interval(int((costs.mean(axis=1) <= limit).sum()), len(rows)),
         mean_return=stratified_bootstrap(returns, np.mean),
         mean_cost=stratified_bootstrap(costs, np.mean),
         return_std=_std(returns.mean(axis=1)),

@@ -1,0 +1,190 @@
+"""The files of a comparison: JSON, CSV, Markdown, pictures, and one self-contained HTML page."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from proco_jax.common.files import write_text
+from proco_jax.evaluation.results import Row
+from proco_jax.report import comparison_pictures as pictures
+from proco_jax.report.comparison import ALL_TASKS, Comparison, Setting
+from proco_jax.report.comparison_tables import (
+    comparison_markdown,
+    comparison_tables,
+    policies_csv,
+    provenance_sentences,
+    runs_csv,
+)
+from proco_jax.report.html import (
+    Section,
+    bullets,
+    page,
+    paragraph,
+    picture_html,
+    table_html,
+)
+from proco_jax.report.pictures import results_picture
+from proco_jax.report.tables import short_task
+
+JSON, CSV, RUNS = "comparison.json", "comparison.csv", "runs.csv"
+MARKDOWN, HTML = "comparison.md", "comparison.html"
+PICTURES = "comparison_pictures"
+
+_LEADS = {
+    "training": "What training gives",
+    "knowledge": "What knowledge gives",
+    "shield": "What the shield gives",
+}
+_CAPTIONS = {
+    "returns_and_costs": (
+        "Mean return and mean cost per episode of every policy with 95% stratified bootstrap "
+        "intervals. Markers are shields, a line joins the policies that differ only in their "
+        "shield. The dashed line is the cost limit; costs above 1 are on a logarithmic scale if "
+        "they exceed 20."
+    ),
+    "gains": (
+        "Differences in mean cost (above) and mean return (below) with 95% paired bootstrap "
+        "intervals. Left of the dashed line the cost is lower. A cross marks what is missing."
+    ),
+    "improvement": (
+        "Probability that a run trained with proco is better than a run of the same algorithm "
+        "trained otherwise, without a shield, with 95% intervals. Right of the dashed line proco "
+        "is better more often than not."
+    ),
+    "profile_cost": (
+        "Performance profiles of the cost: the share of episodes whose cost is at most x times the "
+        "limit, with pointwise 95% bands without a shield. Higher is safer; the dashed line is the "
+        "limit."
+    ),
+    "profile_return": (
+        "Performance profiles of the return: the share of episodes whose normalized return is at "
+        "least x. Higher is better."
+    ),
+}
+
+
+def write_comparison(
+    folder: Path,
+    comparison: Comparison,
+    rows: Sequence[Row],
+    title: str,
+    made: Mapping[str, str] | None = None,
+) -> Path:
+    """Writes all files of a comparison, each atomically.
+
+    Args:
+      folder: where to write; it is made if it does not exist.
+      comparison: of the rows.
+      rows: as for `comparison.compare`.
+      title: of the page.
+      made: how it was made, in words: `command` and `machine`.
+
+    Returns:
+      The path of the HTML page.
+    """
+    content = write_tables(folder, comparison, rows, title, made)
+    drawn = _draw(folder / PICTURES, comparison)
+    write_text(folder / HTML, comparison_page(content, title, drawn))
+    return folder / HTML
+
+
+def write_tables(
+    folder: Path,
+    comparison: Comparison,
+    rows: Sequence[Row],
+    title: str,
+    made: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Writes the files of a comparison that need no pictures: JSON, CSV and Markdown.
+
+    Returns:
+      The content of the JSON file.
+    """
+    content = comparison.content
+    content = content | {"title": title, "provenance": {**content["provenance"], **(made or {})}}
+    write_text(folder / JSON, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_text(folder / CSV, policies_csv(content))
+    write_text(folder / RUNS, runs_csv(rows))
+    write_text(folder / MARKDOWN, comparison_markdown(content, title))
+    return content
+
+
+def comparison_page(
+    content: Mapping[str, Any], title: str, drawn: Mapping[str, Sequence[Path]]
+) -> str:
+    """The HTML page of a comparison.
+
+    Args:
+      content: of a `Comparison`.
+      title: of the page.
+      drawn: paths of pictures, by the keys of their captions.
+    """
+    lead = [
+        Section(_LEADS[finding["axis"]], paragraph(finding["text"]))
+        for finding in content["findings"]
+    ]
+    made = bullets(provenance_sentences(content))
+    tables = {table.title: table_html(table) for table in comparison_tables(content)}
+
+    def shown(*kinds: str) -> str:
+        return "".join(
+            picture_html(path, f"{title}: {path.stem.replace('_', ' ')}", _CAPTIONS[kind])
+            for kind in kinds
+            for path in drawn.get(kind, ())
+        )
+
+    illustrated = {
+        "Policies": ("returns_and_costs",),
+        "Gains of training, knowledge and shield": ("gains",),
+        "Probability of improvement": ("improvement",),
+    }
+    sections = [Section("How it was made", made)]
+    sections += [
+        Section(heading, shown(*illustrated.get(heading, ())) + table)
+        for heading, table in tables.items()
+    ]
+    if profiles := shown("profile_cost", "profile_return"):
+        sections.append(Section("Performance profiles", profiles))
+    return page(title, lead, sections, content)
+
+
+def _draw(folder: Path, comparison: Comparison) -> dict[str, list[Path]]:
+    """Draws the pictures of what is measured; paths by the keys of their captions."""
+    drawn: dict[str, list[Path]] = {}
+    content, measured = comparison.content, comparison.summaries
+    for i, (setting, summaries) in enumerate(measured.items()):
+        own = f"_{i + 1}" if len(measured) > 1 else ""
+        path = folder / f"returns_and_costs{own}.png"
+        drawn.setdefault("returns_and_costs", []).append(results_picture(path, summaries))
+        if any(_of(gain, setting) and gain["cost"] for gain in content["gains"]):
+            path = folder / f"gains{own}.png"
+            pictures.gains_picture(path, content["gains"], setting)
+            drawn.setdefault("gains", []).append(path)
+    for i, (name, entries) in enumerate(_improvement_groups(content).items()):
+        path = folder / f"improvement_{i + 1}.png"
+        pictures.improvement_picture(path, entries, name)
+        drawn.setdefault("improvement", []).append(path)
+    for i, profile in enumerate(content["profiles"]):
+        own = f"_{i + 1}" if len(content["profiles"]) > 1 else ""
+        for quantity in ("cost", "return"):
+            path = folder / f"profile_{quantity}{own}.png"
+            pictures.profiles_picture(path, profile, quantity)
+            drawn.setdefault(f"profile_{quantity}", []).append(path)
+    return drawn
+
+
+def _improvement_groups(content: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    """Measured probabilities without a shield; of all tasks together where there are several."""
+    entries = [one for one in content["improvement"] if one["shield"] == "none"]
+    together = [one for one in entries if one["task"] == ALL_TASKS]
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for entry in together or entries:
+        task = "all tasks" if entry["task"] == ALL_TASKS else short_task(entry["task"])
+        words = [entry["run"], task]
+        groups.setdefault(", ".join(filter(None, words)), []).append(entry)
+    return {name: mine for name, mine in groups.items() if any(one["cost"] for one in mine)}
+
+
+def _of(entry: Mapping[str, Any], setting: Setting) -> bool:
+    return Setting(*(entry[name] for name in Setting._fields)) == setting
