@@ -106,6 +106,14 @@ def _run(root: Root, units: Sequence[Unit], own: Sequence[Unit]) -> None:
     from proco_jax.sweeps.work import UnitWork, device_members
 
     work = UnitWork(root, _EVALUATE.value, _MEMBERS.value, device_members(units))
+    if _EVALUATE.value == "only":
+        trained = [u for u in own if root.unit_trained(u) or root.unit_finished(u)]
+        if len(trained) < len(own):
+            command_line.say(
+                f"{len(own) - len(trained)} of {len(own)} units are not trained yet and are left "
+                "out; the same command evaluates them once they are"
+            )
+        own = trained
     if _ENGINE.value == "ray":
         from proco_jax.sweeps.ray_engine import run_on_ray
 

@@ -69,11 +69,14 @@ def train_configs(
             # Configs that differ in what this training does not read are the same training.
             wanted.setdefault(digest(inputs), (program, inputs))
     scratch = run.workdir / "training" / policy_name(learner.algorithm, learner.augmentation)
-    for group in member_groups([program for program, _ in wanted.values()], limit):
-        parts = [_train_part(run, scratch, part, context, learner, made_of) for part in group]
-        for program in dict.fromkeys(id(m.program) for part in group for m in part):
-            own = next(m.program for part in group for m in part if id(m.program) == program)
-            _save(run, own, group, parts, training_inputs(own.config, learner, made_of), learner)
+    for i, group in enumerate(member_groups([program for program, _ in wanted.values()], limit)):
+        states = [
+            _train_part(run, f"{i}-{j}", scratch, part, context, learner, made_of)
+            for j, part in enumerate(group)
+        ]
+        for program, inputs in wanted.values():
+            if any(member.program is program for member in group[0]):
+                _save(run, program, group, states, inputs)
     shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -111,6 +114,7 @@ def member_keys(members: Sequence[Member]) -> jax.Array:
 
 def _train_part(
     run: Run,
+    part: str,
     scratch: Path,
     members: Sequence[Member],
     context: Context,
@@ -131,9 +135,11 @@ def _train_part(
     own = functools.partial(sharding.unpad_members, members=count)
     name = policy_name(program.algorithm.name, learner.augmentation)
     run.log(f"   {name}: {count} members in one program")
+    # A stage of its own, since a stage that begins removes its later metrics.
+    stage = f"train/{name}" if part == "0-0" else f"train/{name}/{part}"
     state = run_fit(
         run,
-        f"train/{name}",
+        stage,
         folder,
         settings.steps,
         settings.chunk,
@@ -153,7 +159,6 @@ def _save(
     group: Sequence[Sequence[Member]],
     states: Sequence[TrainState],
     inputs: Mapping[str, Any],
-    learner: Learner,
 ) -> None:
     """Puts the policies of one config into the store, as its own training would have left them."""
     found = []

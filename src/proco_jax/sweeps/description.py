@@ -10,17 +10,19 @@ counterparts with one.
 """
 
 import dataclasses
+import functools
 import hashlib
 import importlib.util
 import inspect
 import itertools
+import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from proco_jax.common.shipped import shipped_experiments
-from proco_jax.config.schema import ALGORITHMS, Config, flatten, replaced, to_json
+from proco_jax.config.schema import ALGORITHMS, Config, flatten, replaced
 from proco_jax.config.validation import validate
 
 # Floats of these sections are arguments of the training program; the exceptions set shapes, the
@@ -175,6 +177,7 @@ def expand(sweep: Sweep) -> list[Unit]:
     return units
 
 
+@functools.cache
 def is_member_setting(name: str, algorithm: str) -> bool:
     """Whether members of one training program may differ in a setting.
 
@@ -216,10 +219,10 @@ def _runs(sweep: Sweep) -> Iterator[tuple[str, SweepRun, str]]:
                     validate(config)
                 except ValueError as error:
                     raise ValueError(f"{_named(base_name, found)}: {error}") from None
-                # Where values are members, their default stands in for all of them.
-                same = {name: flatten(base)[name] for name in member}
-                shape = _hash(to_json(replaced(config, same)))
-                name = f"{_named(base_name, found)}-{_hash(to_json(config))}"
+                flat = flatten(config)
+                name = f"{_named(base_name, found)}-{_hash(json.dumps(flat))}"
+                # Where values are members, one stands for all of them.
+                shape = _hash(json.dumps(flat | dict.fromkeys(member)))
                 yield _named(base_name, fixed), SweepRun(name, config, found), shape
 
 

@@ -195,7 +195,7 @@ def plan_lines(
             yield (
                 f"{unit.name}, augmentation {learner.augmentation}: {unit.members} members "
                 f"({len(unit.runs)} runs x {config.seeds} seeds), {programs} programs of at most "
-                f"{at_once}; {_size(each)} a member, {_size(shared + each * at_once)} of "
+                f"{at_once} at once; {_size(each)} a member, {_size(shared + each * at_once)} of "
                 f"{_size(usable)} usable" + (f", {step * 1e3:.3g} ms a step" if step else "")
             )
         if not seconds and measured:

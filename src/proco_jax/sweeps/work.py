@@ -98,7 +98,7 @@ def _train(root: Root, unit: Unit, limit: int, log: Callable[[str], None]) -> No
         for learner in stages.learners_of(config):
             context, made_of = contexts[learner.augmentation]
             programs = [
-                make_program(own.config, spec, learner.algorithm, learner.augmentation)
+                make_program(_with_shared_replies(root, own.config), spec, *learner)
                 for own in unit.runs
             ]
             title = f"Training: {learner.algorithm}, augmentation {learner.augmentation}"
