@@ -192,11 +192,13 @@ def plan_lines(
             programs = -(-unit.members // at_once)
             step = _probe(program, context, at_once) if probe else seconds_per_step
             seconds += step * config.train.steps * programs
+            turns = f" in {programs} turns" if programs > 1 else ""
+            speed = f", {step * 1e3:.3g} ms a step" if step else ""
+            needed = _size(shared + each * at_once)
             yield (
                 f"{unit.name}, augmentation {learner.augmentation}: {unit.members} members "
-                f"({len(unit.runs)} runs x {config.seeds} seeds), {programs} programs of at most "
-                f"{at_once} at once; {_size(each)} a member, {_size(shared + each * at_once)} of "
-                f"{_size(usable)} usable" + (f", {step * 1e3:.3g} ms a step" if step else "")
+                f"({len(unit.runs)} runs x {config.seeds} seeds), {at_once} at once{turns}; "
+                f"{_size(each)} a member, {needed} of {_size(usable)} usable{speed}"
             )
         if not seconds and measured:
             seconds = float(np.median(measured)) * unit.members
