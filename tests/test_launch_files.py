@@ -149,7 +149,7 @@ def test_dockerfile_copies_what_is_there_and_installs_extras_that_exist() -> Non
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for extra in re.findall(r"--extra (\w+)", text):
         assert extra in extras["optional-dependencies"]
-    for line in re.findall(r"^RUN (.*(?:\\\n.*)*)", text, flags=re.MULTILINE):
+    for line in re.findall(r"^RUN ((?:.*\\\n)*.*)", text, flags=re.MULTILINE):
         check_shell(line)
 
 

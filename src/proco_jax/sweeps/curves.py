@@ -21,7 +21,7 @@ from proco_jax.report.tables import short_task
 from proco_jax.sweeps.results import SweepRow
 
 # A picture with more lines cannot be read.
-_MOST_LINES = 12
+MOST_LINES = 12
 
 
 class Point(NamedTuple):
@@ -80,7 +80,7 @@ def draw_curves(folder: Path, curves: Sequence[Curve]) -> dict[tuple[str, str, s
     drawn = {}
     for i, (key, mine) in enumerate(groups.items()):
         path = folder / f"curve_{i + 1}.png"
-        _draw(path, mine[:_MOST_LINES], key)
+        _draw(path, mine[:MOST_LINES], key)
         drawn[key] = path
     return drawn
 

@@ -11,7 +11,7 @@ from proco_jax.report.comparison_tables import comparison_tables, provenance_sen
 from proco_jax.report.html import Section, bullets, page, paragraph, picture_html, table_html
 from proco_jax.report.pictures import results_picture
 from proco_jax.report.tables import short_task
-from proco_jax.sweeps.curves import Curve, curves_json, draw_curves, sweep_curves
+from proco_jax.sweeps.curves import MOST_LINES, Curve, curves_json, draw_curves, sweep_curves
 from proco_jax.sweeps.folder import Root
 from proco_jax.sweeps.results import (
     all_expected,
@@ -27,7 +27,8 @@ _PICTURES = "sweep_pictures"
 _MOST_PICTURES = 12
 _CURVE_CAPTION = (
     "Mean cost and mean return per episode over a hyperparameter, with 95% stratified bootstrap "
-    "intervals; one line per policy and combination of the other hyperparameters."
+    "intervals; one line per policy and combination of the other hyperparameters, at most "
+    f"{MOST_LINES}."
 )
 _RESULTS_CAPTION = (
     "Mean return and mean cost per episode of every policy with 95% stratified bootstrap "
@@ -99,7 +100,9 @@ def _page(
     sections += [Section("Returns and costs", shown)] if shown else []
     sections += tables
     sections.append(Section("How it was made", bullets(provenance_sentences(content))))
-    data = {**content, "progress": list(lines), "curves": curves_json(curves)}
+    # The page shows no profiles; the JSON file beside it has them.
+    data = {name: value for name, value in content.items() if name != "profiles"}
+    data |= {"progress": list(lines), "curves": curves_json(curves)}
     return page(title, lead, sections, data)
 
 
