@@ -75,6 +75,13 @@ class SimulatedWork:
     template: Row
     pause: float = 0.0
 
+    def prepare(self) -> None:
+        """Nothing to prepare."""
+
+    def is_done(self, unit: Unit) -> bool:
+        """Whether all runs of a unit have their results."""
+        return self.root.unit_finished(unit)
+
     def __call__(self, unit: Unit, log: Callable[[str], None]) -> None:
         """Does the work, or resumes it."""
         for run in unit.runs:

@@ -1,6 +1,7 @@
 """The results of a sweep: kills, several workers, shares in several folders, the report."""
 
 import csv
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -18,6 +19,7 @@ from proco_jax.sweeps.curves import sweep_curves
 from proco_jax.sweeps.description import Sweep, Unit, expand
 from proco_jax.sweeps.folder import FAILURE, TRAINED, Root, write_plan
 from proco_jax.sweeps.queue import run_units
+from proco_jax.sweeps.ray_engine import run_on_ray
 from proco_jax.sweeps.report import write_sweep_report
 from proco_jax.sweeps.results import ROWS_CSV, load_results, settings_text
 from proco_jax.sweeps.shares import Share, take_share
@@ -102,6 +104,28 @@ def test_shares_in_folders_of_their_own_give_the_same_results(
     write_plan(roots[1], UNITS[:1])
     with pytest.raises(ValueError, match="holds another sweep"):
         sweep_progress(roots)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_ray_gives_the_same_results(tmp_path: Path, row: dict[str, Any], results: Any) -> None:
+    pytest.importorskip("ray", reason="ray is not installed: pip install 'proco-jax[ray]'")
+    root = Root(tmp_path)
+    write_plan(root, UNITS)
+    work = SimulatedWork(root, row)
+    lines: list[str] = []
+    found = run_on_ray(work, UNITS, cpus=1, gpus=0, address="", log=lines.append)
+    assert found == (len(UNITS), 0, {}) and len(lines) == len(UNITS)
+    assert load_results(sweep_progress([root])) == results
+    assert run_on_ray(work, UNITS, 1, 0, "", lines.append) == (0, len(UNITS), {})
+
+
+def test_without_ray_its_engine_is_a_clear_error(
+    tmp_path: Path, row: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="not installed; pip install"):
+        run_on_ray(SimulatedWork(Root(tmp_path), row), UNITS, 1, 0, "", print)
 
 
 def test_the_report_holds_raw_rows_tables_and_curves(undisturbed: Root, results: Any) -> None:

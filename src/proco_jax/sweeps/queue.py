@@ -11,7 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from proco_jax.common.files import try_locked, write_text
 from proco_jax.sweeps.description import Unit
@@ -19,6 +19,25 @@ from proco_jax.sweeps.folder import FAILURE, Root
 
 # A run in the same folder has a lock of its own.
 _LOCK, _HOLDER = ".unit.lock", "holder.json"
+
+
+class Work(Protocol):
+    """What is done with each unit; it can be sent to other processes."""
+
+    @property
+    def root(self) -> Root:
+        """Of the sweep."""
+        ...
+
+    def prepare(self) -> None:
+        """Called once in each process, before the first unit."""
+
+    def is_done(self, unit: Unit) -> bool:
+        """Whether nothing is left to do for a unit."""
+        ...
+
+    def __call__(self, unit: Unit, log: Callable[[str], None]) -> None:
+        """Does the work on a unit, or resumes it."""
 
 
 class Outcome(NamedTuple):

@@ -9,15 +9,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from proco_jax.sweeps.description import Unit
-from proco_jax.sweeps.queue import Outcome, run_units
-from proco_jax.sweeps.work import UnitWork
+from proco_jax.sweeps.queue import Outcome, Work, run_units
 
 # A worker that dies, e.g. with a preempted machine, has its unit run again elsewhere.
 _RETRIES = 10
 
 
 def run_on_ray(
-    work: UnitWork,
+    work: Work,
     units: Sequence[Unit],
     cpus: float,
     gpus: float,
@@ -67,7 +66,7 @@ def run_on_ray(
         ray.shutdown()
 
 
-def _run_one(work: UnitWork, unit: Unit) -> Outcome:
+def _run_one(work: Work, unit: Unit) -> Outcome:
     """A unit in a worker process of Ray; its lines go to Ray's log of the worker."""
     work.prepare()
     return run_units(work.root, [unit], work.is_done, work, lambda line: print(line, flush=True))

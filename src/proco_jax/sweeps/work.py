@@ -1,11 +1,13 @@
 """The work on one unit: training, then the results of each of its runs."""
 
 import dataclasses
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from proco_jax.augmentation.base import Context
+from proco_jax.common.checksums import read_recorded
 from proco_jax.common.compilation_cache import use_compilation_cache
 from proco_jax.common.files import write_text
 from proco_jax.common.sharding import use_cores_as_devices
@@ -23,6 +25,8 @@ from proco_jax.training.loop import Program, make_program
 
 NOW, LATER, ONLY = "now", "later", "only"
 _REPLIES = "replies.jsonl"
+# Reports of the world model, which all runs of a unit share.
+_WORLD_REPORTS = ("dynamics.json", "cost.json")
 _OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 
 
@@ -71,6 +75,7 @@ class UnitWork:
             log(f"\n## {own.name}")
             config = _with_shared_replies(root, own.config)
             with open_run(config, root.run(own.name), root.store, log=log) as run:
+                _share_reports(root, unit, run)
                 stages.make_results(run, evaluate=self.evaluate != LATER)
         if not trained:
             # Only now can every policy be loaded.
@@ -81,6 +86,15 @@ class UnitWork:
 def device_members(units: Sequence[Unit]) -> int:
     """The most members of a program of any unit."""
     return max(max(u.members, u.runs[0].config.dynamics.members) for u in units)
+
+
+def _share_reports(root: Root, unit: Unit, run: Run) -> None:
+    """Copies the reports of the world model from the unit, so that they are not made again."""
+    for name in _WORLD_REPORTS:
+        path = root.unit(unit.name) / name
+        if path.exists() and run.read_json(name) is None:
+            remedy = "remove it, then it is made anew"
+            run.write_json(name, json.loads(read_recorded(path, remedy)))
 
 
 def _train(root: Root, unit: Unit, limit: int, log: Callable[[str], None]) -> None:
