@@ -291,6 +291,8 @@ _SMALL_SETTINGS: dict[str, Any] = {
     "rollouts.warmup": 1,
     "feasibility.hidden": (16,),
     "bc.hidden": (16,),
+    # The small cost network calls every row unsafe.
+    "bc.safe_only": False,
     "train.batch": 16,
     "train.steps": 40,
     "train.chunk": 10,

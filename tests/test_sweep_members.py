@@ -21,7 +21,9 @@ from proco_jax.training.loop import make_program
 LEARNER, MADE_OF = Learner("bc", "none"), {"logs": "0" * 12}
 # Without rings, a program compiles fast.
 FLAT = ObservationSpec((Field("numbers", TASK.observation.size, "flat", "", "All numbers."),))
-BASE = replaced(tiny_config(), {"evaluation.interim_episodes": 0, "train.chunk": 8})
+BASE = replaced(
+    tiny_config(), {"evaluation.interim_episodes": 0, "train.chunk": 8, "train.checkpoint_every": 8}
+)
 
 
 def config(rate: float) -> Config:
