@@ -140,7 +140,7 @@ def test_findings_state_what_was_measured(whole: dict[str, Any]) -> None:
     assert training["return_of_logs_kept"] == 1 and shield["return_of_logs_kept"] == 0
     assert knowledge["cost_range"] == [-10, -10]
     assert (shield["meet_limit"], shield["baseline_meets_limit"]) == (1, 0)
-    assert "The cost limit is met by 1, against 0 without." in shield["text"]
+    assert "The cost limit is met by 1 of the former and 0 of the latter." in shield["text"]
 
 
 def test_missing_rows_are_shown_as_missing_and_never_estimated() -> None:
@@ -258,7 +258,7 @@ def test_the_page_needs_nothing_outside_and_holds_every_number(tmp_path: Any) ->
         "missing</td>"
     )
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
-    comparison_files.write_comparison(tmp_path, comparison, rows(), "A title", made)
+    comparison_files.write_tables(tmp_path, comparison, rows(), "A title", made)
     assert before == {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
     assert set(before) == {
         "comparison.json", "comparison.csv", "runs.csv", "comparison.md", "comparison.html",

@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from proco_jax.config.schema import Config, differences, to_json
+from proco_jax.config.presets import COMPARED
+from proco_jax.config.schema import (
+    ALGORITHMS,
+    AUGMENTATIONS,
+    SHIELDS,
+    Config,
+    differences,
+    to_json,
+)
 from proco_jax.config.validation import validate
 from proco_jax.envs.tasks import get_task
 from proco_jax.knowledge.grounding import ground
@@ -17,6 +25,10 @@ EXPERIMENTS = ROOT / "experiments"
 FILES = sorted(EXPERIMENTS.glob("*.py"))
 VARIANTS = ("quick", "default", "paper")
 
+COMPARISONS = [file for file in FILES if file.stem.startswith("compare_")]
+RUNS = [file for file in FILES if file not in COMPARISONS]
+
+every_run = pytest.mark.parametrize("file", RUNS, ids=lambda path: path.stem)
 every_file = pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 
@@ -98,7 +110,8 @@ def test_an_unknown_variant_is_refused_with_the_known_ones(file: Path) -> None:
 
 @every_file
 def test_the_docstring_names_its_command(file: Path) -> None:
-    assert f"python -m proco_jax.main --config=experiments/{file.name}" in docstring(file)
+    command = "compare" if file in COMPARISONS else "main"
+    assert f"python -m proco_jax.{command} --config=experiments/{file.name}" in docstring(file)
 
 
 def test_tables_are_read_by_hand() -> None:
@@ -116,7 +129,7 @@ def test_tables_are_read_by_hand() -> None:
     assert tables(text) == [[{"a, b": "1 [0, 2]", "c": "x"}, {"a, b": "3", "c": ""}], []]
 
 
-@every_file
+@every_run
 def test_the_results_in_the_docstring_are_those_of_the_readme(file: Path) -> None:
     (rows,) = tables(docstring(file))
     own = published(load(file).get_config().task.removeprefix("Safety"))
@@ -127,6 +140,19 @@ def test_the_results_in_the_docstring_are_those_of_the_readme(file: Path) -> Non
     for row in rows:
         # Once, so that the columns identify a row.
         assert found.count(row) == 1, f"{row} is no row of the README's table"
+
+
+@pytest.mark.parametrize("file", COMPARISONS, ids=lambda path: path.stem)
+def test_a_comparison_has_every_algorithm_augmentation_and_shield(file: Path) -> None:
+    assert set(ALGORITHMS) <= set(COMPARED)
+    config = load(file).get_config()
+    assert set(config.algorithms) == set(ALGORITHMS)
+    assert set(config.augmentations) == set(AUGMENTATIONS)
+    assert set(config.shields) == set(SHIELDS)
+    # The settings are those of the task's own experiment, whose store a comparison may share.
+    own = load(EXPERIMENTS / f"{file.stem.removeprefix('compare_')}.py").get_config()
+    for section in ("data", "dynamics", "cost", "exploration", "rollouts", "train"):
+        assert getattr(config, section) == getattr(own, section)
 
 
 @every_file

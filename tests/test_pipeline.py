@@ -22,7 +22,7 @@ from small_run import (
     small_config,
 )
 
-from proco_jax import ablations, ladder
+from proco_jax import ablations, compare, ladder
 from proco_jax.common.checksums import write_recorded
 from proco_jax.deployment.policy import load_policies
 from proco_jax.knowledge.replay import Answer, Answerer, completion, serve
@@ -632,6 +632,20 @@ def test_a_target_violation_rate_chooses_one_pair_of_thresholds(
     assert shield is not None
     assert float(shield.qh_threshold) == chosen["qh_threshold"]
     assert float(shield.planner_threshold) == chosen["planner_threshold"]
+
+
+def test_a_comparison_has_the_rows_of_one_run_with_all_algorithms(
+    home: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forbid_training(monkeypatch)
+    workdir = home / "compared"
+    page = compare.compare_algorithms(small_config(home, **WHOLE), workdir)
+    assert rows_of(workdir) == rows_of(finished, step=40)
+    content = json.loads((workdir / "comparison.json").read_text())
+    assert {policy["status"] for policy in content["policies"]} == {"complete"}
+    card = json.loads((finished / "dataset.json").read_text())
+    assert content["settings"][0]["logs"]["return_mean"] == card["after"]["return"]["mean"]
+    assert page.read_text().count("<img") >= 4
 
 
 @pytest.mark.parametrize(

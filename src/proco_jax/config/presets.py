@@ -1,8 +1,10 @@
 """Budgets that every experiment shares, and settings of task families."""
 
-from proco_jax.config.schema import Config
+from proco_jax.config.schema import ALGORITHMS, AUGMENTATIONS, SHIELDS, Config
 
 VARIANTS = ("quick", "default", "paper")
+# What a comparison trains, in this order, as far as the package has it.
+COMPARED = ("bc", "bcq_lag", "bear_lag", "cpq", "coptidice", "fisor", "proco", "cdt")
 
 
 def set_variant(config: Config, variant: str) -> Config:
@@ -40,6 +42,26 @@ def for_buttons(config: Config) -> Config:
     config.data.episodes = 300
     # Gremlins take longer to learn than hazards.
     config.dynamics.steps = 6000
+    return config
+
+
+def for_comparison(config: Config) -> Config:
+    """Every algorithm with every augmentation under every shield, in place, after `set_variant`.
+
+    Three seeds and 20 episodes are the protocol of published tables. Most of the quick variant's
+    time is compilation: its numbers say that everything works, not which algorithm is better.
+    """
+    config.algorithms = tuple(name for name in COMPARED if name in ALGORITHMS)
+    config.augmentations, config.shields = AUGMENTATIONS, SHIELDS
+    config.seeds = 3
+    config.evaluation.interim_episodes = 0
+    if config.variant == "quick":
+        config.seeds = 2
+        config.data.episodes = 40
+        config.dynamics.steps = config.cost.steps = 500
+        config.train.steps = config.train.checkpoint_every = 250
+        config.evaluation.episodes = 2
+        config.shield.forecast_starts = 8
     return config
 
 

@@ -9,6 +9,8 @@ one on the same code and device.
 import functools
 import importlib.metadata
 import json
+import os
+import platform
 import re
 import subprocess
 from collections.abc import Iterable, Sequence
@@ -166,6 +168,16 @@ def code_commit() -> str:
 def device_name() -> str:
     """Kind and number of the devices that JAX computes on, e.g. `cpu x2`."""
     return f"{jax.devices()[0].device_kind} x{jax.device_count()}"
+
+
+def machine_name() -> str:
+    """Processor and cores of this machine, e.g. `AMD EPYC 7B13, 2 cores, Linux`."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE)
+        model = found[1].strip() if found else model
+    return f"{model}, {os.cpu_count()} cores, {platform.system()}"
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> list[Row]:

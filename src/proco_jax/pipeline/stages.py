@@ -95,7 +95,7 @@ def make_results(run: Run, render: bool = False, evaluate: bool = True) -> None:
     task = get_task(run.config.task)
     if run.config.data.verify == "full":
         verify_logs(run.config, run.workdir, run.log)
-    if _finished(run) and (not render or _rendered(run)):
+    if finished(run) and (not render or _rendered(run)):
         return
     logs, grounding = load_inputs(run)
     _learn_and_evaluate(run, task, logs, grounding, render, evaluate)
@@ -116,7 +116,7 @@ def load_inputs(run: Run) -> tuple[Logs, Grounding | None]:
     return load_and_ground(run)
 
 
-def _finished(run: Run) -> bool:
+def finished(run: Run) -> bool:
     """Whether the run is done and all that it made is there; what was removed is made anew."""
     done = run.read_json(DONE)
     if done is None:

@@ -126,11 +126,11 @@ def open_run(
       ConfigMismatchError: if the folder holds a run with another config, with the differences.
     """
     validate(config)
-    _check_same(config, workdir)
+    check_same(config, workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     with locked(workdir / ".lock", log, "run"):
         # Another process may have begun here while this one waited.
-        _check_same(config, workdir)
+        check_same(config, workdir)
         if not (workdir / CONFIG).exists():
             write_text(workdir / CONFIG, schema.to_json(config))
         try:
@@ -143,7 +143,13 @@ def open_run(
             raise
 
 
-def _check_same(config: Config, workdir: Path) -> None:
+def check_same(config: Config, workdir: Path) -> None:
+    """Checks that a folder holds no run with another config.
+
+    Raises:
+      ValueError: if the folder's own config is damaged.
+      ConfigMismatchError: with the differences.
+    """
     path = workdir / CONFIG
     if not path.exists():
         return

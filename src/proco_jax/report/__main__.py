@@ -3,7 +3,9 @@
     python -m proco_jax.report runs/a runs/b
 
 Prints the tables on standard output. With --write, `report.md` and the pictures of
-each run are written again first.
+each run are written again first. With --comparison=FOLDER, a comparison of all these
+runs is written there, like that of `python -m proco_jax.compare`: several tasks, cost
+limits or settings in one self-contained page.
 
     python -m proco_jax.report --sweep=ROOT
 
@@ -11,18 +13,22 @@ Writes the report of a sweep to ROOT/report, also while it runs; several folders
 sweep are separated by commas.
 """
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import app, flags
 
-from proco_jax.evaluation.results import FILE, load_rows
+from proco_jax.evaluation.results import FILE, IDENTITY, load_rows
+from proco_jax.report.comparison import compare, setting_of
+from proco_jax.report.comparison_files import read_logs, write_comparison
 from proco_jax.report.markdown import results_markdown, write_report
 from proco_jax.report.tables import summarize
 from proco_jax.sweeps.folder import check_root
 from proco_jax.sweeps.report import write_sweep_report
 
+_COMPARISON = flags.DEFINE_string("comparison", None, "Folder for a comparison of the runs.")
 _WRITE = flags.DEFINE_bool("write", False, "Write report.md and its pictures of each run again.")
 _SWEEP = flags.DEFINE_list("sweep", [], "Folder of a sweep, or folders with shares of one sweep.")
 
@@ -44,6 +50,9 @@ def main(argv: Sequence[str]) -> None:
         if _WRITE.value:
             for workdir in workdirs:
                 print(f"wrote {write_report(workdir)}", file=sys.stderr)
+        if _COMPARISON.value:
+            path = write_runs(Path(_COMPARISON.value), workdirs)
+            print(f"wrote {path}", file=sys.stderr)
         summaries = [
             summary
             for workdir in workdirs
@@ -60,6 +69,45 @@ def _report_sweep(folders: Sequence[str]) -> None:
     except (OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
     print("\n".join([*lines, f"report: {path}"]))
+
+
+def write_runs(folder: Path, workdirs: Sequence[Path]) -> Path:
+    """Writes a comparison of the policies of several runs.
+
+    Runs whose policies agree in task, logs, cost limit and all axes are told apart by their
+    workdirs.
+
+    Args:
+      folder: where to write.
+      workdirs: of runs, or of comparisons.
+
+    Returns:
+      The path of the HTML page.
+
+    Raises:
+      FileNotFoundError: if a workdir has no results.
+      ValueError: if a file is damaged.
+    """
+    found = {workdir: load_rows(workdir / FILE) for workdir in workdirs}
+    identities = [
+        (row["task"], row["source"], row["regime"], row["cost_limit"], *(row[n] for n in IDENTITY))
+        for rows in found.values()
+        for row in rows
+    ]
+    ambiguous = len(set(identities)) < len(identities)
+    rows, logs = [], {}
+    for workdir, mine in found.items():
+        for row in mine:
+            rows.append(row | {"run": str(workdir) if ambiguous else ""})
+            setting = setting_of(rows[-1])
+            if setting not in logs:
+                # A comparison has a run of each algorithm in a folder of its own.
+                cards = map(read_logs, (workdir, workdir / row["algorithm"]))
+                logs[setting] = next((card for card in cards if card is not None), None)
+    known = {setting: card for setting, card in logs.items() if card is not None}
+    title = f"Comparison of {len(workdirs)} {'run' if len(workdirs) == 1 else 'runs'}"
+    made = {"command": f"python -m proco_jax.report {shlex.join(sys.argv[1:])}"}
+    return write_comparison(folder, compare(rows, logs=known), rows, title, made)
 
 
 if __name__ == "__main__":

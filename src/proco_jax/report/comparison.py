@@ -46,6 +46,12 @@ class Setting(NamedTuple):
     cost_limit: float
 
 
+def setting_of(row: Mapping[str, Any]) -> Setting:
+    """The setting of a row of results, or of any mapping with its keys."""
+    limit = float(row["cost_limit"])
+    return Setting(row.get("run", ""), row["task"], row["source"], row["regime"], limit)
+
+
 class LogsReference(NamedTuple):
     """Mean return and mean cost of the episodes that the policies were trained on, and how many."""
 
@@ -161,15 +167,10 @@ def expected_rows(
     ]
 
 
-def _setting(row: Mapping[str, Any]) -> Setting:
-    limit = float(row["cost_limit"])
-    return Setting(row.get("run", ""), row["task"], row["source"], row["regime"], limit)
-
-
 def _by_setting(rows: Sequence[Row]) -> dict[Setting, list[Row]]:
     groups: dict[Setting, list[Row]] = {}
     for row in rows:
-        groups.setdefault(_setting(row), []).append(row)
+        groups.setdefault(setting_of(row), []).append(row)
     return groups
 
 
@@ -201,7 +202,7 @@ def _ordered(policies: Iterable[Policy]) -> list[Policy]:
 def _check_distinct(rows: Sequence[Row]) -> None:
     seen = set()
     for row in rows:
-        key = (_setting(row), _policy(row), row["seed"], row["step"])
+        key = (setting_of(row), _policy(row), row["seed"], row["step"])
         if key in seen:
             algorithm, augmentation, shield = _policy(row)
             raise ValueError(
@@ -217,7 +218,7 @@ def _expected_seeds(
 ) -> dict[Setting, dict[Policy, set[int]]]:
     found: dict[Setting, dict[Policy, set[int]]] = {}
     for row in expected:
-        found.setdefault(_setting(row), {}).setdefault(_policy(row), set()).add(row["seed"])
+        found.setdefault(setting_of(row), {}).setdefault(_policy(row), set()).add(row["seed"])
     return found
 
 
@@ -457,9 +458,9 @@ def _finding(
     ]
     numbers["meet_limit"] = sum(bool(one["meets_limit"]) for one, _ in measured)
     numbers["baseline_meets_limit"] = sum(bool(other["meets_limit"]) for _, other in measured)
-    known = [one for one, _ in measured if _setting(one) in logs]
+    known = [one for one, _ in measured if setting_of(one) in logs]
     numbers["return_of_logs_kept"] = (
-        sum(one["return_mean"]["point"] >= logs[_setting(one)].return_mean for one in known)
+        sum(one["return_mean"]["point"] >= logs[setting_of(one)].return_mean for one in known)
         if known and len(known) == len(measured)
         else None
     )
@@ -467,8 +468,7 @@ def _finding(
 
 
 def _main_gains(gains: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Of the gains of an axis those that its finding is about: all of knowledge, else the main one
-    of each algorithm in each setting."""
+    """The gains of one axis that its finding is about: but for knowledge, one of each algorithm."""
 
     def rank(one: Mapping[str, Any]) -> tuple[int, int]:
         policy = one["policy"]
@@ -476,21 +476,21 @@ def _main_gains(gains: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
     best: dict[tuple[Any, ...], tuple[int, int]] = {}
     for gain in gains:
-        key = _setting(gain), gain["algorithm"]
+        key = setting_of(gain), gain["algorithm"]
         best[key] = min(rank(gain), best.get(key, rank(gain)))
     return [
         gain
         for gain in gains
-        if gain["axis"] == "knowledge" or rank(gain) == best[_setting(gain), gain["algorithm"]]
+        if gain["axis"] == "knowledge" or rank(gain) == best[setting_of(gain), gain["algorithm"]]
     ]
 
 
 def _entry_key(entry: Mapping[str, Any]) -> tuple[Any, ...]:
-    return _setting(entry), _policy(entry)
+    return setting_of(entry), _policy(entry)
 
 
 def _gain_key(gain: Mapping[str, Any], side: str) -> tuple[Any, ...]:
-    return _setting(gain), _policy(gain[side])
+    return setting_of(gain), _policy(gain[side])
 
 
 _CONTRAST_NAMES = {
@@ -512,7 +512,7 @@ def _sentence(axis: str, planned: Sequence[Mapping[str, Any]], numbers: Mapping[
         second=first["baseline"][key],
         augmentation=first["policy"]["augmentation"],
     )
-    several = len({_setting(gain) for gain in planned}) > 1
+    several = len({setting_of(gain) for gain in planned}) > 1
     unit = "pair of algorithm and task" if several else "algorithm"
     units = "pairs of algorithm and task" if several else "algorithms"
     total, done = numbers["planned"], numbers["compared"]
@@ -527,14 +527,12 @@ def _sentence(axis: str, planned: Sequence[Mapping[str, Any]], numbers: Mapping[
         f"with confidence for {numbers['cost_lower_confident']}; it is higher with confidence for "
         f"{numbers['cost_higher_confident']}. The differences in mean cost are {low:+.1f} to "
         f"{high:+.1f}, those in mean return {return_low:+.2f} to {return_high:+.2f}. The cost "
-        f"limit is met by {numbers['meet_limit']}, against {numbers['baseline_meets_limit']} "
-        "without."
+        f"limit is met by {numbers['meet_limit']} of the former and "
+        f"{numbers['baseline_meets_limit']} of the latter."
     )
-    if numbers["return_of_logs_kept"] is not None:
-        text += (
-            f" {numbers['return_of_logs_kept']} have at least the mean return of the logs that "
-            "they were trained on."
-        )
+    kept = numbers["return_of_logs_kept"]
+    if kept is not None:
+        text += f" Of the former, {kept} have at least the mean return of their training logs."
     return text
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from proco_jax.common.files import write_text
 from proco_jax.evaluation.results import Row
 from proco_jax.report import comparison_pictures as pictures
-from proco_jax.report.comparison import ALL_TASKS, Comparison, Setting
+from proco_jax.report.comparison import ALL_TASKS, Comparison, LogsReference, Setting
 from proco_jax.report.comparison_tables import (
     comparison_markdown,
     comparison_tables,
@@ -24,6 +24,7 @@ from proco_jax.report.html import (
     picture_html,
     table_html,
 )
+from proco_jax.report.markdown import read_json
 from proco_jax.report.pictures import results_picture
 from proco_jax.report.tables import short_task
 
@@ -78,7 +79,7 @@ def write_comparison(
       comparison: of the rows.
       rows: as for `comparison.compare`.
       title: of the page.
-      made: how it was made, in words: `command` and `machine`.
+      made: how it was made, in words: `command`, `machine`, `time`.
 
     Returns:
       The path of the HTML page.
@@ -108,6 +109,24 @@ def write_tables(
     write_text(folder / RUNS, runs_csv(rows))
     write_text(folder / MARKDOWN, comparison_markdown(content, title))
     return content
+
+
+def read_logs(workdir: Path) -> LogsReference | None:
+    """Return and cost of the logs of a run, from its `dataset.json`; None if it has none.
+
+    Raises:
+      ValueError: if the file is damaged.
+    """
+    path = workdir / "dataset.json"
+    card = read_json(path)
+    if card is None:
+        return None
+    try:
+        kept = card["after"]
+        means = (float(kept[name]["mean"]) for name in ("return", "cost"))
+        return LogsReference(*means, int(kept["episodes"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a dataset card of this version: {error!r}") from error
 
 
 def comparison_page(

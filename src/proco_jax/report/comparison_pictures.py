@@ -173,6 +173,7 @@ def _draw_differences(
 ) -> None:
     _rows_axis(axes, places)
     axes.axvline(0.0, color=TEXT, lw=1.0, ls=DASHES, zorder=2)
+    axes.locator_params(axis="x", nbins=5)
     for gain in gains:
         _draw_interval(axes, places[gain["algorithm"]], gain[quantity], color)
     if all(gain[quantity] is None for gain in gains):

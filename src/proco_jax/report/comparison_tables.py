@@ -102,8 +102,9 @@ def provenance_sentences(content: Mapping[str, Any]) -> list[str]:
         if made.get(key):
             value = made[key] if isinstance(made[key], str) else _listed(made[key])
             sentences.append(f"{words}: {value}.")
-    if made.get("machine"):
-        sentences.append(f"Machine: {made['machine']}.")
+    for key, words in (("machine", "This page was written on"), ("time", "Wall time")):
+        if made.get(key):
+            sentences.append(f"{words}: {made[key]}.")
     if made["versions"]:
         versions = (f"{name} {_listed(found)}" for name, found in made["versions"].items())
         sentences.append(f"Versions: {', '.join(versions)}.")
