@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -115,16 +116,51 @@ def locked(path: Path, log: Callable[[str], None], what: str = "dataset") -> Ite
       log: takes a line of text if there is a wait.
       what: the locked thing, for that line.
     """
+    with try_locked(
+        path, log, f"another process works on the same {what} ({path}); waiting until it ends"
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def try_locked(path: Path, log: Callable[[str], None], waiting: str | None) -> Iterator[bool]:
+    """Holds an exclusive lock on a file, as `locked`, if no other process holds it.
+
+    Args:
+      waiting: a line for `log` before it waits for the other process; None never waits.
+
+    Yields:
+      Whether the lock is held.
+
+    Raises:
+      OSError: if the file system has no locks, or the disk is full.
+    """
     with disk_full_explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = open(path, "w")  # noqa: SIM115
     with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log(f"another process works on the same {what} ({path}); waiting until it ends")
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        held = _lock(handle, wait=False)
+        if not held and waiting is not None:
+            log(waiting)
+            held = _lock(handle, wait=True)
+        yield held
+
+
+def _lock(handle: IO[str], wait: bool) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        raise OSError(
+            error.errno,
+            f"{os.strerror(error.errno)} for {handle.name}: this file system has no locks, without "
+            "which two processes could write the same file; use a folder on a local disk or a "
+            "shared file system with locks (NFS 4, EFS, Filestore, Lustre mounted with flock)",
+        ) from error
+    return True
 
 
 def sha256(path: Path) -> str:

@@ -1,6 +1,7 @@
 """Checks of a config before any work starts."""
 
 import dataclasses
+import functools
 import math
 import re
 import types
@@ -31,7 +32,7 @@ def validate(config: Config) -> None:
 
 def _section_problems(section: Any, prefix: str = "") -> Iterator[str]:
     """Undeclared settings, values of the wrong type, and values outside of their bounds."""
-    declared = typing.get_type_hints(type(section))
+    declared = _type_hints(type(section))
     bounds = {f.name: f.metadata.get("bound", Bound()) for f in dataclasses.fields(section)}
     for name, value in vars(section).items():
         if name not in declared:
@@ -47,6 +48,11 @@ def _section_problems(section: Any, prefix: str = "") -> Iterator[str]:
             yield _problem(prefix + name, value, _type_words(kind))
         elif expected := _expected(value, bounds[name]):
             yield _problem(prefix + name, value, expected)
+
+
+@functools.cache
+def _type_hints(section: type) -> dict[str, Any]:
+    return typing.get_type_hints(section)
 
 
 def _expected(value: Any, bound: Bound) -> str | None:

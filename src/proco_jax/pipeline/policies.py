@@ -77,7 +77,9 @@ def train_policies(
     config = run.config
     name = policy_name(program.algorithm.name, learner.augmentation)
     inputs = training_inputs(config, learner, inputs)
-    init, warm_up, make_chunk = _compiled(run, program, context)
+    keys = stream_keys(config.seed, config.seeds, Stream.TRAINING)
+    hyper = loop.make_hyper(program, config.seeds)
+    init, warm_up, make_chunk = compiled(program, context, hyper, keys)
 
     def make(folder: Path) -> None:
         def after_chunk(done: int, state: TrainState) -> None:
@@ -236,12 +238,18 @@ def make_player(program: Program, shield: str, deployed: Deployed, seed: int) ->
     return Player(actor.initial_carry, functools.partial(act, deployed))
 
 
-def _compiled(run: Run, program: Program, context: Context) -> tuple[Any, Any, Any]:
-    """Functions that make fresh states, warm them up, and make chunks of a number of steps."""
-    members = run.config.seeds
+def compiled(
+    program: Program, context: Context, hyper: loop.Hyper, keys: Array
+) -> tuple[Any, Any, Any]:
+    """Functions that make fresh states, warm them up, and make chunks of a number of steps.
+
+    Args:
+      context: on one device.
+      hyper: of all members, leaves `[M]`.
+      keys: `[M]` typed keys of the members.
+    """
+    members = keys.shape[0]
     spread = functools.partial(sharding.shard_members, members=members)
-    keys = stream_keys(run.config.seed, members, Stream.TRAINING)
-    hyper = loop.make_hyper(program, members)
     placed = sharding.replicate(context, members)
     training = loop.make_training(program, members)
 
@@ -253,7 +261,7 @@ def _compiled(run: Run, program: Program, context: Context) -> tuple[Any, Any, A
         return training.warm_up(placed, spread(hyper), spread(state), place)
 
     def make_chunk(steps: int) -> Any:
-        assert steps == run.config.train.chunk
+        assert steps == program.config.train.chunk
         spread_hyper = spread(hyper)
         return lambda state: training.chunk(
             placed, spread_hyper, sharding.place_members(state, members)

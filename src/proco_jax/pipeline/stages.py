@@ -77,25 +77,45 @@ def run_all(run: Run, render: bool = False) -> Path:
     Returns:
       The path of `report.md`.
     """
-    task = get_task(run.config.task)
-    if run.config.data.verify == "full":
-        verify_logs(run.config, run.workdir, run.log)
-    if not finished(run) or (render and not _rendered(run)):
-        # One's own algorithms that cannot be imported are an error before any work.
-        for name in run.config.algorithms:
-            find_maker(name)
-        # Without an augmentation no knowledge is used, and no language model is asked.
-        if set(run.config.augmentations) == {"none"}:
-            logs, grounding = _load_logs(run), None
-        else:
-            logs, grounding = load_and_ground(run)
-        _learn_and_evaluate(run, task, logs, grounding, render)
-        run.metrics.seal()
-        run.write_json(DONE, {"steps": run.config.train.steps, "files": _made(run)})
+    make_results(run, render)
     report = write_report(run.workdir)
     print_summary(summarize(load_rows(run.workdir / FILE)))
     run.log(f"report: {report}")
     return report
+
+
+def make_results(run: Run, render: bool = False, evaluate: bool = True) -> None:
+    """Runs every stage that is not done yet, without the report.
+
+    Args:
+      run: opened by `open_run`.
+      render: draw an episode of each policy as an animation.
+      evaluate: False stops once the policies are saved; the run is then not finished.
+    """
+    task = get_task(run.config.task)
+    if run.config.data.verify == "full":
+        verify_logs(run.config, run.workdir, run.log)
+    if finished(run) and (not render or _rendered(run)):
+        return
+    # One's own algorithms that cannot be imported are an error before any work.
+    for name in run.config.algorithms:
+        find_maker(name)
+    logs, grounding = load_inputs(run)
+    _learn_and_evaluate(run, task, logs, grounding, render, evaluate)
+    if not evaluate:
+        return
+    run.metrics.seal()
+    run.write_json(DONE, {"steps": run.config.train.steps, "files": _made(run)})
+
+
+def load_inputs(run: Run) -> tuple[Logs, Grounding | None]:
+    """The logs and the grounded knowledge; None without an augmentation.
+
+    Without an augmentation no knowledge is used, and no language model is asked.
+    """
+    if set(run.config.augmentations) == {"none"}:
+        return _load_logs(run), None
+    return load_and_ground(run)
 
 
 def finished(run: Run) -> bool:
@@ -210,7 +230,12 @@ def _load_logs(run: Run) -> Logs:
 
 
 def _learn_and_evaluate(
-    run: Run, task: Task, logs: Logs, grounding: Grounding | None, render: bool
+    run: Run,
+    task: Task,
+    logs: Logs,
+    grounding: Grounding | None,
+    render: bool,
+    evaluate: bool,
 ) -> None:
     """Everything between the logs and the last row of results."""
     config = run.config
@@ -246,6 +271,8 @@ def _learn_and_evaluate(
         deployed[policy.name] = policies.deploy(policy, context, shield)
         algorithm, augmentation = policy.learner
         save_policies(run.workdir, policy.program, algorithm, augmentation, deployed[policy.name])
+    if not evaluate:
+        return
     with run.stage("evaluation", "Evaluation"):
         _evaluate_all(run, task, trained, deployed)
     if render:

@@ -6,6 +6,11 @@ Prints the tables on standard output. With --write, `report.md` and the pictures
 each run are written again first. With --comparison=FOLDER, a comparison of all these
 runs is written there, like that of `python -m proco_jax.compare`: several tasks, cost
 limits or settings in one self-contained page.
+
+    python -m proco_jax.report --sweep=ROOT
+
+Writes the report of a sweep to ROOT/report, also while it runs; several folders with shares of one
+sweep are separated by commas.
 """
 
 import shlex
@@ -20,9 +25,12 @@ from proco_jax.report.comparison import compare, setting_of
 from proco_jax.report.comparison_files import read_logs, write_comparison
 from proco_jax.report.markdown import results_markdown, write_report
 from proco_jax.report.tables import summarize
+from proco_jax.sweeps.folder import check_root
+from proco_jax.sweeps.report import write_sweep_report
 
 _COMPARISON = flags.DEFINE_string("comparison", None, "Folder for a comparison of the runs.")
 _WRITE = flags.DEFINE_bool("write", False, "Write report.md and its pictures of each run again.")
+_SWEEP = flags.DEFINE_list("sweep", [], "Folder of a sweep, or folders with shares of one sweep.")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -33,6 +41,9 @@ def main(argv: Sequence[str]) -> None:
       SystemExit: with a message, if a workdir has no results or a file is damaged.
     """
     workdirs = [Path(argument) for argument in argv[1:]]
+    if _SWEEP.value:
+        _report_sweep(_SWEEP.value)
+        return
     if not workdirs:
         raise app.UsageError("no workdir given: python -m proco_jax.report runs/a runs/b")
     try:
@@ -50,6 +61,14 @@ def main(argv: Sequence[str]) -> None:
         print(results_markdown(summaries), end="")
     except (OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
+
+
+def _report_sweep(folders: Sequence[str]) -> None:
+    try:
+        path, lines = write_sweep_report([check_root(folder) for folder in folders])
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from None
+    print("\n".join([*lines, f"report: {path}"]))
 
 
 def write_runs(folder: Path, workdirs: Sequence[Path]) -> Path:

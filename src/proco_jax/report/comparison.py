@@ -174,6 +174,13 @@ def _by_setting(rows: Sequence[Row]) -> dict[Setting, list[Row]]:
     return groups
 
 
+def _by_run(settings: Sequence[Setting]) -> dict[str, list[Setting]]:
+    groups: dict[str, list[Setting]] = {}
+    for setting in settings:
+        groups.setdefault(setting.run, []).append(setting)
+    return groups
+
+
 def _policy(row: Any) -> Policy:
     """Algorithm, augmentation and shield of a summary, or of a mapping."""
     names = ("algorithm", "augmentation", "shield")
@@ -315,8 +322,7 @@ def _improvements(
     """
     entries = []
     groups = [(setting._asdict(), [setting]) for setting in settings]
-    for run in dict.fromkeys(setting.run for setting in settings):
-        mine = [setting for setting in settings if setting.run == run]
+    for run, mine in _by_run(settings).items():
         if len(mine) > 1:
             whole = dict.fromkeys(Setting._fields[1:], ALL_TASKS) | {"run": run, "cost_limit": None}
             groups.append((whole, mine))
@@ -364,8 +370,7 @@ def _profiles(
 ) -> list[dict[str, Any]]:
     """One entry for each run: profiles of each policy over all settings in which it has rows."""
     entries = []
-    for run in dict.fromkeys(setting.run for setting in settings):
-        mine = [setting for setting in settings if setting.run == run]
+    for run, mine in _by_run(settings).items():
         scores = {
             policy: [
                 _normalized(summary)
@@ -432,7 +437,7 @@ def _finding(
     Training is PROCO against no augmentation, and the shield the strongest one against none, for
     the policies trained with PROCO (or, if there are none, with the strongest augmentation).
     """
-    planned = [gain for gain in gains if gain["axis"] == axis and _is_main(gain, gains)]
+    planned = _main_gains([gain for gain in gains if gain["axis"] == axis])
     done = [gain for gain in planned if gain["cost"] is not None]
     costs, returns = [gain["cost"] for gain in done], [gain["return"] for gain in done]
     numbers: dict[str, Any] = {
@@ -462,23 +467,22 @@ def _finding(
     return numbers | {"text": _sentence(axis, planned, numbers)}
 
 
-def _is_main(gain: Mapping[str, Any], gains: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a gain is the one of its axis that the finding is about."""
-    if gain["axis"] == "knowledge":
-        return True
-    rivals = [
-        other
-        for other in gains
-        if other["axis"] == gain["axis"]
-        and other["algorithm"] == gain["algorithm"]
-        and setting_of(other) == setting_of(gain)
-    ]
+def _main_gains(gains: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The gains of one axis that its finding is about: but for knowledge, one of each algorithm."""
 
     def rank(one: Mapping[str, Any]) -> tuple[int, int]:
         policy = one["policy"]
         return AUGMENTATIONS.index(policy["augmentation"]), SHIELDS.index(policy["shield"])
 
-    return rank(gain) == min(map(rank, rivals))
+    best: dict[tuple[Any, ...], tuple[int, int]] = {}
+    for gain in gains:
+        key = setting_of(gain), gain["algorithm"]
+        best[key] = min(rank(gain), best.get(key, rank(gain)))
+    return [
+        gain
+        for gain in gains
+        if gain["axis"] == "knowledge" or rank(gain) == best[setting_of(gain), gain["algorithm"]]
+    ]
 
 
 def _entry_key(entry: Mapping[str, Any]) -> tuple[Any, ...]:
