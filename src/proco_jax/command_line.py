@@ -44,6 +44,10 @@ def run(command: Callable[[Config, Path], None]) -> None:
 
         with report_errors():
             use_compilation_cache()
+            if config.system.file:
+                from proco_jax.system.description import with_system
+
+                config = with_system(config)
             command(config, Path(_WORKDIR.value or f"runs/{config.experiment}-{config.variant}"))
 
     flags.mark_flag_as_required("config")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from proco_jax.config.schema import Config
-from proco_jax.data.description import find_task
+from proco_jax.data.description import find_run_task
 from proco_jax.data.minari_store import Stored
 from proco_jax.data.regimes import Split
 from proco_jax.observation import ObservationSpec
@@ -44,7 +44,7 @@ def make_card(
       digest: of the logs, see `Logs`.
       corrections: sentences about ends of episodes that were corrected.
     """
-    task = find_task(config.task)
+    task = find_run_task(config)
     kept = sorted([*split.train, *split.holdout])
     part = {i: name for name in Split._fields for i in getattr(split, name)}
     return {

@@ -42,9 +42,14 @@ def report_dynamics(
     margin: dynamics_error.Margin,
 ) -> None:
     """Writes `dynamics.json`: one-step errors by sensor group, and open-loop errors."""
+    near = NEAR
+    if run.config.system.file:
+        # In the units of a system of the user's own: the quarter of the logs that is nearest.
+        logged = np.concatenate([e.obs for e in logs.episodes])
+        near = max(float(np.quantile(-margin(logged), 0.25)), 1e-6)
     open_loop, by_ring = [], []
     for name, episodes in (("violating, unseen", logs.dropped), ("safe, held out", logs.holdout)):
-        rows = dynamics_error.open_loop(nets.dynamics, model, margin, episodes[:DIAGNOSED], NEAR)
+        rows = dynamics_error.open_loop(nets.dynamics, model, margin, episodes[:DIAGNOSED], near)
         open_loop += [{"episodes": name} | row for row in rows]
         rings = dynamics_error.open_loop_by_ring(nets.dynamics, model, episodes[:DIAGNOSED])
         by_ring += [{"episodes": name} | row for row in rings]
@@ -53,7 +58,7 @@ def report_dynamics(
         "open_loop": open_loop,
         "open_loop_by_ring": by_ring,
         "disagreement_limit": float(model.limit),
-        "near": NEAR,
+        "near": near,
     }
     run.write_json("dynamics.json", report)
 

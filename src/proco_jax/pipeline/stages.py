@@ -23,13 +23,13 @@ from proco_jax.deployment.calibration import forecast_table, within
 from proco_jax.deployment.policy import FOLDER, save_policies
 from proco_jax.deployment.shield import ShieldState
 from proco_jax.diagnostics import dynamics_error
-from proco_jax.envs.tasks import Task, get_task
+from proco_jax.envs.tasks import Task
 from proco_jax.evaluation.results import FILE, load_rows
 from proco_jax.knowledge.grounding import Grounding, check_knowledge, ground
 from proco_jax.knowledge.rule_checks import LoggedStates
 from proco_jax.models import cost, dynamics
 from proco_jax.models.normalizer import fit_normalizer
-from proco_jax.pipeline import policies, reports
+from proco_jax.pipeline import offline, policies, reports
 from proco_jax.pipeline.policies import Learner, Trained
 from proco_jax.pipeline.store import digest
 from proco_jax.pipeline.workdir import CONFIG, DONE, TIMING, Run
@@ -46,6 +46,7 @@ from proco_jax.pipeline.world_model import (
 )
 from proco_jax.report.markdown import write_report
 from proco_jax.report.tables import print_summary, summarize
+from proco_jax.system.description import task_of
 from proco_jax.training.loop import make_program
 from proco_jax.types import TaskSpec
 
@@ -77,9 +78,12 @@ def run_all(run: Run, render: bool = False) -> Path:
     Returns:
       The path of `report.md`.
     """
-    task = get_task(run.config.task)
+    task = task_of(run.config)
     if run.config.data.verify == "full":
         verify_logs(run.config, run.workdir, run.log)
+    if render and run.config.system.file:
+        run.log("--render: there are no pictures of the states of a system of your own")
+        render = False
     if not _finished(run) or (render and not _rendered(run)):
         # Without an augmentation no knowledge is used, and no language model is asked.
         if set(run.config.augmentations) == {"none"}:
@@ -91,7 +95,8 @@ def run_all(run: Run, render: bool = False) -> Path:
             checksums.record(run.workdir / METRICS)
         run.write_json(DONE, {"steps": run.config.train.steps, "files": _made(run)})
     report = write_report(run.workdir)
-    print_summary(summarize(load_rows(run.workdir / FILE)))
+    if (run.workdir / FILE).exists():
+        print_summary(summarize(load_rows(run.workdir / FILE)))
     run.log(f"report: {report}")
     return report
 
@@ -129,9 +134,10 @@ def load_and_ground(run: Run) -> tuple[Logs, Grounding]:
     rules are then compared with the logs, which are safe if no episode of them has a cost.
     """
     config = run.config
-    # Collected data have the fields of the task; those of a dataset are known once it is read.
-    collected = config.data.source == "collect"
-    check_knowledge(config, get_task(config.task).spec if collected else None, run.workdir)
+    # Collected data have the fields of the task, those of a system of the user's own the fields of
+    # its description; those of another dataset are known once it is read.
+    collected = config.data.source == "collect" or bool(config.system.file)
+    check_knowledge(config, task_of(config).spec if collected else None, run.workdir)
     logs = _load_logs(run)
     obs = np.concatenate([e.obs for e in logs.episodes])
     logged = LoggedStates(obs, safe=not any(e.cost.any() for e in logs.episodes))
@@ -167,6 +173,8 @@ def make_contexts(
     found: dict[str, tuple[Context, dict[str, Any]]] = {}
     for name in augmentations:
         world, inputs = None, {"logs": data.digest}
+        if run.config.system.file:
+            inputs["episode_steps"] = task_of(run.config).episode_steps
         if name != "none":
             assert fitted is not None
             cost_model = None if name == "control" else fitted.cost.model
@@ -244,8 +252,14 @@ def _learn_and_evaluate(
         deployed[policy.name] = policies.deploy(policy, context, shield)
         algorithm, augmentation = policy.learner
         save_policies(run.workdir, policy.program, algorithm, augmentation, deployed[policy.name])
-    with run.stage("evaluation", "Evaluation"):
-        _evaluate_all(run, task, trained, deployed)
+    if config.system.file:
+        with run.stage("offline", "Offline evaluation"):
+            model = fit_dynamics(run, nets, data)[0] if fitted is None else fitted.dynamics
+            margin = offline.margin_of(nets, grounding, fitted and fitted.cost)
+            offline.evaluate_offline(run, nets, logs, model, margin, trained, deployed)
+    if not config.system.file or config.system.env:
+        with run.stage("evaluation", "Evaluation"):
+            _evaluate_all(run, task, trained, deployed)
     if render:
         with run.stage("render", "Episodes as animations"):
             _render_all(run, task, trained, deployed)

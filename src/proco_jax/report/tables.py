@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from proco_jax.common.statistics import Interval, stratified_bootstrap
-from proco_jax.envs.tasks import get_task, normalized_return
+from proco_jax.envs.tasks import TASKS, normalized_return
 from proco_jax.evaluation.results import Row, final_rows, policy_name
 
 CAPTION = (
@@ -19,7 +19,8 @@ CAPTION = (
     "the effect of training, rows that differ only in shield show the effect of the shield. "
     "IQM: interquartile mean over all episodes of all seeds [95% stratified bootstrap interval: "
     "seeds, and within each its episodes, drawn with replacement]; mean ± standard deviation of "
-    "the seeds' means. R is the normalized return (DSRL's references), C is cost / cost limit. "
+    "the seeds' means. R is the normalized return (DSRL's references; of a system of your own the "
+    "return itself), C is cost / cost limit. "
     "Violation length: mean number of consecutive steps in violation, over the seeds that "
     "violate. Always the last checkpoint, whatever its scores."
 )
@@ -219,7 +220,7 @@ def _summary(rows: Sequence[Row], run: str) -> Summary:
     episodes = min(row["episodes"] for row in rows)
     returns = np.array([row["returns"][:episodes] for row in rows])
     costs = np.array([row["costs"][:episodes] for row in rows])
-    task = get_task(first["task"])
+    task = TASKS.get(first["task"])
     episode_return = stratified_bootstrap(returns)
     cost = stratified_bootstrap(costs)
     violations = [row["violation_steps_mean"] for row in rows if row["violation_steps_mean"] > 0]
@@ -234,7 +235,10 @@ def _summary(rows: Sequence[Row], run: str) -> Summary:
         costs=costs,
         episode_return=episode_return,
         cost=cost,
-        normalized_return=Interval(*np.asarray(normalized_return(task, np.array(episode_return)))),
+        # A system of the user's own has no reference returns.
+        normalized_return=episode_return
+        if task is None
+        else Interval(*np.asarray(normalized_return(task, np.array(episode_return)))),
         normalized_cost=Interval(*(value / first["cost_limit"] for value in cost)),
         violation_free_share=stratified_bootstrap(costs == 0, np.mean),
         mean_return=stratified_bootstrap(returns, np.mean),
