@@ -55,6 +55,7 @@ def make_card(
         "regime": config.data.regime,
         "limited_share": config.data.limited_share if config.data.regime == "limited" else None,
         "seed": config.data.seed,
+        "support": _support([stored.episodes[i] for i in kept]),
         "before": summarize(stored.episodes),
         "after": summarize([stored.episodes[i] for i in kept]),
         "train": _extent([stored.episodes[i] for i in split.train]),
@@ -78,6 +79,13 @@ def make_card(
             )
         ],
     }
+
+
+def _support(episodes: Sequence[Episode]) -> dict[str, list[float]]:
+    """The smallest and the largest of each number observed in the kept episodes."""
+    low = np.min([e.obs.min(axis=0) for e in episodes], axis=0)
+    high = np.max([e.obs.max(axis=0) for e in episodes], axis=0)
+    return {"low": [float(x) for x in low], "high": [float(x) for x in high]}
 
 
 def summarize(episodes: Sequence[Episode]) -> dict[str, Any]:

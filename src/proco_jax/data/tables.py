@@ -23,6 +23,8 @@ from proco_jax.types import Episode
 
 # A time step may deviate by this share of the described one.
 IRREGULAR = 0.5
+# Actions that use less than this share of their range are told.
+LITTLE = 0.05
 _SPLIT = (
     "Fill in what is missing, give the rows after it another episode, or split episodes there with "
     "--config.data.gaps=split"
@@ -181,20 +183,21 @@ def no_cost_note(what: str) -> str:
 
 def unscaled_note(actions: np.ndarray, system: System) -> Iterator[str]:
     """Warnings about actions `[N, A]` that use little of their described range."""
-    low, high = system.limits
-    for i, action in enumerate(system.actions):
-        column = actions[:, i]
-        if column.min() < column.max() and (column.max() - column.min()) < 0.05 * (
-            high[i] - low[i]
-        ):
-            hint = ""
-            if column.min() >= -1 and column.max() <= 1 and high[i] - low[i] > 4:
-                hint = ": the logs seem to be scaled already, then describe the limits as -1 and 1"
-            yield (
-                f"warning: {action.name} takes values from {column.min():g} to {column.max():g}, "
-                f"less than 5% of its described range of {low[i]:g} to {high[i]:g} "
-                f"{action.unit}{hint or '; check the limits and the unit in the description'}"
-            )
+    for action, column in zip(system.actions, actions.T, strict=True):
+        low, high, whole = column.min(), column.max(), action.high - action.low
+        if not 0 < high - low < LITTLE * whole:
+            continue
+        scaled = low >= -1 - ROUNDING and high <= 1 + ROUNDING and whole > 4
+        hint = (
+            "the logs seem to be scaled already, then describe the limits as -1 and 1"
+            if scaled
+            else "check the limits and the unit in the description"
+        )
+        yield (
+            f"warning: {action.name} takes values from {low:.4g} to {high:.4g}, less than "
+            f"{LITTLE:.0%} of its described range of {action.low:g} to {action.high:g} "
+            f"{action.unit}; {hint}"
+        )
 
 
 def constant_note(obs: np.ndarray, system: System) -> Iterator[str]:
@@ -217,7 +220,7 @@ def constant_note(obs: np.ndarray, system: System) -> Iterator[str]:
 def _episodes(table: Table, system: System, gaps: str, log: Callable[[str], None]) -> list[Episode]:
     needed = [*system.observed(), *(a.name for a in system.actions)]
     _check_columns(table, system, ["episode", *needed])
-    values = np.stack([_numbers(table, system.column(name)) for name in needed], axis=1)
+    values = np.stack([column_numbers(table, system.column(name)) for name in needed], axis=1)
     has = {name: system.column(name) in table.columns for name in ("time", "reward", "cost")}
     for name in ("reward", "cost"):
         if not has[name] and name in system.columns:
@@ -228,10 +231,10 @@ def _episodes(table: Table, system: System, gaps: str, log: Callable[[str], None
             "row, name its column in '## Columns', or write a section '## Reward'"
         )
     reward, cost = (
-        _numbers(table, system.column(name)) if has[name] else np.zeros(table.size)
+        column_numbers(table, system.column(name)) if has[name] else np.zeros(table.size)
         for name in ("reward", "cost")
     )
-    time = _times(table, system.column("time")) if has["time"] else None
+    time = column_times(table, system.column("time")) if has["time"] else None
     flags = _flags(table, system)
     if (cost < 0).any():
         row = int(np.argmax(cost < 0))
@@ -295,8 +298,12 @@ def _check_columns(table: Table, system: System, names: Sequence[str]) -> None:
         )
 
 
-def _numbers(table: Table, column: str) -> np.ndarray:
-    """A column as `[rows]` float64, NaN where a cell is empty."""
+def column_numbers(table: Table, column: str) -> np.ndarray:
+    """A column as `[rows]` float64, NaN where a cell is empty.
+
+    Raises:
+      DataError: naming the first cell that is no finite number.
+    """
     cells = table.columns[column]
     if isinstance(cells, np.ndarray) and cells.dtype.kind in "biuf":
         numbers = cells.astype(np.float64)
@@ -331,13 +338,17 @@ def _is_number(cell: Any) -> bool:
     return True
 
 
-def _times(table: Table, column: str) -> np.ndarray:
-    """A column of times in seconds: numbers, or dates and times as in ISO 8601."""
+def column_times(table: Table, column: str) -> np.ndarray:
+    """A column of times in seconds: numbers, or dates and times as in ISO 8601.
+
+    Raises:
+      DataError: naming the first cell that is no time.
+    """
     cells = table.columns[column]
     if isinstance(cells, np.ndarray) and cells.dtype.kind == "M":
         return cells.astype("datetime64[us]").astype(np.int64) / 1e6
     if not len(cells) or _is_number(cells[0]):
-        return _numbers(table, column)
+        return column_numbers(table, column)
     seconds = np.zeros(len(cells))
     for row, cell in enumerate(cells):
         try:
@@ -362,7 +373,7 @@ def _flags(table: Table, system: System) -> np.ndarray:
     cells = table.columns[column]
     if not isinstance(cells, np.ndarray) or cells.dtype.kind not in "biuf":
         cells = [words.get(str(cell).strip().lower(), cell) for cell in cells]
-        numbers = _numbers(Table(table.path, {column: cells}, table.first), column)
+        numbers = column_numbers(Table(table.path, {column: cells}, table.first), column)
     else:
         numbers = np.nan_to_num(cells.astype(np.float64))
     wrong = (numbers != 0) & (numbers != 1)

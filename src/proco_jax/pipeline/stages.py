@@ -15,7 +15,9 @@ import numpy as np
 
 from proco_jax.augmentation.base import Context
 from proco_jax.common import checksums
+from proco_jax.common.files import write_text
 from proco_jax.common.metrics import FILE as METRICS
+from proco_jax.common.shipped import find_shipped
 from proco_jax.config.schema import Config
 from proco_jax.data.logs import Logs, load_logs, to_dataset, verify_logs
 from proco_jax.deployment.acting import Deployed, member
@@ -50,6 +52,7 @@ from proco_jax.system.description import task_of
 from proco_jax.training.loop import make_program
 from proco_jax.types import TaskSpec
 
+DESCRIPTION = "system.md"
 FORECAST = "violation_forecast.json"
 THRESHOLDS = ("qh_threshold", "planner_threshold")
 
@@ -79,6 +82,8 @@ def run_all(run: Run, render: bool = False) -> Path:
       The path of `report.md`.
     """
     task = task_of(run.config)
+    if run.config.system.file:
+        _keep_description(run)
     if run.config.data.verify == "full":
         verify_logs(run.config, run.workdir, run.log)
     if render and run.config.system.file:
@@ -99,6 +104,19 @@ def run_all(run: Run, render: bool = False) -> Path:
         print_summary(summarize(load_rows(run.workdir / FILE)))
     run.log(f"report: {report}")
     return report
+
+
+def _keep_description(run: Run) -> None:
+    """Copies the description of the user's own system into the workdir, which fixes it."""
+    text = find_shipped(run.config.system.file).read_text(encoding="utf-8")
+    path = run.workdir / DESCRIPTION
+    if not path.exists():
+        write_text(path, text)
+    elif path.read_text(encoding="utf-8") != text:
+        raise ValueError(
+            f"{run.config.system.file} differs from {path}, with which the run began; restore it, "
+            "or start a new run with another --workdir"
+        )
 
 
 def _finished(run: Run) -> bool:

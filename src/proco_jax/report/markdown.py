@@ -199,7 +199,7 @@ def _dataset_tables(card: Mapping[str, Any]) -> str:
         for name in ("before", "after")
         if key in card.get(name, {})
     }
-    nested = {*parts, "trajectories", "observation"}
+    nested = {*parts, "trajectories", "observation", "support"}
     rest = {key: value for key, value in card.items() if key not in nested}
     return nested_tables({"logs": sizes, "quantiles over trajectories": quantiles} | rest)
 

@@ -46,6 +46,8 @@ SETTINGS = {
 STATE, STEP = "state", "step"
 # Names of the columns of a table of logs that are neither observed nor acted.
 ROLES = ("episode", "time", "reward", "cost", "terminated")
+# What a draft leaves open.
+OPEN = "TO FILL IN"
 _ACTION_COLUMNS = ("action", "unit", "low", "high", "meaning")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
@@ -215,6 +217,9 @@ def parse_system(text: str) -> System:
     Raises:
       KnowledgeError, RuleError: naming the section and what is wrong in it.
     """
+    for number, line in enumerate(text.splitlines(), 1):
+        if OPEN in line:
+            raise KnowledgeError(f"line {number} is not filled in yet: {line.strip()}")
     _, sections = read_sections(text)
     if missing := [name for name in ("Action", "System") if not sections.get(name)]:
         raise KnowledgeError(f"the section '## {missing[0]}' is missing or empty")
