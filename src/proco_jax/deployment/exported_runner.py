@@ -1,11 +1,14 @@
 """Runs an exported policy. It needs this folder, jax and numpy, nothing else.
 
+The folder brings `flatbuffers`, a small pure Python package by which jax reads programs.
+
 policy = Policy("FOLDER"); policy.reset(seed); result = policy.step(observation)
 """
 
 import hashlib
 import json
 import pathlib
+import sys
 
 import jax.export
 import numpy as np
@@ -18,6 +21,7 @@ class Policy:
         """Loads the folder; raises ValueError if the program is not the exported one."""
         folder = pathlib.Path(folder)
         self.info = json.loads((folder / "policy.json").read_text(encoding="utf-8"))
+        sys.path.append(str(folder / "vendor"))  # Behind what is installed.
         program = (folder / "policy.stablehlo").read_bytes()
         if hashlib.sha256(program).hexdigest() != self.info["sha256"]:
             raise ValueError("policy.stablehlo differs from what was exported; export it again")

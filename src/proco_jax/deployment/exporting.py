@@ -9,12 +9,14 @@ system.md            the description of the system, if it is one of the user's o
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flatbuffers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,6 +100,9 @@ def export_policy(
     }
     write_atomic(folder / PROGRAM, lambda path: path.write_bytes(program))
     write_text(folder / RUNNER, Path(exported_runner.__file__).read_text(encoding="utf-8"))
+    source = Path(flatbuffers.__file__).parent
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(source, folder / "vendor" / source.name, ignore=ignored)
     write_text(folder / META, json.dumps(meta, indent=2, allow_nan=False) + "\n")
 
 
