@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 import pytest
 from system_toys import HEADER, PUMP, ROWS, pump, pump_episodes, replaced_once, write_csv
+from test_data_dsrl import arrays, save
 
 from proco_jax.config.schema import Config, SystemConfig
 from proco_jax.data.checks import DataError
@@ -241,3 +242,16 @@ def test_minari_actions_outside_of_their_limits_are_named(tmp_path) -> None:
     write_minari(tmp_path / "data", [first._replace(action=action), second], None)
     with pytest.raises(DataError, match="episode 0, step 1, action 'speed': found 4500"):
         load_logs(config, tmp_path / "run", lambda line: None)
+
+
+def test_a_dsrl_file_of_a_described_system_is_read(tmp_path) -> None:
+    path = tmp_path / "pump.hdf5"
+    first, second = pump_episodes()
+    episodes = [
+        e._replace(action=pump().unscale(e.action).astype(np.float32))
+        for e in (first, second._replace(terminated=True))
+    ]
+    save(path, arrays(episodes))
+    logs = load_logs(own_config(tmp_path, f"dsrl:{path}"), tmp_path / "run", lambda line: None)
+    found = sorted([*logs.episodes, *logs.holdout], key=lambda e: -len(e.reward))
+    assert_same(found, [first, second._replace(terminated=True)])

@@ -4,8 +4,8 @@ import pytest
 from system_toys import ROWS, write_csv
 
 from proco_jax.data.checks import DataError
+from proco_jax.data.drafting import write_draft
 from proco_jax.data.tables import read_tables
-from proco_jax.describe import describe
 from proco_jax.knowledge.files import KnowledgeError
 from proco_jax.system.description import OPEN, load_system
 
@@ -18,7 +18,7 @@ def drafted(folder, header=LOGS, actions=()):
         for row in ROWS.splitlines()
     )
     path = write_csv(folder, rows, header)
-    lines = describe(path, folder / "plant.md", "Plant", actions)
+    lines = write_draft(path, folder / "plant.md", "Plant", actions)
     return path, folder / "plant.md", lines
 
 

@@ -14,7 +14,7 @@ from deployment_toys import deployed_program, toy_deployed
 from proco_jax.deployment import exporting
 from proco_jax.deployment.exported_runner import Policy
 from proco_jax.deployment.policy import load_policy, save_policies
-from proco_jax.export import export
+from proco_jax.pipeline.export import export_run
 from proco_jax.training.loop import Program
 
 REMEMBERING = "deployment_toys:make_remembering"
@@ -45,7 +45,7 @@ def workdir(tmp_path_factory):
 def exported(workdir, tmp_path_factory):
     """The folder of one exported policy under the planner."""
     out = tmp_path_factory.mktemp("export") / "policy"
-    export(workdir, out, "bc", "proco", "planner", seed=1)
+    export_run(workdir, out, "bc", "proco", "planner", seed=1)
     return out
 
 
@@ -62,11 +62,11 @@ def test_the_folder_says_what_it_holds(workdir, exported) -> None:
     assert meta["equality"]["states"] == 40 and meta["equality"]["largest"] < 1e-5
     assert 0 < meta["latency"]["median_ms"] <= meta["latency"]["p99_ms"]
     with pytest.raises(ValueError, match="is not empty"):
-        export(workdir, exported, "bc", "proco")
+        export_run(workdir, exported, "bc", "proco")
 
 
 def test_a_policy_with_a_memory_acts_as_loaded_over_an_episode(workdir, tmp_path) -> None:
-    export(workdir, tmp_path / "out", "remembering", "proco", "filter")
+    export_run(workdir, tmp_path / "out", "remembering", "proco", "filter")
     runner = Policy(tmp_path / "out")
     policy = load_policy(workdir, "remembering", "proco", "filter")
     rng = np.random.default_rng(0)
@@ -84,7 +84,7 @@ def test_a_policy_with_a_memory_acts_as_loaded_over_an_episode(workdir, tmp_path
 
 def test_whether_the_shield_intervened_is_told(workdir, tmp_path) -> None:
     out = tmp_path / "out"
-    export(workdir, out, "bc", "proco", "filter")
+    export_run(workdir, out, "bc", "proco", "filter")
     guarded = Policy(out)
     policy = load_policy(workdir, "bc", "proco", "filter")
     rng, told = np.random.default_rng(1), []
@@ -189,4 +189,4 @@ def test_a_run_without_ranges_is_told_what_to_do(workdir, tmp_path) -> None:
     other = shutil.copytree(workdir, tmp_path / "other")
     (other / "dataset.json").write_text("{}")
     with pytest.raises(ValueError, match="does not hold the range of the logs"):
-        export(other, tmp_path / "out", "bc", "proco")
+        export_run(other, tmp_path / "out", "bc", "proco")

@@ -16,7 +16,7 @@ from proco_jax.data.tables import read_tables
 from proco_jax.deployment.policy import load_policy
 from proco_jax.envs.own import OwnEnv, OwnWorlds, find_maker
 from proco_jax.evaluation.results import load_rows
-from proco_jax.export import export
+from proco_jax.pipeline.export import export_run
 from proco_jax.system.description import load_system, with_system
 
 FOLDER = Path(__file__).resolve().parent.parent / "experiments" / "own_system"
@@ -178,7 +178,7 @@ def test_from_logs_to_an_exported_policy_without_and_with_an_environment(tmp_pat
     obs = np.array([1.0, 50.0, 1.0])
     np.testing.assert_array_equal(first(obs, jax.random.key(0)), second(obs, jax.random.key(0)))
 
-    meta = export(judged, tmp_path / "exported", "bc", "proco", "filter")
+    meta = export_run(judged, tmp_path / "exported", "bc", "proco", "filter")
     assert [x["name"] for x in meta["inputs"]] == ["level", "valve", "demand"]
     assert meta["actions"] == [{"name": "command", "unit": "%", "low": 0.0, "high": 100.0}]
     assert meta["rule"] == "level > 1.8 m" and meta["step_s"] == 10.0

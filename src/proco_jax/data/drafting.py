@@ -7,12 +7,21 @@ used before they are filled in.
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from proco_jax.common.files import write_text
 from proco_jax.data.checks import DataError
-from proco_jax.data.tables import Table, column_numbers, column_times
+from proco_jax.data.tables import (
+    Table,
+    column_numbers,
+    column_times,
+    find_tables,
+    read_csv,
+    read_parquet,
+)
 from proco_jax.system.description import OPEN, ROLES
 
 # Names of columns, in lower case, that tell what is in them.
@@ -50,6 +59,28 @@ class Draft(NamedTuple):
     text: str
     open: list[str]
     notes: list[str]
+
+
+def write_draft(data: Path, out: Path, name: str, actions: Sequence[str] = ()) -> list[str]:
+    """Writes the draft, and returns lines for the user.
+
+    Raises:
+      DataError: if the logs cannot be read, or a description of them cannot be drafted.
+      ValueError: if the file exists.
+    """
+    if out.exists():
+        raise ValueError(f"{out} exists; name another file with --out")
+    (path, *_) = find_tables(str(data))
+    table = read_parquet(path) if path.suffix == ".parquet" else read_csv(path)
+    draft = draft_description(table, name, actions)
+    write_text(out, draft.text)
+    return [
+        f"{data}: {draft.notes[0]}",
+        *draft.notes[1:],
+        f"{out}: drafted; fill in:",
+        *(f"  - {line}" for line in draft.open),
+        f"then run with --config.system.file={out}",
+    ]
 
 
 def draft_description(table: Table, name: str, actions: Sequence[str] = ()) -> Draft:

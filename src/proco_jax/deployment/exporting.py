@@ -3,6 +3,7 @@
 policy.stablehlo     the policy and its shield as one program, by `jax.export`
 policy.json          names, units and ranges of inputs and actions, thresholds, normalizer
 run_policy.py        what loads and checks them (`exported_runner.py`)
+vendor/flatbuffers   a copy of that package, by which jax reads programs
 system.md            the description of the system, if it is one of the user's own
 """
 

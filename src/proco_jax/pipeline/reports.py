@@ -11,7 +11,7 @@ from proco_jax.augmentation.buffer import Buffer
 from proco_jax.data.logs import Logs
 from proco_jax.diagnostics import critics as diagnostics
 from proco_jax.diagnostics import dynamics_error
-from proco_jax.envs.tasks import Task, get_task
+from proco_jax.envs.tasks import TASKS, Task
 from proco_jax.evaluation.episodes import Player, episode_seeds
 from proco_jax.knowledge.grounding import Grounding
 from proco_jax.knowledge.labelers import approach_speed
@@ -149,7 +149,8 @@ def draw_feasibility(
     xs = ys = np.linspace(-1.0, 1.0, 61)
     base = np.median(logs.episodes[0].obs, axis=0)
     # The Car drives along -y of its own frame.
-    ahead = -np.pi / 2 if get_task(logs.task).robot == "Car" else 0.0
+    task = TASKS.get(logs.task)
+    ahead = -np.pi / 2 if task is not None and task.robot == "Car" else 0.0
     obs = states_around_hazard(logs.spec, base, xs, ys, ahead=ahead, speed=MAP_SPEED, ring=ring)
     flat = obs.reshape(-1, obs.shape[-1])
     maps = {
