@@ -40,7 +40,7 @@ def test_a_draft_cannot_be_used_before_it_is_filled_in_and_can_then(tmp_path) ->
     with pytest.raises(KnowledgeError, match="line 5 is not filled in yet: TO FILL IN: say in"):
         load_system(out)
     text = out.read_text()
-    text = text.replace(f"| {OPEN} | {OPEN} |", "| 0 | 10 |").replace(
+    text = text.replace(f"| {OPEN} | {OPEN} | {OPEN} |", "| 1 | 0 | 10 |").replace(
         f"flat | {OPEN}", "flat | m/s"
     )
     text = text.replace(f"{OPEN}: such as level", "level").replace(OPEN, "1")

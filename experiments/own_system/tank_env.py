@@ -33,7 +33,7 @@ class Tank(gymnasium.Env):
     def step(self, action: np.ndarray) -> Any:
         self.valve += LAG * (float(np.clip(action[0], 0, 100)) - self.valve)
         outflow = OUTFLOW * self.demand * np.sqrt(self.level)
-        self.level = min(self.level + INFLOW * self.valve / 100 - outflow, TOP)
+        self.level = float(np.clip(self.level + INFLOW * self.valve / 100 - outflow, 0.0, TOP))
         drift = 0.02 * (1 - self.demand) + 0.02 * self.np_random.normal()
         self.demand = float(np.clip(self.demand + drift, 0.6, 1.4))
         self.step_number += 1

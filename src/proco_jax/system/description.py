@@ -140,7 +140,7 @@ class System:
         """The system as a task. Its returns have no reference, so they normalize to themselves."""
         return Task(
             name=self.name,
-            env_id="",
+            env_id=f"{re.sub('[^A-Za-z0-9]', '', self.name) or 'System'}-v0",
             robot="",
             kind="System",
             level=1,
