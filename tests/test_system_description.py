@@ -7,7 +7,11 @@ from system_toys import PUMP, pump, replaced_once
 from proco_jax.config.schema import Config, SystemConfig
 from proco_jax.config.validation import validate
 from proco_jax.knowledge.files import KnowledgeError, load_knowledge
+from proco_jax.knowledge.grounding import questions_shown
+from proco_jax.knowledge.labelers import rule_labeler
 from proco_jax.knowledge.rules.syntax import RuleError
+from proco_jax.knowledge.state_descriptions import describe
+from proco_jax.knowledge.state_variation import varied_fields, vary_states
 from proco_jax.system.description import load_system, parse_system, system_of, task_of, with_system
 
 
@@ -109,3 +113,35 @@ def test_sources_and_environments_must_go_with_the_system(file, source, env, mes
     config.data.source = source
     with pytest.raises(ValueError, match=message):
         validate(config)
+
+
+def test_states_without_rings_and_vectors_can_be_varied_and_described() -> None:
+    spec = pump().observation
+    obs = np.array([[2.0, 1.0, 0.5], [6.0, 2.0, 0.5]], np.float32)
+    varied = vary_states(obs, spec, ("pressure",), 2000, seed=0)
+    # Pressures up to twice the logged ones, so that the rule is true of some.
+    unsafe = np.asarray(pump().knowledge.rule.unsafe(varied))  # pyright: ignore
+    assert 0.02 < unsafe.mean() < 0.6 and varied.shape == (2000, 3)
+    assert np.isin(varied[:, 1], (1.0, 2.0)).all()
+    assert varied_fields(spec) == ("pressure", "flow")
+    assert describe(obs[0], spec) == "- pressure: 2.00 bar\n- flow: 1.00, 0.50 m/s"
+
+
+@pytest.mark.parametrize("labeler", ["rule", "states"])
+def test_the_questions_to_a_language_model_name_the_fields_and_the_words(labeler) -> None:
+    config = Config()
+    config.knowledge.labeler = labeler
+    config.cost.margin = 0.5
+    (messages,) = questions_shown(config, pump().knowledge, np.ones((2, 3)))
+    text = messages[-1]["content"]
+    assert "The pressure must stay below 8 bar." in text and "- pressure (one number; bar)" in text
+    if labeler == "states":
+        assert "pressure: 1.00 bar" in text and "0.5 in the constraint's own" in text
+
+
+def test_a_rule_labels_states_with_the_margin_of_the_description() -> None:
+    rule = pump().knowledge.rule
+    assert rule is not None
+    labels = rule_labeler([rule], 0.5)(np.array([[7.4, 0, 0], [7.6, 0, 0], [8.1, 0, 0]]))
+    assert labels.unsafe.tolist() == [0, 1, 1]
+    np.testing.assert_allclose(labels.margin, [-0.6, -0.4, 0.1], atol=1e-5)
