@@ -67,7 +67,7 @@ def test_the_folder_says_what_it_holds(workdir, exported) -> None:
 
 def test_a_policy_with_a_memory_acts_as_loaded_over_an_episode(workdir, tmp_path) -> None:
     export_run(workdir, tmp_path / "out", "remembering", "proco", "filter")
-    runner = Policy(tmp_path / "out")
+    runner = Policy(str(tmp_path / "out"))
     policy = load_policy(workdir, "remembering", "proco", "filter")
     rng = np.random.default_rng(0)
     runner.reset(7)

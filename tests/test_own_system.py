@@ -10,9 +10,10 @@ from small_run import SMALL, _value, run_here
 from system_toys import pump
 from test_experiments import load
 
+from proco_jax.command_line import _with_found_files
 from proco_jax.config.schema import Config, replaced
 from proco_jax.config.validation import validate
-from proco_jax.data.tables import read_tables
+from proco_jax.data.tables import find_tables, read_tables
 from proco_jax.deployment.policy import load_policy
 from proco_jax.envs.own import OwnEnv, OwnWorlds, find_maker
 from proco_jax.evaluation.results import load_rows
@@ -195,3 +196,13 @@ def test_from_logs_to_an_exported_policy_without_and_with_an_environment(tmp_pat
     (judged / "system.md").write_text(other.read_text())
     with pytest.raises(ValueError, match="with which the run began"):
         run_here(changed, judged)
+
+
+def test_the_example_is_found_from_any_folder(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (found,) = _with_found_files(["--config=experiments/own_system/tank.py:quick"])
+    assert found == f"--config={FOLDER / 'tank.py'}:quick"
+    config = load(FOLDER / "tank.py").get_config()
+    assert load_system(config.system.file).name == "BufferTank"
+    assert find_tables(config.data.source.partition(":")[2]) == [FOLDER / "tank_logs.csv"]
+    assert find_maker(config.system.env)().observation_space.shape == (3,)

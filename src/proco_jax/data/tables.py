@@ -419,10 +419,10 @@ def _parts(
     """Stretches of an episode without missing values and times, of two rows or more."""
     o = len(system.observed())
     names = [*system.observed(), *(a.name for a in system.actions)]
-    absent = np.isnan(values[rows])
+    absent: np.ndarray = np.isnan(values[rows])
     # The command of the last row is not used.
     absent[-1, o:] = False
-    broken = absent.any(axis=1)
+    broken: np.ndarray = absent.any(axis=1)
     cut = np.zeros(len(rows), bool)  # Whether a row does not continue the row before.
     if broken.any():
         row = int(np.argmax(broken))

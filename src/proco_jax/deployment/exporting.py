@@ -112,7 +112,7 @@ def check_equal(policy: LoadedPolicy, folder: Path, seed: int = 0) -> Equality:
 
     States are drawn from a normal distribution with the mean and the deviation of the logs.
     """
-    runner = exported_runner.Policy(folder)
+    runner = exported_runner.Policy(str(folder))
     normalizer = policy.deployed.normalizer
     shift, factor = np.asarray(normalizer.shift), np.asarray(normalizer.factor)
     size = np.where(factor > 0, 1.0 / np.where(factor > 0, factor, 1.0), 0.0)

@@ -190,7 +190,8 @@ def make_contexts(
     """What trainings with each augmentation read, and the hashes of what it is made of."""
     found: dict[str, tuple[Context, dict[str, Any]]] = {}
     for name in augmentations:
-        world, inputs = None, {"logs": data.digest}
+        world = None
+        inputs: dict[str, Any] = {"logs": data.digest}
         if run.config.system.file:
             inputs["episode_steps"] = task_of(run.config).episode_steps
         if name != "none":

@@ -17,6 +17,7 @@ import dataclasses
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -182,7 +183,7 @@ def with_system(config: Config) -> Config:
     system = system_of(config)
     if system is None:
         return config
-    settings = {"task": system.name}
+    settings: dict[str, Any] = {"task": system.name}
     defaults = Config()
     if config.cost_limit == defaults.cost_limit:
         settings["cost_limit"] = system.cost_limit
