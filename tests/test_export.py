@@ -6,12 +6,15 @@ import shutil
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from core_toys import ACTIONS, SPEC
 from deployment_toys import deployed_program, toy_deployed
 
 from proco_jax.deployment import exporting
+from proco_jax.deployment.acting import initial_previous
 from proco_jax.deployment.exported_runner import Policy
 from proco_jax.deployment.policy import load_policy, save_policies
 from proco_jax.pipeline.export import export_run
@@ -43,80 +46,74 @@ def workdir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def exported(workdir, tmp_path_factory):
-    """The folder of one exported policy under the planner."""
+    """The folder of one exported policy under the filter."""
     out = tmp_path_factory.mktemp("export") / "policy"
-    export_run(workdir, out, "bc", "proco", "planner", seed=1)
+    export_run(workdir, out, "bc", "proco", "filter", seed=1)
     return out
+
+
+@pytest.fixture(scope="module")
+def runner(exported):
+    """The exported policy, compiled once."""
+    return Policy(str(exported))
 
 
 def test_the_folder_says_what_it_holds(workdir, exported) -> None:
     meta = json.loads((exported / "policy.json").read_text())
-    assert [x["name"] for x in meta["inputs"]][:4] == [
-        "velocity_0",
-        "velocity_1",
-        "velocity_2",
-        "hazards_0",
-    ]
+    names = [x["name"] for x in meta["inputs"]]
+    assert names[:4] == ["velocity_0", "velocity_1", "velocity_2", "hazards_0"]
     assert meta["inputs"][0]["unit"] == "m/s" and len(meta["actions"]) == ACTIONS
-    assert (meta["algorithm"], meta["shield"], meta["seed"]) == ("bc", "planner", 1)
+    assert (meta["algorithm"], meta["shield"], meta["seed"]) == ("bc", "filter", 1)
     assert meta["equality"]["states"] == 40 and meta["equality"]["largest"] < 1e-5
     assert 0 < meta["latency"]["median_ms"] <= meta["latency"]["p99_ms"]
     with pytest.raises(ValueError, match="is not empty"):
         export_run(workdir, exported, "bc", "proco")
 
 
-def test_a_policy_with_a_memory_acts_as_loaded_over_an_episode(workdir, tmp_path) -> None:
-    export_run(workdir, tmp_path / "out", "remembering", "proco", "filter")
+@pytest.mark.parametrize(
+    "shield", ["none", pytest.param("planner", marks=pytest.mark.slow)], ids=["none", "planner"]
+)
+def test_a_policy_with_a_memory_acts_as_loaded_over_an_episode(workdir, tmp_path, shield) -> None:
+    policy = load_policy(workdir, "remembering", "proco", shield)
+    inputs = [{"name": str(i), "unit": "", "low": 0, "high": 1} for i in range(SPEC.size)]
+    actions = [{"name": str(i), "unit": "", "low": -1, "high": 1} for i in range(ACTIONS)]
+    exporting.export_policy(policy, tmp_path / "out", inputs, actions, {})
     runner = Policy(str(tmp_path / "out"))
-    policy = load_policy(workdir, "remembering", "proco", "filter")
     rng = np.random.default_rng(0)
     runner.reset(7)
-    carry, last = policy.initial_carry(), None
+    carry, last, found = policy.initial_carry(), None, []
     for step in range(5):
         obs, told = rng.random(SPEC.size), (0.1 * step, float(step == 3))
         key = np.array([7, step], np.uint32)
         action, carry = policy.act(carry, obs, key, last, *told)
         last = np.asarray(action)
-        np.testing.assert_allclose(runner.step(obs, *told)["action"], last, atol=1e-5)
+        found.append(runner.step(obs, *told)["action"])
+        np.testing.assert_allclose(found[-1], last, atol=1e-5)
+    # The number of steps is in the first component, and begins anew with an episode.
     runner.reset(7)
-    assert runner._memory[0] == 0
+    rng = np.random.default_rng(0)
+    np.testing.assert_allclose(runner.step(rng.random(SPEC.size))["action"], found[0], atol=1e-6)
 
 
-def test_whether_the_shield_intervened_is_told(workdir, tmp_path) -> None:
-    out = tmp_path / "out"
-    export_run(workdir, out, "bc", "proco", "filter")
-    guarded = Policy(out)
-    policy = load_policy(workdir, "bc", "proco", "filter")
+def test_whether_the_shield_intervened_is_told(workdir, runner) -> None:
+    policy = load_policy(workdir, "bc", "proco", "filter", seed=1)
+    previous = initial_previous(1, 1, ACTIONS)
+    active, carry = jnp.ones((1, 1), bool), policy.initial_carry()
+    decide = jax.jit(policy.actor.decide)
     rng, told = np.random.default_rng(1), []
     for i in range(30):
         obs = rng.random(SPEC.size).astype(np.float32)
-        guarded.reset(i)
-        found = guarded.step(obs)
+        runner.reset(i)
+        found = runner.step(obs)
         told.append(found["intervened"])
-        key = np.array([i, 0], np.uint32)
-        _, proposed, _ = policy.actor.decide(
-            policy.deployed,
-            policy.initial_carry(),
-            obs[None, None],
-            *_told(policy, key),
-        )
+        key = jax.random.wrap_key_data(jnp.array([i, 0], jnp.uint32))[None, None]
+        _, proposed, _ = decide(policy.deployed, carry, obs[None, None], previous, key, active)
         same = np.abs(np.asarray(proposed)[0, 0] - found["action"]).max() < 1e-5
         assert found["intervened"] == (not same)
     assert any(told) and not all(told)
 
 
-def _told(policy, key):
-    import jax
-    import jax.numpy as jnp
-
-    from proco_jax.deployment.acting import initial_previous
-
-    previous = initial_previous(1, 1, policy.task.action_size)
-    return previous, jax.random.wrap_key_data(jnp.asarray(key))[None, None], jnp.ones((1, 1), bool)
-
-
-def test_what_was_never_logged_is_named(exported) -> None:
-    runner = Policy(exported)
+def test_what_was_never_logged_is_named(runner) -> None:
     obs = np.full(SPEC.size, 0.5)
     assert runner.step(obs)["outside"] == []
     obs[0], obs[3] = 1.5, -0.1
@@ -135,9 +132,9 @@ def test_what_was_never_logged_is_named(exported) -> None:
         (np.append(np.zeros(SPEC.size - 1), 1e300), "not finite: battery"),
     ],
 )
-def test_observations_that_cannot_be_used_are_refused(exported, wrong, message) -> None:
+def test_observations_that_cannot_be_used_are_refused(runner, wrong, message) -> None:
     with pytest.raises(ValueError, match=message):
-        Policy(exported).step(wrong)
+        runner.step(wrong)
 
 
 def test_a_changed_program_is_refused(exported, tmp_path) -> None:
@@ -145,7 +142,7 @@ def test_a_changed_program_is_refused(exported, tmp_path) -> None:
     program = copy / "policy.stablehlo"
     program.write_bytes(program.read_bytes()[:-1] + b"\x00\x01")
     with pytest.raises(ValueError, match="differs from what was exported"):
-        Policy(copy)
+        Policy(str(copy))
 
 
 def test_an_exported_policy_runs_with_jax_and_numpy_alone(exported) -> None:

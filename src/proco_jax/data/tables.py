@@ -176,8 +176,8 @@ def scale_actions(
 def no_cost_note(what: str) -> str:
     """What it means that logs have no costs."""
     return (
-        f"there is no {what} with costs, so all of the logs count as free of violations: nothing "
-        "went wrong in them"
+        f"there is no {what}, so all of the logs count as free of violations: nothing went wrong "
+        "in them"
     )
 
 
