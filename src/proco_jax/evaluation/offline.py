@@ -120,6 +120,7 @@ def policy_report(
     imagined: ImaginedEpisodes,
     spec: ObservationSpec,
     held_out: tuple[np.ndarray, np.ndarray] | None,
+    held_out_steps: int,
 ) -> dict[str, Any]:
     """What imagined episodes say of a policy.
 
@@ -128,6 +129,7 @@ def policy_report(
       spec: names of what is observed.
       held_out: largest forecast and largest logged margins `[n]` of held-out episodes; None
         without knowledge.
+      held_out_steps: length of these episodes; the bound holds for episodes of that length.
 
     Returns:
       JSON data, None where nothing can be said.
@@ -156,9 +158,10 @@ def policy_report(
     first = np.where(bad.any(axis=2), bad.argmax(axis=2) + 1, lengths)
     violating, exposed = int(bad.any(axis=2).sum()), int(np.minimum(first, lengths).sum())
     low, high = episode_interval(violating, exposed, horizon)
-    worst = np.where(known, imagined.margin, -np.inf).max(axis=2)
+    steps_bound = min(horizon, held_out_steps)
+    worst = np.where(known, imagined.margin, -np.inf)[:, :, :steps_bound].max(axis=2)
     # Where the model cannot tell, nothing is promised.
-    worst = np.where((lengths < horizon) & (worst < 0), np.inf, worst).reshape(-1)
+    worst = np.where((lengths < steps_bound) & (worst < 0), np.inf, worst).reshape(-1)
     found = violation_bound(*held_out, worst, ALPHA, CONFIDENCE)
     return report | {
         "violating_episodes": episode_share(violating, exposed, horizon),
@@ -167,6 +170,7 @@ def policy_report(
         "violating": violating,
         "bound": found.bound,
         "flagged": found.flagged,
+        "bound_steps": steps_bound,
     }
 
 

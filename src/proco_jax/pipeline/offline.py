@@ -73,6 +73,7 @@ def evaluate_offline(
     if margin is not None:
         pairs = forecast_margins(nets.dynamics, model, margin, held_out, horizon)
         found["model"]["largest_margin"] = _agreement(*pairs)
+    steps = int(np.median([len(e.reward) for e in held_out]))
     obs = np.concatenate([e.obs for e in kept])
     logged_range = tuple(np.quantile(obs, SUPPORT, axis=0))
     first = np.stack([e.obs[0] for e in kept])
@@ -93,7 +94,7 @@ def evaluate_offline(
                 horizon,
                 config.seed,
             )
-            report = policy_report(imagined, logs.spec, pairs)
+            report = policy_report(imagined, logs.spec, pairs, steps)
             found["policies"][name] = {"settings": settings, **report}
             run.write_json(FILE, found)
             run.log(f"   {name}: {_words(report)}")

@@ -335,7 +335,8 @@ _SECTIONS = (
         "interval of 95% on either side that holds only if the model is right. The bound needs no "
         "right model: it counts imagined episodes whose largest margin, raised by what the model "
         "erred on held-out episodes, reaches the unsafe set or that leave what the model knows, "
-        "and adds the 10% of the errors that may be larger. It assumes that the held-out episodes "
+        "and adds the 10% of the errors that may be larger; it holds for as many steps as half of "
+        "the held-out episodes have. It assumes that the held-out episodes "
         "and those of the policy are exchangeable, in particular that the model errs no more under "
         "the policy than it does on the logs.",
         (),
