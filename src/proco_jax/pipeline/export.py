@@ -57,8 +57,8 @@ def _names(workdir: Path, task: TaskSpec) -> tuple[list[dict], list[dict], dict[
         low, high = support["low"], support["high"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{path} does not hold the range of the logs ({error!r}); run the same command of the "
-            "run again, which writes it"
+            f"{path} does not hold the range of the logs ({error!r}); remove it, then the same "
+            "command of the run writes it anew without training"
         ) from error
     names = [
         (f.name if f.size == 1 else f"{f.name}_{i}", f.unit)
