@@ -183,7 +183,7 @@ def number(value: Any) -> str:
 def logs_name(source: str, regime: str) -> str:
     """Regime and source of the logs, e.g. `safe, collect`; of a file only the name."""
     kind, colon, name = source.partition(":")
-    if kind == "dsrl":
+    if kind in ("dsrl", "csv", "parquet"):
         name = Path(name).name
     return f"{regime}, {kind}{colon}{name}"
 
