@@ -95,6 +95,7 @@ def test_a_policy_with_a_memory_acts_as_loaded_over_an_episode(workdir, tmp_path
     np.testing.assert_allclose(runner.step(rng.random(SPEC.size))["action"], found[0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_whether_the_shield_intervened_is_told(workdir, runner) -> None:
     policy = load_policy(workdir, "bc", "proco", "filter", seed=1)
     previous = initial_previous(1, 1, ACTIONS)
@@ -145,6 +146,7 @@ def test_a_changed_program_is_refused(exported, tmp_path) -> None:
         Policy(str(copy))
 
 
+@pytest.mark.slow
 def test_an_exported_policy_runs_with_jax_and_numpy_alone(exported) -> None:
     program = """
 import sys

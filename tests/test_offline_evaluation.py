@@ -54,6 +54,7 @@ def test_without_knowledge_nothing_is_said_of_violations() -> None:
     assert report["return"]["mean"] == 4.0
 
 
+@pytest.mark.slow
 def test_imagined_episodes_end_where_the_elites_disagree() -> None:
     program = deployed_program("bc")
     deployed = toy_deployed(program)
@@ -79,6 +80,7 @@ def test_imagined_episodes_end_where_the_elites_disagree() -> None:
     assert free.reward.shape == (POLICIES, 3, 5) and np.isfinite(free.margin).all()
 
 
+@pytest.mark.slow
 def test_margins_are_forecast_from_the_first_observation_and_the_logged_actions() -> None:
     program = deployed_program("bc")
     data = toy_dataset(4)
