@@ -37,6 +37,7 @@ OUTSIDE = (
     "imageio",
     "PIL",
     "pygame",
+    "pyarrow",
 )
 # Packages that only one folder may import: each hides one outside dependency.
 OWNERS = {
@@ -45,6 +46,7 @@ OWNERS = {
     "huggingface_hub": {"data"},
     "litellm": {"knowledge"},
     "pydantic": {"knowledge"},
+    "pyarrow": {"data"},
     "matplotlib": {"report"},
     "imageio": {"report"},
     "safety_gymnasium": {"envs"},

@@ -123,6 +123,9 @@ def test_a_wheel_built_from_the_source_distribution_is_the_same(unzipped, tmp_pa
     expected = {str(path.relative_to(unzipped)) for path in unzipped.rglob("*") if path.is_file()}
     assert names == {name for name in expected if "__pycache__" not in name}
     assert "proco_jax/experiments/car_button.py" in names
+    own = {path.name for path in (ROOT / "experiments" / "own_system").glob("*.*")}
+    assert {"tank.py", "tank.md", "tank_env.py", "tank_logs.csv"} <= own
+    assert {f"proco_jax/experiments/own_system/{name}" for name in own} <= names
 
 
 @pytest.mark.slow

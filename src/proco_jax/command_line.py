@@ -10,7 +10,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from proco_jax.common.shipped import shipped_experiments
+from proco_jax.common.shipped import find_shipped, shipped_experiments
 from proco_jax.config.schema import Config, flatten
 
 INTERRUPTED = 130
@@ -44,6 +44,10 @@ def run(command: Callable[[Config, Path], None]) -> None:
 
         with report_errors():
             use_compilation_cache()
+            if config.system.file:
+                from proco_jax.system.description import with_system
+
+                config = with_system(config)
             command(config, Path(_WORKDIR.value or f"runs/{config.experiment}-{config.variant}"))
 
     flags.mark_flag_as_required("config")
@@ -111,7 +115,9 @@ def _with_found_files(argv: Sequence[str]) -> list[str]:
         path = Path(file)
         shipped = shipped_experiments() / f"{path.stem}.py"
         inside = path.parent in (Path(), Path("experiments")) and path.suffix in ("", ".py")
-        if file and not path.is_file() and inside and shipped.is_file():
+        if not inside:
+            shipped = find_shipped(path)
+        if file and not path.is_file() and shipped.is_file():
             prefix = "--config=" if "=" in argv[i] else ""
             found[i] = f"{prefix}{shipped}{variant}"
     return found

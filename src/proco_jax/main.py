@@ -17,11 +17,11 @@ def main(config: Config, workdir: Path) -> None:
     import jax
 
     from proco_jax.common.sharding import use_cores_as_devices
-    from proco_jax.envs.tasks import get_task
     from proco_jax.pipeline.stages import run_all
     from proco_jax.pipeline.workdir import open_run
+    from proco_jax.system.description import task_of
 
-    get_task(config.task)
+    task_of(config)
     use_cores_as_devices(max(config.seeds, config.dynamics.members))
     store, tensorboard = command_line.store(), TENSORBOARD.value
     with open_run(config, workdir, store, tensorboard, log=command_line.say) as run:

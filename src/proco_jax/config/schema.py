@@ -43,7 +43,8 @@ SMALLEST_FRACTION, LARGEST_FRACTION = 1e-6, 1 - 1e-6
 # Settings that change no result, so the same run may be continued with other values.
 FREE_SETTINGS = ("data.verify",)
 FOLDER_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
-DATA_SOURCE = r"collect|(minari|dsrl):.+"
+DATA_SOURCE = r"collect|(minari|dsrl|csv|parquet):.+"
+GAPS = ("refuse", "split")
 
 
 class Bound(NamedTuple):
@@ -115,6 +116,20 @@ def folder_name(default: str) -> str:
 
 
 @dataclasses.dataclass
+class SystemConfig:
+    """A system of the user's own, in place of a task of Safety-Gymnasium.
+
+    Attributes:
+      file: its description, see docs/own_system.md; empty for `task`.
+      env: where its policies are evaluated: the id of a Gymnasium environment, or
+        `module:function` or `file.py:function` that makes one; empty to evaluate offline only.
+    """
+
+    file: str = ""
+    env: str = ""
+
+
+@dataclasses.dataclass
 class EnvConfig:
     """The simulator.
 
@@ -154,7 +169,8 @@ class DataConfig:
     """Where the logs come from and which of them are used.
 
     Attributes:
-      source: `collect`, `minari:<dataset id>`, or `dsrl:<file or task>`.
+      source: `collect`, `minari:<dataset id>`, `dsrl:<file or task>`, or, for a system of your own,
+        `csv:<file>` or `parquet:<file>`, in which a pattern such as `logs/*.csv` names several.
       root: folder of Minari datasets; empty for Minari's default.
       episodes: episodes that `collect` records.
       seed: of the collection, and of the choice of trajectories.
@@ -162,6 +178,10 @@ class DataConfig:
         violating ones) or `full`.
       limited_share: share of violating trajectories in the `limited` regime.
       holdout_share: share of the kept trajectories that no part is trained on.
+      gaps: what happens to a table of logs with missing values or times: `refuse` it, or `split`
+        episodes there.
+      cost_key: of a Minari dataset of your own system, the entry of `infos` with the cost of each
+        step; empty for `cost`, where nothing went wrong if there is none.
       verify: what is compared with the dataset's manifest at the start: `sampled` blocks, or the
         `full` files. It may differ between the commands of a run.
     """
@@ -169,7 +189,9 @@ class DataConfig:
     source: str = setting(
         "collect",
         pattern=DATA_SOURCE,
-        pattern_words="collect, minari:<dataset id> or dsrl:<file or task>",
+        pattern_words=(
+            "collect, minari:<dataset id>, dsrl:<file or task>, csv:<file> or parquet:<file>"
+        ),
     )
     root: str = ""
     episodes: int = count(250, high=COLLECTION_SEED_SPAN)
@@ -177,6 +199,8 @@ class DataConfig:
     regime: str = choice("safe", REGIMES)
     limited_share: float = share(0.05)
     holdout_share: float = share(0.1, high=LARGEST_FRACTION)
+    gaps: str = choice("refuse", GAPS)
+    cost_key: str = ""
     verify: str = choice("sampled", VERIFICATIONS)
     collect: CollectConfig = dataclasses.field(default_factory=CollectConfig)
 
@@ -802,7 +826,8 @@ class Config:
     Attributes:
       experiment: name of the experiment, and of its default workdir.
       variant: name of the variant.
-      task: Safety-Gymnasium task, e.g. `SafetyCarButton1`.
+      task: Safety-Gymnasium task, e.g. `SafetyCarButton1`; with `system.file`, it becomes the name
+        in the description.
       cost_limit: cost per episode that a policy may cause.
       seeds: policies trained in one program.
       seed: the first of their seeds.
@@ -825,6 +850,7 @@ class Config:
         ("proco", "none"), choices=AUGMENTATIONS, nonempty=True
     )
     shields: tuple[str, ...] = setting(SHIELDS, choices=SHIELDS, nonempty=True)
+    system: SystemConfig = dataclasses.field(default_factory=SystemConfig)
     env: EnvConfig = dataclasses.field(default_factory=EnvConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     encoder: EncoderConfig = dataclasses.field(default_factory=EncoderConfig)

@@ -90,6 +90,7 @@ def _expected_tuple(values: tuple[Any, ...], bound: Bound) -> str | None:
 def _cross_problems(config: Config) -> Iterator[str]:
     """Conditions that involve several settings, each of which is within its own bounds."""
     yield from _seed_problems(config)
+    yield from _system_problems(config)
     chunk = config.train.chunk
     spans = {
         "train.steps": config.train.steps,
@@ -118,6 +119,23 @@ def _cross_problems(config: Config) -> Iterator[str]:
             "feasibility critics are trained with an augmentation"
         )
         yield _problem("shields", config.shields, expected)
+
+
+def _system_problems(config: Config) -> Iterator[str]:
+    """Sources of logs and environments that do not go with the kind of system."""
+    source, own = config.data.source, bool(config.system.file)
+    if own and source == "collect":
+        expected = "csv:, parquet:, minari: or dsrl: logs of the system in --config.system.file"
+        yield _problem("data.source", source, expected)
+    if not own and source.startswith(("csv:", "parquet:")):
+        expected = (
+            "collect, minari: or dsrl:, or a description of your own system in "
+            "--config.system.file (python -m proco_jax.describe drafts one)"
+        )
+        yield _problem("data.source", source, expected)
+    if config.system.env and not own:
+        expected = "a description of the environment's system in --config.system.file"
+        yield _problem("system.env", config.system.env, expected)
 
 
 def _seed_problems(config: Config) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from proco_jax.config.schema import Config
-from proco_jax.data.description import find_task
+from proco_jax.data.description import find_run_task
 from proco_jax.data.minari_store import Stored
 from proco_jax.data.regimes import Split
 from proco_jax.observation import ObservationSpec
@@ -44,7 +44,7 @@ def make_card(
       digest: of the logs, see `Logs`.
       corrections: sentences about ends of episodes that were corrected.
     """
-    task = find_task(config.task)
+    task = find_run_task(config)
     kept = sorted([*split.train, *split.holdout])
     part = {i: name for name in Split._fields for i in getattr(split, name)}
     return {
@@ -55,6 +55,7 @@ def make_card(
         "regime": config.data.regime,
         "limited_share": config.data.limited_share if config.data.regime == "limited" else None,
         "seed": config.data.seed,
+        "support": _support([stored.episodes[i] for i in kept]),
         "before": summarize(stored.episodes),
         "after": summarize([stored.episodes[i] for i in kept]),
         "train": _extent([stored.episodes[i] for i in split.train]),
@@ -78,6 +79,13 @@ def make_card(
             )
         ],
     }
+
+
+def _support(episodes: Sequence[Episode]) -> dict[str, list[float]]:
+    """The smallest and the largest of each number observed in the kept episodes."""
+    low = np.min([e.obs.min(axis=0) for e in episodes], axis=0)
+    high = np.max([e.obs.max(axis=0) for e in episodes], axis=0)
+    return {"low": [float(x) for x in low], "high": [float(x) for x in high]}
 
 
 def summarize(episodes: Sequence[Episode]) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 import json
 
+from proco_jax.config.schema import Config
 from proco_jax.data.checks import DataError
 from proco_jax.data.minari_store import Stored
 from proco_jax.envs.tasks import TASKS, Task, get_task
 from proco_jax.observation import ObservationSpec
+from proco_jax.system.description import System, system_of
 
 
 def find_task(name: str) -> Task | None:
@@ -16,20 +18,31 @@ def find_task(name: str) -> Task | None:
         return None
 
 
-def describe(stored: Stored, task_name: str) -> ObservationSpec:
+def find_run_task(config: Config) -> Task | None:
+    """The task of a run, also of a system of the user's own; None for an unknown one."""
+    system = system_of(config)
+    return find_task(config.task) if system is None else system.task()
+
+
+def describe(stored: Stored, task_name: str, system: System | None = None) -> ObservationSpec:
     """The fields of a dataset's observations.
 
-    They are those stored with the dataset; without these, those of the task,
-    unless the dataset states another task.
+    They are those of the run's own system; for a task, those stored with the dataset; without
+    these, those of the task, unless the dataset states another task.
 
     Args:
       stored: the dataset, with at least one episode.
       task_name: the task of the run.
+      system: of the run, if it is one of the user's own.
 
     Raises:
       DataError: if the dataset is of another task, its observations have
         another size, or neither the dataset nor the task describes them.
     """
+    if system is not None:
+        size = stored.episodes[0].obs.shape[1]
+        _check_size(stored.dataset_id, size, system.observation, "the description")
+        return system.observation
     task = find_task(task_name)
     _check_origin(stored, task_name, task)
     size = stored.episodes[0].obs.shape[1]

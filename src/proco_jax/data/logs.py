@@ -19,15 +19,23 @@ from proco_jax.data.checks import (
     truncate_at_limit,
 )
 from proco_jax.data.collection import collect
-from proco_jax.data.description import describe, find_task
+from proco_jax.data.description import describe, find_run_task
 from proco_jax.data.dsrl import import_dsrl
 from proco_jax.data.episode_ends import correct_ends
 from proco_jax.data.manifest import check_manifest
-from proco_jax.data.minari_store import Stored, dataset_root, read_dataset
+from proco_jax.data.minari_store import NO_COST, Stored, dataset_root, read_dataset
 from proco_jax.data.regimes import Split, split_episodes
-from proco_jax.envs.tasks import get_task
+from proco_jax.data.tables import (
+    constant_note,
+    no_cost_note,
+    read_tables,
+    rewards,
+    scale_actions,
+    unscaled_note,
+)
 from proco_jax.observation import ObservationSpec
 from proco_jax.report.dataset_picture import draw_dataset
+from proco_jax.system.description import System, system_of, task_of
 from proco_jax.types import Dataset, Episode
 
 CARD = "dataset.json"
@@ -75,14 +83,10 @@ def load_logs(config: Config, workdir: str | Path, log: Callable[[str], None] = 
         logs. No incomplete file remains.
       ValueError: on an unknown task where one must be known.
     """
-    root = dataset_root(config.data.root)
-    dataset_id = find_dataset(config, root, log)
-    if (root / dataset_id).is_dir():
-        check_manifest(root / dataset_id, config.data.verify == "full", log)
-    stored = read_dataset(root, dataset_id)
+    stored = _read(config, log)
     if not stored.episodes:
         raise DataError(f"{stored.dataset_id} has no episode; collect or import it again")
-    spec = describe(stored, config.task)
+    spec = describe(stored, config.task, system_of(config))
     stored, clipped = _fit_actions(stored, config, spec, log)
     stored, dropped_cost, notes = _fix_ends(stored, config, log)
     # An episode that lost a costly transition is still one that violated.
@@ -98,14 +102,55 @@ def load_logs(config: Config, workdir: str | Path, log: Callable[[str], None] = 
     return Logs(train, holdout, dropped, split, spec, card["task"], card, digest)
 
 
+def _read(config: Config, log: Callable[[str], None]) -> Stored:
+    """The whole dataset; of a system of the user's own, with actions scaled to [-1, 1]."""
+    system, source = system_of(config), config.data.source
+    if system is not None and source.startswith(("csv:", "parquet:")):
+        return Stored(source, read_tables(source, system, config.data.gaps, log), {})
+    root = dataset_root(config.data.root)
+    dataset_id = find_dataset(config, root, log)
+    if (root / dataset_id).is_dir():
+        check_manifest(root / dataset_id, config.data.verify == "full", log)
+    if system is None:
+        return read_dataset(root, dataset_id)
+    key = config.data.cost_key
+    stored = read_dataset(root, dataset_id, key or "cost", cost_optional=not key)
+    return stored._replace(episodes=_in_own_units(stored, system, log))
+
+
+def _in_own_units(stored: Stored, system: System, log: Callable[[str], None]) -> list[Episode]:
+    """The episodes with scaled actions and described rewards, and notes on what they lack."""
+    size, actions = system.observation.size, len(system.actions)
+    scaled = []
+    for index, episode in enumerate(stored.episodes):
+        name = f"{stored.dataset_id}, episode {index}"
+        check_sizes(episode, size, actions, name)
+        action = scale_actions(
+            episode.action,
+            system,
+            lambda row, action, name=name: f"{name}, step {row}, action {action!r}",
+        )
+        reward = rewards(system, episode.obs, episode.reward)
+        scaled.append(episode._replace(action=action.astype(np.float32), reward=reward))
+    notes = []
+    if stored.metadata.get(NO_COST):
+        notes.append(no_cost_note("entry 'cost' in the infos"))
+    if stored.episodes:
+        notes += unscaled_note(np.concatenate([e.action for e in stored.episodes]), system)
+        notes += constant_note(np.concatenate([e.obs for e in stored.episodes]), system)
+    for note in notes:
+        log(f"{stored.dataset_id}: {note}")
+    return scaled
+
+
 def verify_logs(config: Config, workdir: Path, log: Callable[[str], None] = print) -> None:
     """Compares all bytes of the dataset of a begun run with its manifest.
 
     Raises:
       DataError: if they differ.
     """
-    if not (workdir / CARD).exists():
-        return
+    if not (workdir / CARD).exists() or config.data.source.startswith(("csv:", "parquet:")):
+        return  # Tables are read whole, and compared with the card, at every start.
     root = dataset_root(config.data.root)
     try:
         folder = root / json.loads((workdir / CARD).read_bytes())["dataset_id"]
@@ -143,7 +188,7 @@ def find_dataset(config: Config, root: Path, log: Callable[[str], None] = print)
     if kind == "minari" and name:
         return name
     if kind == "dsrl" and name:
-        return import_dsrl(name, get_task(config.task), root, log)
+        return import_dsrl(name, task_of(config), root, log)
     raise DataError(
         f"--config.data.source: found {config.data.source!r}, expected collect, "
         "minari:<dataset id> or dsrl:<file or task>"
@@ -182,7 +227,7 @@ def _fit_actions(
     stored: Stored, config: Config, spec: ObservationSpec, log: Callable[[str], None]
 ) -> tuple[Stored, int]:
     """Checks the sizes of all arrays, and clips actions as the simulator does."""
-    task = find_task(config.task)
+    task = find_run_task(config)
     action_size = task.action_size if task else stored.episodes[0].action.shape[1]
     for index, episode in enumerate(stored.episodes):
         check_sizes(episode, spec.size, action_size, f"{stored.dataset_id}, episode {index}")
@@ -203,7 +248,12 @@ def _fix_ends(
     Returns:
       The dataset, the cost of the transition dropped from each episode's end, and what was done.
     """
-    task = find_task(config.task)
+    own = bool(config.system.file)
+    if own and config.data.source.startswith(("csv:", "parquet:")):
+        # A row follows another one in time: ends are where the table says.
+        return stored, [0.0] * len(stored.episodes), []
+    # The logs of a system of the user's own may run on beyond the episodes of its policies.
+    task = None if own else find_run_task(config)
     limit = task.episode_steps if task else None
     episodes, changed, inferred = truncate_at_limit(stored.episodes, limit)
     notes = []

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from proco_jax.common.files import write_text
 from proco_jax.data.checks import DataError, to_episode
 from proco_jax.data.hdf5_checks import (
@@ -27,6 +29,8 @@ from proco_jax.types import Episode
 
 # Key of this package's entries in Minari's metadata.
 DETAILS = "proco"
+# Key of the metadata, in memory, of a dataset that has no costs.
+NO_COST = "no_cost"
 ARRAYS = ("observations", "actions", "rewards", "terminations", "truncations")
 
 
@@ -83,8 +87,14 @@ def read_metadata(root: Path, dataset_id: str) -> dict[str, Any] | None:
     return metadata
 
 
-def read_dataset(root: Path, dataset_id: str) -> Stored:
+def read_dataset(
+    root: Path, dataset_id: str, cost_key: str = "cost", cost_optional: bool = False
+) -> Stored:
     """Reads and checks a Minari dataset with costs in its infos.
+
+    Args:
+      cost_key: entry of the infos with the cost of each step.
+      cost_optional: whether costs are 0 where no episode has that entry.
 
     Raises:
       DataError: if there is no such dataset, a file is damaged, a key is
@@ -104,9 +114,19 @@ def read_dataset(root: Path, dataset_id: str) -> Stored:
         raise DataError(
             f"{dataset_id} is stored in the format {kind!r}, expected hdf5; convert it with Minari"
         )
-    episodes = [
-        to_episode(raw, where) for where, raw in _raw_episodes(folder, dataset_id, metadata)
-    ]
+    episodes, costless = [], ""
+    for where, raw in _raw_episodes(folder, dataset_id, metadata, cost_key):
+        if "cost" not in raw:
+            problem = _no_cost(where, cost_key, raw["infos"])
+            if not cost_optional or (episodes and not costless):
+                raise DataError(problem)
+            costless = costless or problem
+            raw["cost"] = np.zeros(np.shape(raw["rewards"])[:1], np.float32)
+        elif costless:
+            raise DataError(costless)
+        episodes.append(to_episode(raw, where))
+    if costless:
+        metadata = {**metadata, NO_COST: True}
     steps, stated = sum(len(e.reward) for e in episodes), metadata.get("total_steps")
     if stated is not None and stated != steps:
         raise DataError(
@@ -156,7 +176,7 @@ def _check_details(metadata: dict[str, Any]) -> None:
 
 
 def _raw_episodes(
-    folder: Path, dataset_id: str, metadata: dict[str, Any]
+    folder: Path, dataset_id: str, metadata: dict[str, Any], cost_key: str
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """The arrays of each episode, with a name for errors."""
     again = _again(folder)
@@ -173,29 +193,35 @@ def _raw_episodes(
             if f"episode_{index}" not in present:
                 raise DataError(f"{where}: a key is missing: episode_{index}; {again}")
             with damage_explained(where, again):
-                raw = _arrays(find_group(file, f"episode_{index}", where), where)
+                raw = _arrays(find_group(file, f"episode_{index}", where), where, cost_key)
             yield where, raw
 
 
-def _arrays(episode: Any, where: str) -> dict[str, Any]:
-    """The arrays of an episode: all are checked before the first one is read."""
+def _arrays(episode: Any, where: str, cost_key: str) -> dict[str, Any]:
+    """The arrays of an episode: all are checked before the first one is read.
+
+    `infos` are the names of its infos; `cost` is missing if they have no such entry.
+    """
     infos: Any = {}
     if "infos" in names(episode):
         infos = find_group(episode, "infos", where)
     missing = [key for key in ARRAYS if key not in names(episode)]
     if missing:
         raise DataError(f"{where}: a key is missing: {', '.join(missing)}")
-    if "cost" not in names(infos):
-        found = ", ".join(names(infos)) or "none"
-        raise DataError(
-            f"{where}: no cost: expected infos['cost'], one number per step; found the infos "
-            f"{found}. Store the cost of every step when you make the dataset"
-        )
     for key in ("observations", "actions"):
         _check_flat(episode, key, where)
     arrays = {key: find_array(episode, key, where) for key in ARRAYS}
-    arrays["cost"] = find_array(infos, "cost", where)
-    return {key: array[()] for key, array in arrays.items()}
+    if cost_key in names(infos):
+        arrays["cost"] = find_array(infos, cost_key, where)
+    return {key: array[()] for key, array in arrays.items()} | {"infos": list(names(infos))}
+
+
+def _no_cost(where: str, cost_key: str, infos: list[str]) -> str:
+    found = ", ".join(infos) or "none"
+    return (
+        f"{where}: no cost: expected infos[{cost_key!r}], one number per step; found the infos "
+        f"{found}. Store the cost of every step when you make the dataset"
+    )
 
 
 def _check_flat(episode: Any, key: str, where: str) -> None:

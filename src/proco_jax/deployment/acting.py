@@ -50,10 +50,13 @@ class Actor(NamedTuple):
       initial_carry: (S, n) to the policies' memory at the start of n episodes each.
       act: (deployed, carry, obs `[S, n, O]` raw, previous with leaves `[S, n, ...]`, keys `[S, n]`,
         active `[S, n]` bool) to (actions `[S, n, A]`, carry).
+      decide: as `act`, to (actions, the actions `[S, n, A]` of the policy without its shield,
+        carry).
     """
 
     initial_carry: Callable[[int, int], Any]
     act: Callable[[Deployed, Any, Array, Previous, Array, Array], tuple[Array, Any]]
+    decide: Callable[[Deployed, Any, Array, Previous, Array, Array], tuple[Array, Array, Any]]
 
 
 def make_actor(program: Program, shield_name: str) -> Actor:
@@ -85,14 +88,14 @@ def make_actor(program: Program, shield_name: str) -> Actor:
         previous: Previous,
         keys: Array,
         active: Array,
-    ) -> tuple[Array, Any]:
+    ) -> tuple[Array, Array, Any]:
         rows = jax.vmap(propose, in_axes=(None, None, 0, 0, 0, 0))
         proposals, carry = rows(hyper, state, keys, carry, normalizer(obs), previous)
-        return shield.act(guard, obs, proposals, active), carry
+        return shield.act(guard, obs, proposals, active), proposals[:, 0], carry
 
-    def act(
+    def decide(
         deployed: Deployed, carry: Any, obs: Array, previous: Previous, keys: Array, active: Array
-    ) -> tuple[Array, Any]:
+    ) -> tuple[Array, Array, Any]:
         guard = deployed.shield
         if shield.samples and guard is None:
             raise ValueError(f"shield {shield_name!r}: these policies have no feasibility critics")
@@ -109,11 +112,17 @@ def make_actor(program: Program, shield_name: str) -> Actor:
             active,
         )
 
+    def act(
+        deployed: Deployed, carry: Any, obs: Array, previous: Previous, keys: Array, active: Array
+    ) -> tuple[Array, Any]:
+        action, _, carry = decide(deployed, carry, obs, previous, keys, active)
+        return action, carry
+
     def initial_carry(policies: int, count: int) -> Any:
         carry = algorithm.initial_carry()
         return jax.tree.map(lambda x: jnp.broadcast_to(x, (policies, count, *jnp.shape(x))), carry)
 
-    return Actor(initial_carry, act)
+    return Actor(initial_carry, act, decide)
 
 
 def initial_previous(policies: int, count: int, action_size: int) -> Previous:

@@ -51,6 +51,9 @@ def forecast_table(
     config = program.config
     assert deployed.shield is not None
     policies = jax.tree.leaves(deployed.algorithm)[0].shape[0]
+    # Episodes of a system of the user's own may be shorter.
+    horizon = min(HORIZON, program.task.episode_steps)
+    settle = min(SETTLE, horizon // 5)
     drawn = np.random.default_rng(config.seed).integers(0, len(obs), (policies, count))
 
     @jax.jit
@@ -62,7 +65,7 @@ def forecast_table(
         policy = deployed._replace(shield=shield)
         # The same numbers for all thresholds, so that rows differ by the thresholds alone.
         key = stream_key(config.seed, Stream.FORECAST)
-        return count_violations(program, policy, unsafe, start, HORIZON, SETTLE, key)
+        return count_violations(program, policy, unsafe, start, horizon, settle, key)
 
     # Training may have spread the policies over devices.
     here = jax.device_put((deployed, obs[drawn]), jax.local_devices()[0])

@@ -59,13 +59,17 @@ class LoadedPolicy:
       task: fields of the observation, action size, time limit and cost limit.
       shield: name of its shield.
       info: content of `policy.json`.
+      program: of its training.
+      deployed: its arrays, with leaves `[1, ...]`.
+      actor: how it acts.
     """
 
     task: TaskSpec
     shield: str
     info: Mapping[str, Any]
-    _deployed: Deployed
-    _actor: Actor
+    program: Program
+    deployed: Deployed
+    actor: Actor
     _act: Any
 
     def __call__(self, obs: Array, key: Array) -> jax.Array:
@@ -80,7 +84,7 @@ class LoadedPolicy:
 
     def initial_carry(self) -> Any:
         """The policy's memory at the start of an episode."""
-        return self._actor.initial_carry(1, 1)
+        return self.actor.initial_carry(1, 1)
 
     def act(
         self,
@@ -118,7 +122,7 @@ class LoadedPolicy:
         )
         keys = _checked_key(key)[None, None]
         active = jnp.ones((1, 1), bool)
-        action, carry = self._act(self._deployed, carry, obs[None, None], previous, keys, active)
+        action, carry = self._act(self.deployed, carry, obs[None, None], previous, keys, active)
         if not isinstance(action, Tracer) and not np.isfinite(action).all():
             raise ValueError(
                 "observation: the networks' numbers overflow; expected numbers in the range of the "
@@ -211,7 +215,8 @@ def load_policy(
         )
     actor = make_actor(program, shield)
     one = member(deployed, int(seed))
-    return LoadedPolicy(program.task, shield, meta, one, actor, jax.jit(actor.act))
+    act = jax.jit(actor.act)
+    return LoadedPolicy(program.task, shield, meta, program, one, actor, act)
 
 
 def load_policies(

@@ -14,8 +14,10 @@ from absl import logging
 from proco_jax.common.progress import Advance, progress
 from proco_jax.config.schema import EVALUATION_SEED_SLOTS, EVALUATION_SEED_SPACING, Config
 from proco_jax.envs.episodes import Observed, run_grouped_episodes
+from proco_jax.envs.own import OwnEnv, OwnWorlds, find_maker
 from proco_jax.envs.tasks import Task
 from proco_jax.envs.vector import VectorEnv, make_vector_env
+from proco_jax.system.description import load_system
 from proco_jax.types import Array, Episode
 
 
@@ -109,7 +111,21 @@ def make_evaluation_env(config: Config, task: Task, num_policies: int, episodes:
     limit = max(1, config.evaluation.worlds // num_policies)
     rounds = -(-episodes // limit)
     worlds = num_policies * -(-episodes // rounds)
+    if config.system.env:
+        return OwnWorlds(task, _own_env(config), worlds)
     return make_vector_env(task, worlds, config.env.backend, config.env.workers)
+
+
+def _own_env(config: Config) -> OwnEnv:
+    """The environment of a system of the user's own, judged by its cost or else by the rule."""
+    system = load_system(config.system.file)
+    rule, reward = system.knowledge.rule, system.reward
+    return OwnEnv(
+        find_maker(config.system.env),
+        system.unscale,
+        None if rule is None else lambda obs: np.asarray(rule.unsafe(obs)),
+        None if reward is None else lambda obs: np.asarray(reward.value(obs)),
+    )
 
 
 def play(

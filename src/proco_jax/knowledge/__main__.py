@@ -41,7 +41,8 @@ def prompts_text(config: Config) -> str:
     Raises:
       ValueError: on an unknown task or a knowledge file that cannot be used.
     """
-    knowledge = knowledge_of(config, None if config.knowledge.file else get_task(config.task).spec)
+    own = config.knowledge.file or config.system.file
+    knowledge = knowledge_of(config, None if own else get_task(config.task).spec)
     obs = np.random.default_rng(config.seed).random(
         (config.knowledge.batch, knowledge.spec.size), np.float32
     )

@@ -7,13 +7,16 @@ A knowledge file is Markdown with these sections:
     ## Observation         a table of the fields: field, size, kind, unit, reach, meaning
     ## Rule                the same as a rule, in a code block (optional)
     ## Provenance          who wrote the rule, and from which sources (required with a rule)
+
+A description of a system of the user's own (`system/description.py`) is such a file with the
+additional sections Action, System, Columns and Reward, which do not concern the knowledge.
 """
 
 import dataclasses
 import re
 from pathlib import Path
 
-from proco_jax.common.shipped import shipped_experiments
+from proco_jax.common.shipped import find_shipped, shipped_experiments
 from proco_jax.knowledge.rules.rule import Rule, parse_rule
 from proco_jax.knowledge.rules.syntax import RuleError
 from proco_jax.observation import Field, ObservationSpec
@@ -21,7 +24,8 @@ from proco_jax.observation import Field, ObservationSpec
 MAX_TEXT = 8000
 _COLUMNS = ("field", "size", "kind", "unit", "reach", "meaning")
 _NEEDED = ("What is unsafe", "Observation")
-_KNOWN = (*_NEEDED, "Rule", "Provenance")
+SYSTEM_SECTIONS = ("Action", "System", "Columns", "Reward")
+_KNOWN = (*_NEEDED, "Rule", "Provenance", *SYSTEM_SECTIONS)
 
 
 class KnowledgeError(ValueError):
@@ -76,7 +80,7 @@ def parse_knowledge(text: str, spec: ObservationSpec | None = None) -> Knowledge
     Raises:
       KnowledgeError, RuleError: as there.
     """
-    name, sections = _sections(text)
+    name, sections = read_sections(text)
     for needed in _NEEDED:
         if not sections.get(needed):
             raise KnowledgeError(f"the section '## {needed}' is missing or empty")
@@ -88,7 +92,7 @@ def parse_knowledge(text: str, spec: ObservationSpec | None = None) -> Knowledge
     own = read_table(sections["Observation"])
     if spec is not None:
         _same_fields(own, spec)
-    rule_text = _code(sections.get("Rule", ""))
+    rule_text = code_block(sections.get("Rule", ""))
     if rule_text and not sections.get("Provenance"):
         raise KnowledgeError("a rule needs a section '## Provenance': who wrote it, from what")
     rule = parse_rule(rule_text, own) if rule_text else None
@@ -111,7 +115,7 @@ def read_table(text: str) -> ObservationSpec:
       KnowledgeError: naming the row that is wrong.
     """
     rows = [line.strip() for line in text.splitlines() if line.strip().startswith("|")]
-    if len(rows) < 3 or _cells(rows[0]) != list(_COLUMNS):
+    if len(rows) < 3 or row_cells(rows[0]) != list(_COLUMNS):
         raise KnowledgeError(f"'## Observation' needs a table with columns {', '.join(_COLUMNS)}")
     try:
         return ObservationSpec(tuple(_read_row(row) for row in rows[2:]))
@@ -122,7 +126,7 @@ def read_table(text: str) -> ObservationSpec:
 def _path(source: str | Path) -> Path:
     path = Path(source)
     if path.suffix == ".md" or path.exists():
-        return path
+        return find_shipped(path)
     shipped = shipped_experiments() / "knowledge" / f"{source}.md"
     if not shipped.exists():
         raise KnowledgeError(
@@ -132,7 +136,12 @@ def _path(source: str | Path) -> Path:
     return shipped
 
 
-def _sections(text: str) -> tuple[str, dict[str, str]]:
+def read_sections(text: str) -> tuple[str, dict[str, str]]:
+    """The name in the heading of a Markdown file, and its sections by their titles.
+
+    Raises:
+      KnowledgeError: without a heading, or if a section stands twice.
+    """
     name, title, sections, fenced = "", "", {}, False
     for line in text.splitlines():
         fenced ^= line.startswith("```")
@@ -150,10 +159,15 @@ def _sections(text: str) -> tuple[str, dict[str, str]]:
     return name, {title: body.strip() for title, body in sections.items()}
 
 
-def _code(section: str) -> str:
+def code_block(section: str, title: str = "Rule") -> str:
+    """The code block of a section; empty for an empty section.
+
+    Raises:
+      KnowledgeError: if there is not exactly one.
+    """
     blocks = re.findall(r"```[a-z]*\n(.*?)```", section, re.DOTALL)
     if section and len(blocks) != 1:
-        raise KnowledgeError(f"'## Rule' needs one code block, found {len(blocks)}")
+        raise KnowledgeError(f"'## {title}' needs one code block, found {len(blocks)}")
     return blocks[0].strip() if blocks else ""
 
 
@@ -161,13 +175,14 @@ def _row(cells: list[str] | tuple[str, ...]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _cells(row: str) -> list[str]:
+def row_cells(row: str) -> list[str]:
+    """The cells of a row of a Markdown table."""
     cells = re.split(r"(?<!\\)\|", row.strip().strip("|"))
     return [cell.strip().replace("\\|", "|") for cell in cells]
 
 
 def _read_row(row: str) -> Field:
-    cells = _cells(row)
+    cells = row_cells(row)
     if len(cells) != len(_COLUMNS):
         raise KnowledgeError(f"expected {len(_COLUMNS)} cells, found {len(cells)}: {row}")
     name, size, kind, unit, reach, meaning = cells

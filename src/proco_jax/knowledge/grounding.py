@@ -146,9 +146,9 @@ def knowledge_of(config: Config, spec: ObservationSpec | None) -> Knowledge:
     """
     k = config.knowledge
     if not k.text:
-        return load_knowledge(k.file or config.task, spec)
+        return load_knowledge(k.file or config.system.file or config.task, spec)
     if spec is None or k.file:
-        spec = load_knowledge(k.file or config.task, spec).spec
+        spec = load_knowledge(k.file or config.system.file or config.task, spec).spec
     if len(k.text) > MAX_TEXT:
         raise KnowledgeError(f"--config.knowledge.text has more than {MAX_TEXT} characters")
     return Knowledge(config.task, k.text, spec, None, "")

@@ -122,7 +122,8 @@ def training_inputs(config: Config, learner: Learner, made_of: Mapping[str, Any]
         settings[learner.algorithm] = whole[learner.algorithm]
     else:
         # An algorithm of the user's own may read any setting, and its code may change.
-        others = set(whole) - {"experiment", "variant", "env", "shield", "evaluation", "shields"}
+        unread = {"experiment", "variant", "system", "env", "shield", "evaluation", "shields"}
+        others = set(whole) - unread
         settings |= {name: whole[name] for name in others}
         # It changes no result.
         del settings["data"]["verify"]
@@ -190,7 +191,7 @@ def evaluate(
             "policy": inputs,
             "shield": _shield_inputs(config, shield, deployed),
             "evaluation": {"seed": config.evaluation.seed, "worlds": config.evaluation.worlds},
-            "backend": config.env.backend,
+            "backend": config.system.env or config.env.backend,
         }
     )
     if _evaluated(run, (*names, step, episodes, settings)):
@@ -282,6 +283,8 @@ def _evaluate_interim(
 ) -> None:
     """Interim evaluations, without shield; the last step has the final one."""
     settings = run.config.evaluation
+    if run.config.system.file and not run.config.system.env:
+        return
     due = settings.interim_episodes > 0 and step % settings.interim_every == 0
     if not (due and 0 < step < run.config.train.steps):
         return

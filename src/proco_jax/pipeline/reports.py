@@ -11,7 +11,7 @@ from proco_jax.augmentation.buffer import Buffer
 from proco_jax.data.logs import Logs
 from proco_jax.diagnostics import critics as diagnostics
 from proco_jax.diagnostics import dynamics_error
-from proco_jax.envs.tasks import Task, get_task
+from proco_jax.envs.tasks import TASKS, Task
 from proco_jax.evaluation.episodes import Player, episode_seeds
 from proco_jax.knowledge.grounding import Grounding
 from proco_jax.knowledge.labelers import approach_speed
@@ -42,9 +42,14 @@ def report_dynamics(
     margin: dynamics_error.Margin,
 ) -> None:
     """Writes `dynamics.json`: one-step errors by sensor group, and open-loop errors."""
+    near = NEAR
+    if run.config.system.file:
+        # In the units of a system of the user's own: the quarter of the logs that is nearest.
+        logged = np.concatenate([e.obs for e in logs.episodes])
+        near = max(float(np.quantile(-margin(logged), 0.25)), 1e-6)
     open_loop, by_ring = [], []
     for name, episodes in (("violating, unseen", logs.dropped), ("safe, held out", logs.holdout)):
-        rows = dynamics_error.open_loop(nets.dynamics, model, margin, episodes[:DIAGNOSED], NEAR)
+        rows = dynamics_error.open_loop(nets.dynamics, model, margin, episodes[:DIAGNOSED], near)
         open_loop += [{"episodes": name} | row for row in rows]
         rings = dynamics_error.open_loop_by_ring(nets.dynamics, model, episodes[:DIAGNOSED])
         by_ring += [{"episodes": name} | row for row in rings]
@@ -53,7 +58,7 @@ def report_dynamics(
         "open_loop": open_loop,
         "open_loop_by_ring": by_ring,
         "disagreement_limit": float(model.limit),
-        "near": NEAR,
+        "near": near,
     }
     run.write_json("dynamics.json", report)
 
@@ -144,7 +149,8 @@ def draw_feasibility(
     xs = ys = np.linspace(-1.0, 1.0, 61)
     base = np.median(logs.episodes[0].obs, axis=0)
     # The Car drives along -y of its own frame.
-    ahead = -np.pi / 2 if get_task(logs.task).robot == "Car" else 0.0
+    task = TASKS.get(logs.task)
+    ahead = -np.pi / 2 if task is not None and task.robot == "Car" else 0.0
     obs = states_around_hazard(logs.spec, base, xs, ys, ahead=ahead, speed=MAP_SPEED, ring=ring)
     flat = obs.reshape(-1, obs.shape[-1])
     maps = {

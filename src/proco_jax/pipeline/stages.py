@@ -16,6 +16,8 @@ import numpy as np
 from proco_jax.algorithms import find_maker
 from proco_jax.augmentation.base import Context
 from proco_jax.common import checksums
+from proco_jax.common.files import write_text
+from proco_jax.common.shipped import find_shipped
 from proco_jax.config.schema import Config
 from proco_jax.data.logs import Logs, load_logs, to_dataset, verify_logs
 from proco_jax.deployment.acting import Deployed, member
@@ -23,13 +25,13 @@ from proco_jax.deployment.calibration import forecast_table, within
 from proco_jax.deployment.policy import FOLDER, save_policies
 from proco_jax.deployment.shield import ShieldState
 from proco_jax.diagnostics import dynamics_error
-from proco_jax.envs.tasks import Task, get_task
+from proco_jax.envs.tasks import Task
 from proco_jax.evaluation.results import FILE, load_rows
 from proco_jax.knowledge.grounding import Grounding, check_knowledge, ground
 from proco_jax.knowledge.rule_checks import LoggedStates
 from proco_jax.models import cost, dynamics
 from proco_jax.models.normalizer import fit_normalizer
-from proco_jax.pipeline import policies, reports
+from proco_jax.pipeline import offline, policies, reports
 from proco_jax.pipeline.policies import Learner, Trained
 from proco_jax.pipeline.store import digest
 from proco_jax.pipeline.workdir import CONFIG, DONE, TIMING, Run
@@ -46,9 +48,11 @@ from proco_jax.pipeline.world_model import (
 )
 from proco_jax.report.markdown import write_report
 from proco_jax.report.tables import print_summary, summarize
+from proco_jax.system.description import task_of
 from proco_jax.training.loop import make_program
 from proco_jax.types import TaskSpec
 
+DESCRIPTION = "system.md"
 FORECAST = "violation_forecast.json"
 THRESHOLDS = ("qh_threshold", "planner_threshold")
 
@@ -79,7 +83,8 @@ def run_all(run: Run, render: bool = False) -> Path:
     """
     make_results(run, render)
     report = write_report(run.workdir)
-    print_summary(summarize(load_rows(run.workdir / FILE)))
+    if (run.workdir / FILE).exists():
+        print_summary(summarize(load_rows(run.workdir / FILE)))
     run.log(f"report: {report}")
     return report
 
@@ -92,9 +97,14 @@ def make_results(run: Run, render: bool = False, evaluate: bool = True) -> None:
       render: draw an episode of each policy as an animation.
       evaluate: False stops once the policies are saved; the run is then not finished.
     """
-    task = get_task(run.config.task)
+    task = task_of(run.config)
+    if run.config.system.file:
+        _keep_description(run)
     if run.config.data.verify == "full":
         verify_logs(run.config, run.workdir, run.log)
+    if render and run.config.system.file:
+        run.log("--render: there are no pictures of the states of a system of your own")
+        render = False
     if finished(run) and (not render or _rendered(run)):
         return
     # One's own algorithms that cannot be imported are an error before any work.
@@ -116,6 +126,19 @@ def load_inputs(run: Run) -> tuple[Logs, Grounding | None]:
     if set(run.config.augmentations) == {"none"}:
         return _load_logs(run), None
     return load_and_ground(run)
+
+
+def _keep_description(run: Run) -> None:
+    """Copies the description of the user's own system into the workdir, which fixes it."""
+    text = find_shipped(run.config.system.file).read_text(encoding="utf-8")
+    path = run.workdir / DESCRIPTION
+    if not path.exists():
+        write_text(path, text)
+    elif path.read_text(encoding="utf-8") != text:
+        raise ValueError(
+            f"{run.config.system.file} differs from {path}, with which the run began; restore it, "
+            "or start a new run with another --workdir"
+        )
 
 
 def finished(run: Run) -> bool:
@@ -151,9 +174,10 @@ def load_and_ground(run: Run) -> tuple[Logs, Grounding]:
     rules are then compared with the logs, which are safe if no episode of them has a cost.
     """
     config = run.config
-    # Collected data have the fields of the task; those of a dataset are known once it is read.
-    collected = config.data.source == "collect"
-    check_knowledge(config, get_task(config.task).spec if collected else None, run.workdir)
+    # Collected data have the fields of the task, those of a system of the user's own the fields of
+    # its description; those of another dataset are known once it is read.
+    collected = config.data.source == "collect" or bool(config.system.file)
+    check_knowledge(config, task_of(config).spec if collected else None, run.workdir)
     logs = _load_logs(run)
     obs = np.concatenate([e.obs for e in logs.episodes])
     logged = LoggedStates(obs, safe=not any(e.cost.any() for e in logs.episodes))
@@ -188,7 +212,10 @@ def make_contexts(
     """What trainings with each augmentation read, and the hashes of what it is made of."""
     found: dict[str, tuple[Context, dict[str, Any]]] = {}
     for name in augmentations:
-        world, inputs = None, {"logs": data.digest}
+        world = None
+        inputs: dict[str, Any] = {"logs": data.digest}
+        if run.config.system.file:
+            inputs["episode_steps"] = task_of(run.config).episode_steps
         if name != "none":
             assert fitted is not None
             cost_model = None if name == "control" else fitted.cost.model
@@ -273,8 +300,14 @@ def _learn_and_evaluate(
         save_policies(run.workdir, policy.program, algorithm, augmentation, deployed[policy.name])
     if not evaluate:
         return
-    with run.stage("evaluation", "Evaluation"):
-        _evaluate_all(run, task, trained, deployed)
+    if config.system.file:
+        with run.stage("offline", "Offline evaluation"):
+            model = fit_dynamics(run, nets, data)[0] if fitted is None else fitted.dynamics
+            margin = offline.margin_of(nets, grounding, fitted and fitted.cost)
+            offline.evaluate_offline(run, nets, logs, model, margin, trained, deployed)
+    if not config.system.file or config.system.env:
+        with run.stage("evaluation", "Evaluation"):
+            _evaluate_all(run, task, trained, deployed)
     if render:
         with run.stage("render", "Episodes as animations"):
             _render_all(run, task, trained, deployed)

@@ -20,7 +20,7 @@ TIMING = "timing.json"
 DONE = "done.json"
 STORE = "store"
 # Files of a run that has not made anything yet.
-UNIMPORTANT = {CONFIG, TIMING, checksums.NAME, ".lock"}
+UNIMPORTANT = {CONFIG, TIMING, checksums.NAME, ".lock", "system.md"}
 
 
 class ConfigMismatchError(ValueError):

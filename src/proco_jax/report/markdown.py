@@ -141,6 +141,7 @@ class _Section(NamedTuple):
       text: what its numbers are.
       pictures: beginnings of the names of its pictures.
       tables: from the content of the file to Markdown.
+      optional: whether the section is left out where the file is missing.
     """
 
     heading: str
@@ -148,10 +149,13 @@ class _Section(NamedTuple):
     text: str
     pictures: tuple[str, ...]
     tables: Callable[[Any], str] = nested_tables
+    optional: bool = False
 
 
 def _section(workdir: Path, section: _Section, shown: set[Path]) -> str:
     content = checksums.read_json(workdir / section.file)
+    if content is None and section.optional:
+        return ""
     if content is None:
         return f"## {section.heading}\n\nNo `{section.file}`: this stage has not run.\n"
     folder = workdir / PICTURES
@@ -182,7 +186,7 @@ def _dataset_tables(card: Mapping[str, Any]) -> str:
         for name in ("before", "after")
         if key in card.get(name, {})
     }
-    nested = {*parts, "trajectories", "observation"}
+    nested = {*parts, "trajectories", "observation", "support"}
     rest = {key: value for key, value in card.items() if key not in nested}
     return nested_tables({"logs": sizes, "quantiles over trajectories": quantiles} | rest)
 
@@ -215,6 +219,56 @@ def _forecast_tables(content: Mapping[str, Any]) -> str:
     return markdown_table(header, rows)
 
 
+def _offline_tables(content: Mapping[str, Any]) -> str:
+    header = [
+        "policy",
+        "violating episodes",
+        "interval",
+        "bound",
+        "return",
+        "interval of the return",
+        "episodes that leave the model's knowledge",
+        "known steps",
+        "outside of the logged range",
+    ]
+    rows = []
+    for name, report in content["policies"].items():
+        earned = report["return"] or {"mean": None, "low": None, "high": None}
+        outside = [f"{field} {share:.1%} of steps" for field, share in report["outside"].items()]
+        rows.append(
+            [
+                name,
+                number(report["violating_episodes"]),
+                f"[{number(report.get('interval_low'))}, {number(report.get('interval_high'))}]",
+                number(report["bound"]),
+                number(earned["mean"]),
+                f"[{number(earned['low'])}, {number(earned['high'])}]",
+                number(report["leaving_support"]),
+                number(report["known_steps"]),
+                ", ".join(outside) or "none",
+            ]
+        )
+    logged = nested_tables({"logged_return": content["logged_return"]})
+    model = content["model"]
+    held_out = (
+        f"The model on {model['held_out_episodes']} held-out episodes. *One step*: share of logged "
+        f"changes inside of its {model['stated']:.0%} interval. *Stretches*: mean absolute error "
+        "after so many imagined steps with the logged actions, as a share of that of a forecast "
+        "without change. *Largest margin*: of whole episodes, imagined and logged, in the unit of "
+        "the rule.\n"
+    )
+    return "\n".join(
+        [
+            markdown_table(header, rows),
+            logged,
+            held_out,
+            nested_tables({k: v for k, v in model.items() if k in _OFFLINE_MODEL}),
+            f"**{content['cannot_tell']}**\n",
+        ]
+    )
+
+
+_OFFLINE_MODEL = ("one_step", "stretches", "largest_margin")
 _SECTIONS = (
     _Section("Logs", "dataset.json", "", ("dataset",), _dataset_tables),
     _Section(
@@ -255,6 +309,22 @@ _SECTIONS = (
         "`deployed` marks the thresholds that the policy is deployed with.",
         (),
         _forecast_tables,
+    ),
+    _Section(
+        "Offline evaluation",
+        "offline_evaluation.json",
+        "What logs and model tell of the policies without a trial. The share of violating "
+        "episodes is forecast by imagined episodes from logged first observations, with an "
+        "interval of 95% on either side that holds only if the model is right. The bound needs no "
+        "right model: it counts imagined episodes whose largest margin, raised by what the model "
+        "erred on held-out episodes, reaches the unsafe set or that leave what the model knows, "
+        "and adds the 10% of the errors that may be larger; it holds for as many steps as half of "
+        "the held-out episodes have. It assumes that the held-out episodes "
+        "and those of the policy are exchangeable, in particular that the model errs no more under "
+        "the policy than it does on the logs.",
+        (),
+        _offline_tables,
+        optional=True,
     ),
     _Section("Time", "timing.json", "Wall time of each stage in seconds.", ("timing",)),
 )

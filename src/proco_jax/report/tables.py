@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from proco_jax.common.statistics import Interval, stratified_bootstrap, wilson_interval
-from proco_jax.envs.tasks import get_task, normalized_return
+from proco_jax.envs.tasks import TASKS, normalized_return
 from proco_jax.evaluation.results import Row, final_rows, policy_name
 
 CAPTION = (
@@ -19,7 +19,8 @@ CAPTION = (
     "the effect of training, rows that differ only in shield show the effect of the shield. "
     "IQM: interquartile mean over all episodes of all seeds [95% stratified bootstrap interval: "
     "seeds, and within each its episodes, drawn with replacement]; mean ± standard deviation of "
-    "the seeds' means. R is the normalized return (DSRL's references), C is cost / cost limit. "
+    "the seeds' means. R is the normalized return (DSRL's references; of a system of your own the "
+    "return itself), C is cost / cost limit. "
     "Violation length: mean number of consecutive steps in violation, over the seeds that "
     "violate. Always the last checkpoint, whatever its scores."
 )
@@ -186,7 +187,7 @@ def number(value: Any) -> str:
 def logs_name(source: str, regime: str) -> str:
     """Regime and source of the logs, e.g. `safe, collect`; of a file only the name."""
     kind, colon, name = source.partition(":")
-    if kind == "dsrl":
+    if kind in ("dsrl", "csv", "parquet"):
         name = Path(name).name
     return f"{regime}, {kind}{colon}{name}"
 
@@ -223,7 +224,7 @@ def _summary(rows: Sequence[Row], run: str) -> Summary:
     episodes = min(row["episodes"] for row in rows)
     returns = np.array([row["returns"][:episodes] for row in rows])
     costs = np.array([row["costs"][:episodes] for row in rows])
-    task, limit = get_task(first["task"]), first["cost_limit"]
+    task, limit = TASKS.get(first["task"]), first["cost_limit"]
     episode_return = stratified_bootstrap(returns)
     cost = stratified_bootstrap(costs)
     violations = [row["violation_steps_mean"] for row in rows if row["violation_steps_mean"] > 0]
@@ -238,7 +239,10 @@ def _summary(rows: Sequence[Row], run: str) -> Summary:
         costs=costs,
         episode_return=episode_return,
         cost=cost,
-        normalized_return=Interval(*np.asarray(normalized_return(task, np.array(episode_return)))),
+        # A system of the user's own has no reference returns.
+        normalized_return=episode_return
+        if task is None
+        else Interval(*np.asarray(normalized_return(task, np.array(episode_return)))),
         normalized_cost=Interval(*(value / limit for value in cost)),
         violation_free_share=stratified_bootstrap(costs == 0, np.mean),
         episodes_within_limit=stratified_bootstrap(costs <= limit, np.mean),

@@ -16,6 +16,24 @@ _COMPONENTS = "xyz"
 
 
 @dataclasses.dataclass(frozen=True)
+class Quantity:
+    """A checked expression for a number, such as a reward.
+
+    Attributes:
+      text: as it was written.
+      unit: of the number in base units.
+    """
+
+    text: str
+    unit: str
+    run: Run = dataclasses.field(repr=False, compare=False)
+
+    def value(self, obs: Array) -> Array:
+        """The number in raw observations `[..., O]`, `[...]`, in base units."""
+        return jnp.asarray(self.run(obs))[..., 0]
+
+
+@dataclasses.dataclass(frozen=True)
 class Rule:
     """A checked rule.
 
@@ -79,6 +97,23 @@ def parse_rule(text: str, spec: ObservationSpec) -> Rule:
     if not fields:
         raise RuleError("the rule reads no field of the observation", tree.position, text)
     return Rule(text.strip(), tuple(sorted(fields)), show(value.dimension), value.run)
+
+
+def parse_quantity(text: str, spec: ObservationSpec) -> Quantity:
+    """Reads and checks an expression for one number, in the language of rules.
+
+    Raises:
+      RuleError: as `parse_rule`, or if the expression is true or false, or several numbers.
+    """
+    tree = parse(text, own_symbols(f.unit for f in spec.fields))
+    fields: set[str] = set()
+    value = _check(tree, text, spec, fields)
+    if value.truth or value.size != 1 or not fields:
+        reason = "expected one number made from fields of the observation"
+        found = "something true or false" if value.truth else f"{value.size} numbers"
+        found = found if fields else "no field"
+        raise RuleError(f"{reason}, found {found}", tree.position, text)
+    return Quantity(text.strip(), show(value.dimension), value.run)
 
 
 def _check(node: Node, text: str, spec: ObservationSpec, fields: set[str]) -> Value:

@@ -1,0 +1,67 @@
+"""Runs an exported policy. It needs this folder, jax and numpy, nothing else.
+
+The folder brings `flatbuffers`, a small pure Python package by which jax reads programs.
+
+policy = Policy("FOLDER"); policy.reset(seed); result = policy.step(observation)
+"""
+
+import hashlib
+import json
+import pathlib
+import sys
+
+import jax.export
+import numpy as np
+
+
+class Policy:
+    """A policy with its shield, for one episode at a time."""
+
+    def __init__(self, folder="."):
+        """Loads the folder; raises ValueError if the program is not the exported one."""
+        folder = pathlib.Path(folder)
+        self.info = json.loads((folder / "policy.json").read_text(encoding="utf-8"))
+        sys.path.append(str(folder / "vendor"))  # Behind what is installed.
+        program = (folder / "policy.stablehlo").read_bytes()
+        if hashlib.sha256(program).hexdigest() != self.info["sha256"]:
+            raise ValueError("policy.stablehlo differs from what was exported; export it again")
+        self._call = jax.jit(jax.export.deserialize(bytearray(program)).call)
+        self._names = np.array([x["name"] for x in self.info["inputs"]])
+        self._logged, self._limits = (
+            np.array([[x["low"], x["high"]] for x in self.info[part]]).T
+            for part in ("inputs", "actions")
+        )
+        self.reset()
+
+    def reset(self, seed=0):
+        """Begins an episode; the same seed draws the same random numbers."""
+        self._memory = [np.array(x["value"], x["type"]) for x in self.info["memory"]]
+        self._key = np.array([seed, 0], np.uint32)
+        self._last = np.zeros(self._limits.shape[1], np.float32)
+
+    def step(self, observation, reward=0.0, cost=0.0):
+        """The action in the system's units, and what to know about it.
+
+        Raises ValueError on an observation of another shape, or that is not finite.
+        """
+        obs, expected = np.asarray(observation), ", ".join(self._names)
+        if obs.shape != self._names.shape or not np.issubdtype(obs.dtype, np.number):
+            raise ValueError(f"observation: found {obs.dtype} {obs.shape}, expected {expected}")
+        with np.errstate(over="ignore"):
+            obs = obs.astype(np.float32)
+        if not np.isfinite(obs).all():
+            raise ValueError(
+                f"observation: not finite: {', '.join(self._names[~np.isfinite(obs)])}"
+            )
+        told = np.float32(reward), np.float32(cost)
+        found = self._call(self._memory, obs, self._key, self._last, *told)
+        self._last, (intervened, unknown, self._memory) = np.asarray(found[0]), found[1:]
+        self._key = self._key + np.array([0, 1], np.uint32)
+        outside = (obs < self._logged[0]) | (obs > self._logged[1])
+        least, most = self._limits
+        return {
+            "action": least + (self._last + 1.0) / 2.0 * (most - least),
+            "intervened": bool(intervened),  # Whether the shield changed the policy's action.
+            "unknown": bool(unknown),  # Whether the model's networks disagree about what follows.
+            "outside": self._names[outside].tolist(),  # What was never logged that low or high.
+        }
