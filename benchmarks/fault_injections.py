@@ -185,7 +185,7 @@ class DamagedRun:
         def check() -> Found:
             if variant == "foreign":
                 episodes = read_dataset(self._home / "data", self._dataset).episodes
-                clean = [None] * len(episodes)
+                clean: list[Any] = [None] * len(episodes)
                 for part, rows in zip(
                     (self._logs.episodes, self._logs.holdout, self._logs.dropped),
                     self._logs.split,

@@ -96,7 +96,7 @@ def judge(error: Exception, words: tuple[str, ...]) -> Found:
 
 def damage(path: Path, rng: np.random.Generator) -> str:
     """Damages a file in place; returns what was done, in words."""
-    content, kind = bytearray(path.read_bytes()), str(rng.choice(DAMAGES))
+    content, kind = path.read_bytes(), str(rng.choice(DAMAGES))
     if kind == "delete":
         path.unlink()
         return f"{path.name} deleted"

@@ -174,9 +174,12 @@ class _Worker:
     def __exit__(self, *_: object) -> None:
         self._stop()
 
+    def _runs(self) -> bool:
+        return self._process is not None
+
     def inject(self, number: int, kind: str, verbose: bool = False) -> Finding:
         """One fault, given by its number and kind."""
-        if self._process is None:
+        if not self._runs():
             self._start()
         begun = time.monotonic()
         self._pipe.send((number, kind, verbose))

@@ -336,7 +336,7 @@ def windows_of(reward: list[float], horizon: int, usual=(-1.0, 1.0), steps: int 
     )
     obs = np.arange(2.0 * (steps + 1)).reshape(-1, 2).astype(np.float32)
     action = np.zeros((steps, ACTIONS), np.float32)
-    episode = Episode(obs, action, np.float32(reward), np.zeros(steps, np.float32), False)
+    episode = Episode(obs, action, np.array(reward, np.float32), np.zeros(steps, np.float32), False)
     dataset = jax.tree.map(jnp.asarray, to_dataset([episode]))
     targets = Targets(
         jnp.zeros(4), jnp.array([1.0, 2.0, 1.0, 1.0]), jnp.ones(4), jnp.ones(1), jnp.array(usual)

@@ -19,17 +19,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from proco_jax import command_line
+from proco_jax.common.checksums import read_json
 from proco_jax.common.sharding import use_cores_as_devices
 from proco_jax.config.schema import Config, replaced
 from proco_jax.config.validation import validate
-from proco_jax.envs.tasks import get_task
 from proco_jax.evaluation.results import FILE, Row, load_rows, machine_name, write_rows
 from proco_jax.pipeline import stages
 from proco_jax.pipeline.workdir import STORE, TIMING, check_same, open_run
 from proco_jax.report.comparison import Setting, compare, expected_rows
 from proco_jax.report.comparison_files import read_logs, write_comparison, write_tables
-from proco_jax.report.markdown import read_json
 from proco_jax.report.tables import short_task
+from proco_jax.system.description import task_of
 
 
 def main(config: Config, workdir: Path) -> None:
@@ -55,7 +55,7 @@ def compare_algorithms(
       FloatingPointError: if an algorithm diverged; the report of the others is written before.
     """
     validate(config)
-    get_task(config.task)
+    task_of(config)
     runs = {name: replaced(config, {"algorithms": (name,)}) for name in config.algorithms}
     for name, own in runs.items():
         check_same(own, _folder(workdir, name))
@@ -114,7 +114,7 @@ def _report(
     ]
     seeds = range(config.seed, config.seed + config.seeds)
     setting = Setting(
-        "", get_task(config.task).name, config.data.source, config.data.regime, config.cost_limit
+        "", task_of(config).name, config.data.source, config.data.regime, config.cost_limit
     )
     # All runs have the same logs.
     cards = (read_logs(_folder(workdir, name)) for name in config.algorithms)

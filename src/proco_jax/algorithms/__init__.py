@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Callable
+from typing import Any, cast
 
 from proco_jax.algorithms import bc, bcq_lag, bear_lag, cdt, coptidice, cpq, fisor, proco
 from proco_jax.algorithms.base import Algorithm
@@ -53,4 +54,5 @@ def find_maker(name: str) -> Callable[[Config, TaskSpec], Algorithm]:
         raise ValueError(f"algorithm {name!r}: cannot import it ({error})") from error
     if not callable(found):
         raise ValueError(f"algorithm {name!r}: {function} is no function")
-    return found
+    maker: Callable[[Config, TaskSpec], Algorithm] = cast(Any, found)
+    return maker

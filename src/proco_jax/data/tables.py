@@ -422,7 +422,7 @@ def _parts(
     absent: np.ndarray = np.isnan(values[rows])
     # The command of the last row is not used.
     absent[-1, o:] = False
-    broken: np.ndarray = absent.any(axis=1)
+    broken: np.ndarray = np.any(absent, axis=1)
     cut = np.zeros(len(rows), bool)  # Whether a row does not continue the row before.
     if broken.any():
         row = int(np.argmax(broken))

@@ -100,7 +100,7 @@ def export_policy(
         **more,
     }
     write_atomic(folder / PROGRAM, lambda path: path.write_bytes(program))
-    write_text(folder / RUNNER, Path(exported_runner.__file__).read_text(encoding="utf-8"))
+    write_text(folder / RUNNER, Path(str(exported_runner.__file__)).read_text(encoding="utf-8"))
     source = Path(flatbuffers.__file__).parent
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(source, folder / "vendor" / source.name, ignore=ignored)

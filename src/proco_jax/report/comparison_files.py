@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from proco_jax.common.checksums import read_json
 from proco_jax.common.files import write_text
 from proco_jax.evaluation.results import Row
 from proco_jax.report import comparison_pictures as pictures
@@ -24,7 +25,6 @@ from proco_jax.report.html import (
     picture_html,
     table_html,
 )
-from proco_jax.report.markdown import read_json
 from proco_jax.report.pictures import results_picture
 from proco_jax.report.tables import short_task
 
@@ -123,8 +123,8 @@ def read_logs(workdir: Path) -> LogsReference | None:
         return None
     try:
         kept = card["after"]
-        means = (float(kept[name]["mean"]) for name in ("return", "cost"))
-        return LogsReference(*means, int(kept["episodes"]))
+        mean_return, mean_cost = (float(kept[name]["mean"]) for name in ("return", "cost"))
+        return LogsReference(mean_return, mean_cost, int(kept["episodes"]))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a dataset card of this version: {error!r}") from error
 

@@ -18,13 +18,13 @@ from jax.extend import core
 
 from proco_jax.augmentation.base import Context, WorldModel
 from proco_jax.config.schema import Config, flatten
-from proco_jax.envs.tasks import get_task
 from proco_jax.models import cost, dynamics
 from proco_jax.models.normalizer import Normalizer
 from proco_jax.pipeline.policies import Learner, compiled
 from proco_jax.pipeline.stages import learners_of
 from proco_jax.sweeps.description import Unit
 from proco_jax.sweeps.folder import Root, unit_seconds
+from proco_jax.system.description import task_of
 from proco_jax.training import loop
 from proco_jax.training.loop import Program, make_program, make_training
 from proco_jax.types import Dataset, TaskSpec
@@ -85,7 +85,7 @@ def abstract_context(config: Config, augmentation: str, transitions: int) -> Con
     Args:
       transitions: of logs that the run does not collect itself.
     """
-    task, spec = get_task(config.task), task_spec(config)
+    task, spec = task_of(config), task_spec(config)
     episodes, steps = config.data.episodes, task.episode_steps
     if config.data.source != "collect":
         episodes = -(-transitions // steps)
@@ -125,7 +125,7 @@ def abstract_context(config: Config, augmentation: str, transitions: int) -> Con
 
 def task_spec(config: Config) -> TaskSpec:
     """What algorithms know of a config's task, with the fields that a collection records."""
-    task = get_task(config.task)
+    task = task_of(config)
     return TaskSpec(task.spec, task.action_size, task.episode_steps, config.cost_limit)
 
 
@@ -258,7 +258,9 @@ def _refresh_and_step(program: Program) -> Any:
             state.key, hyper.augmentation, context, state.augmentation, policy
         )
         state = state.replace(augmentation=augmented)  # pyright: ignore
-        return loop.train_step(program, context, hyper, state)
+        segments = program.algorithm.batch == "segment"
+        to_go = loop.logged_sums(program, context) if segments else None
+        return loop.train_step(program, context, to_go, hyper, state)
 
     return run
 

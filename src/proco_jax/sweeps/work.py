@@ -12,7 +12,6 @@ from proco_jax.common.compilation_cache import use_compilation_cache
 from proco_jax.common.files import write_text
 from proco_jax.common.sharding import use_cores_as_devices
 from proco_jax.config.schema import Config, replaced
-from proco_jax.envs.tasks import get_task
 from proco_jax.pipeline import stages
 from proco_jax.pipeline.members import train_configs
 from proco_jax.pipeline.policies import Learner
@@ -21,6 +20,7 @@ from proco_jax.pipeline.world_model import make_nets
 from proco_jax.sweeps.description import Unit
 from proco_jax.sweeps.estimate import fitting_members
 from proco_jax.sweeps.folder import TRAINED, Root, add_seconds
+from proco_jax.system.description import task_of
 from proco_jax.training.loop import Program, make_program
 
 NOW, LATER, ONLY = "now", "later", "only"
@@ -108,7 +108,7 @@ def _train(root: Root, unit: Unit, limit: int, log: Callable[[str], None]) -> No
         if grounding is not None:
             fitted = stages.fit_world_model(run, nets, data, logs, grounding)
         contexts = stages.make_contexts(run, nets, data, fitted, config.augmentations)
-        spec = stages.task_spec(get_task(config.task), config, logs)
+        spec = stages.task_spec(task_of(config), config, logs)
         for learner in stages.learners_of(config):
             context, made_of = contexts[learner.augmentation]
             programs = [
