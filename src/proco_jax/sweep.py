@@ -79,7 +79,7 @@ def main(argv: Sequence[str]) -> None:
         workdir = flags.FLAGS.workdir
         if not workdir and not _DRY_RUN.value:
             raise ValueError("--workdir: found none, expected the folder of the sweep")
-        units = expand(load_sweep(str(_SWEEP.value)))
+        units = expand(load_sweep(_SWEEP.value or ""))
         share = find_share(_SHARD.value, os.environ)
         root = check_root(workdir or "runs/sweep")
         if _DRY_RUN.value:
