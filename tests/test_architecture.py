@@ -46,7 +46,7 @@ OWNERS = {
     "huggingface_hub": {"data"},
     "litellm": {"knowledge"},
     "pydantic": {"knowledge"},
-    "pyarrow": {"data"},
+    "pyarrow": {"data", "sweeps"},
     "matplotlib": {"report"},
     "imageio": {"report"},
     "safety_gymnasium": {"envs"},

@@ -88,6 +88,8 @@ PARTNERS: dict[str, Callable[[Any], dict[str, Any]]] = {
     },
     "dynamics.members": lambda _: {"dynamics.elites": 1},
     "dynamics.elites": lambda _: {"dynamics.members": 1000},
+    "cdt.width": lambda _: {"cdt.heads": 1},
+    "cdt.heads": lambda heads: {"cdt.width": max(heads, 1)},
     "shield.qh_threshold": lambda _: {"shield.planner_threshold": LARGEST_NUMBER},
     "shield.planner_threshold": lambda _: {"shield.qh_threshold": -LARGEST_NUMBER},
 }
