@@ -64,7 +64,7 @@ FILES = (
     "pictures/feasibility_map.png",
 )
 LEARNERS = ("proco-proco", "proco-none", "bc-proco", "bc-none")
-KINDS = ("dynamics", "labels", "cost", "policies")
+KINDS = ("dynamics", "bonus", "labels", "cost", "policies")
 
 
 class Killed(BaseException):

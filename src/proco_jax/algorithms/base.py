@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
+from proco_jax.models.networks import GaussianPolicy
 from proco_jax.types import Array
 
 Metrics = dict[str, jax.Array]
@@ -28,6 +29,23 @@ class Previous(NamedTuple):
     cost: Array
 
 
+class Actor(NamedTuple):
+    """The policy of an algorithm, as its improvement in imagination takes and returns it.
+
+    Attributes:
+      net: of the policy, normalized obs to mean and log std of a Gaussian.
+      params: state to the parameters of the policy.
+      replace: (state, parameters) to the state with that policy.
+      update_critics: (hyper, state, batch) to (state, metrics), one gradient step of the
+        feasibility critics alone; None if the algorithm has none of its own.
+    """
+
+    net: GaussianPolicy
+    params: Callable[[Any], Any]
+    replace: Callable[[Any, Any], Any]
+    update_critics: Callable[[Any, Any, Any], tuple[Any, Metrics]] | None = None
+
+
 class Algorithm(NamedTuple):
     """An offline algorithm.
 
@@ -45,6 +63,8 @@ class Algorithm(NamedTuple):
       critics: state to the feasibility critics that the algorithm trains itself, a
         `feasibility.FeasibilityState`; None if it has none.
       segment_length: K of the segments; 0 for algorithms that take transitions.
+      actor: the policy that is improved in imagination after the training, where the augmentation
+        has a world; None if it is not improved.
     """
 
     name: str
@@ -57,3 +77,4 @@ class Algorithm(NamedTuple):
     sample_actions: Callable[..., tuple[Array, Any]] | None = None
     critics: Callable[[Any], Any] | None = None
     segment_length: int = 0
+    actor: Actor | None = None

@@ -24,6 +24,7 @@ class Stream(enum.IntEnum):
     COUNTERFACTUALS = 8
     RECOVERY_COUNTERFACTUALS = 9
     AVOIDANCE_ATTEMPTS = 10
+    BONUS = 11
 
 
 def stream_key(seed: int | Array, stream: Stream) -> jax.Array:

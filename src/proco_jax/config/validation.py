@@ -100,6 +100,13 @@ def _cross_problems(config: Config) -> Iterator[str]:
     if config.dynamics.elites > members:
         expected = f"at most --config.dynamics.members={members}"
         yield _problem("dynamics.elites", config.dynamics.elites, expected)
+    imagined = config.proco.imagination
+    if imagined.minibatches > imagined.worlds * imagined.horizon:
+        expected = (
+            f"at most the {imagined.worlds * imagined.horizon} steps of an update: "
+            "--config.proco.imagination.worlds times horizon"
+        )
+        yield _problem("proco.imagination.minibatches", imagined.minibatches, expected)
     if config.shield.planner_threshold < config.shield.qh_threshold:
         expected = f"at least --config.shield.qh_threshold={config.shield.qh_threshold}"
         yield _problem("shield.planner_threshold", config.shield.planner_threshold, expected)
