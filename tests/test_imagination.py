@@ -302,10 +302,10 @@ def test_worlds_end_at_random_beyond_their_age_only():
 
 
 def test_actions_keep_the_density_with_which_they_were_drawn():
-    (obs, _), steps = act(begun([-2.0, 0.0, -3.0], drift=0.9, log_std=0.0), horizon=1)
+    (obs, _), steps = act(begun([-2.0, 0.0, -3.0], drift=1.5, log_std=0.0), horizon=1)
     outside = np.abs(steps.action) > 1
     assert outside.any()
-    expected = -0.5 * np.square(np.asarray(steps.action[..., 0]) - 0.9)
+    expected = -0.5 * np.square(np.asarray(steps.action[..., 0]) - 1.5)
     np.testing.assert_allclose(steps.log_prob, expected, rtol=1e-5)
     # The world receives them within their range.
     moved = np.asarray(obs[:, 0]) - np.array([-2.0, 0.0, -3.0])
