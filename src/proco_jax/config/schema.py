@@ -494,7 +494,7 @@ class ImaginationConfig:
     horizon: int = count(20, high=10_000)
     age: int = count(60)
     epochs: int = count(2, high=1000)
-    minibatches: int = count(4, high=10_000)
+    minibatches: int = count(4, high=1000)
     elites: int = count(2, high=1000)
     learning_rate: float = positive(3e-4)
     discount: float = fraction(0.99)

@@ -1,7 +1,8 @@
 """All stages of a run, in order; each can be resumed, each leaves files in the workdir.
 
 logs -> dynamics -> labels -> cost network        (world model, shared through the store)
-logs + world model -> policies                     (each algorithm with each augmentation)
+logs + world model -> policies                     (each algorithm with each augmentation; that of
+                                                    PROCO's own is improved in the world model)
 policies -> violation forecast -> episodes         (each policy under each shield) -> report
 """
 
