@@ -8,6 +8,7 @@ What decides about an event is how near the nearest objects are, far more finely
 tells: each ring's largest bin is therefore standardized by its values at the logged events.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import chex
@@ -93,13 +94,13 @@ def fit(
     key: Array,
 ) -> BonusModel:
     """Fits the event model to logs; nothing is fitted if they hold no bonus."""
-    reward = np.asarray(data.reward)
-    occurs = np.asarray(is_bonus(targets, reward))
+    reward, usual = np.asarray(data.reward), np.asarray(targets.usual)
+    occurs = is_bonus(targets._replace(usual=usual), reward)
     model = empty_model(config, spec, data.action.shape[-1])._replace(normalizer=normalizer)
     events = np.flatnonzero(occurs)
     if not len(events):
         return model
-    size = np.median(split_reward(reward[events], np.asarray(targets.usual))[1])
+    size = np.median(split_reward(reward[events], usual)[1])
     center, spread = model.center, model.spread
     if spec.rings:
         near = np.asarray(_nearest(spec, data.obs[data.obs_index[events]]))
@@ -109,8 +110,8 @@ def fit(
     model = jax.tree.map(
         lambda x: jnp.asarray(x, jnp.float32), model._replace(normalizer=normalizer)
     )
-    run = jax.jit(_fit_members, static_argnums=(0, 1))
-    params = run(config, spec, model, data, jnp.asarray(occurs), jnp.asarray(events), key)
+    run = jax.jit(functools.partial(_fit_members, config, spec))
+    params = run(model, data, jnp.asarray(occurs), jnp.asarray(events), key)
     return model._replace(params=params)
 
 

@@ -107,7 +107,7 @@ def train_policies(
             after_chunk=after_chunk,
         )
         if improve is not None:
-            begin, make_updates = improve
+            begin, make_updates, _ = improve
             settings = config.proco.imagination
             run_fit(
                 run,
@@ -123,18 +123,15 @@ def train_policies(
 
     folder = artifact(run.store, "policies", inputs, make, run.log)
 
-    def stored(state: Any) -> Any:
-        # Without the copies that fill up the devices.
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct((config.seeds, *x.shape[1:]), x.dtype), state
-        )
-
-    like = stored(jax.eval_shape(init))
+    # Without the copies that fill up the devices.
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((config.seeds, *x.shape[1:]), x.dtype), jax.eval_shape(init)
+    )
     if improve is None:
         state = load_arrays(folder / "checkpoints", like)
     else:
-        begun = stored(jax.eval_shape(improve[0], like))
-        state = improvement.improved(program, load_arrays(folder / "imagination", begun))
+        last = load_arrays(folder / "imagination", improve[2](like))
+        state = improvement.improved(program, last)
     return Trained(learner, name, program, state, inputs)
 
 
@@ -292,8 +289,9 @@ def _compiled(run: Run, program: Program, context: Context) -> tuple[Any, Any, A
     return init, warm_up, make_chunk
 
 
-def _compiled_improvement(run: Run, program: Program, context: Context) -> tuple[Any, Any]:
-    """Functions that begin the improvement of trained states, and make chunks of some updates."""
+def _compiled_improvement(run: Run, program: Program, context: Context) -> tuple[Any, Any, Any]:
+    """Functions that begin the improvement of trained states, make chunks of some updates, and tell
+    the shapes of its states from those of trained ones."""
     members = run.config.seeds
     spread = functools.partial(sharding.shard_members, members=members)
     hyper = improvement.make_hyper(program, members)
@@ -309,7 +307,10 @@ def _compiled_improvement(run: Run, program: Program, context: Context) -> tuple
             placed, spread_hyper, sharding.place_members(state, members), updates
         )
 
-    return begin, make_chunk
+    def shapes(like: TrainState) -> ImprovementState:
+        return jax.eval_shape(compiled.init, context, hyper, like)
+
+    return begin, make_chunk, shapes
 
 
 def _evaluate_interim(

@@ -191,7 +191,8 @@ def _bonus_words(
     """Size of the bonus and its probability on held-out transitions, in a line."""
     if not fitted.size:
         return "no rare bonus in the logs"
-    occurs = np.asarray(is_bonus(model.targets, np.asarray(holdout.reward)))
+    targets = model.targets._replace(usual=np.asarray(model.targets.usual))
+    occurs = np.asarray(is_bonus(targets, np.asarray(holdout.reward)))
 
     @jax.jit
     def chance(fitted: bonus.BonusModel, data: Dataset) -> jax.Array:
