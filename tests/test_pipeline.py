@@ -64,7 +64,7 @@ FILES = (
     "pictures/feasibility_map.png",
 )
 LEARNERS = ("proco-proco", "proco-none", "bc-proco", "bc-none")
-KINDS = ("dynamics", "labels", "cost", "policies")
+KINDS = ("dynamics", "bonus", "labels", "cost", "policies")
 
 
 class Killed(BaseException):
@@ -167,7 +167,8 @@ def test_a_run_leaves_every_file_and_its_rows(finished: Path) -> None:
     assert [path.name for path in finished.iterdir() if path.name.startswith(".")] == [".lock"]
     lines = map(json.loads, (finished / "metrics.jsonl").read_text().splitlines())
     stages_seen = {line["stage"] for line in lines}
-    assert stages_seen == {"dynamics", "cost", *(f"train/{name}" for name in LEARNERS)}
+    fits = {"dynamics", "dynamics/trajectories", "cost", "train/proco-proco/imagination"}
+    assert stages_seen == fits | {f"train/{name}" for name in LEARNERS}
 
 
 def test_fits_do_exactly_the_steps_that_the_config_names(home: Path, finished: Path) -> None:
@@ -176,6 +177,8 @@ def test_fits_do_exactly_the_steps_that_the_config_names(home: Path, finished: P
     for name in LEARNERS:
         steps = [line["step"] for line in lines_of(finished, f"train/{name}")]
         assert steps == [10, 20, 30, 40]
+    improved = lines_of(finished, "train/proco-proco/imagination")
+    assert [line["step"] for line in improved] == [2, 4, 5]
     (folder,) = (home / "store" / "dynamics").glob("*/checkpoints")
     assert sorted(path.name for path in folder.glob("[0-9]*")) == ["40", "50"]
 
@@ -231,7 +234,7 @@ def test_a_changed_horizon_refits_only_what_depends_on_it(
         run_here(small_config(home, **changes), home / f"horizon-{refitted}")
     added = {kind: len(entries(home, kind) - before[kind]) for kind in KINDS}
     # The first policy, trained with the augmentation, is to be trained anew.
-    assert added == {"dynamics": 0, "labels": refitted, "cost": refitted, "policies": 0}
+    assert added == dict.fromkeys(KINDS, 0) | {"labels": refitted, "cost": refitted}
 
 
 def test_without_augmentation_and_shield_a_run_needs_neither_dynamics_nor_knowledge(
@@ -342,6 +345,11 @@ def test_kills_in_every_stage_change_nothing_in_the_results(
     for path in newest.rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    # The improvement has checkpoints of its own.
+    kill_process("policies", 4, root, "run", data)
+    (partial,) = (store / "policies").glob("*.partial")
+    kept = (partial / "imagination").glob("[0-9]*")
+    assert sorted(path.name for path in kept) == ["2", "4"]
     killed(stages, "forecast_table")
     assert entries(root, "policies") and not (workdir / "violation_forecast.json").exists()
     killed(stages, "save_policies")
@@ -359,7 +367,7 @@ def test_kills_in_every_stage_change_nothing_in_the_results(
     ]
     for name in ("dynamics.json", "cost.json", "dataset.json"):
         assert (workdir / name).read_bytes() == (finished / name).read_bytes(), name
-    for stage in ("dynamics", "cost", "train/proco-proco"):
+    for stage in ("dynamics", "cost", "train/proco-proco", "train/proco-proco/imagination"):
         assert lines_of(workdir, stage) == lines_of(finished, stage)
     for name in ("violation_forecast.json", "feasibility.json", "rollouts.json"):
         own, other = (json.loads((x / name).read_text()) for x in (workdir, finished))
@@ -608,7 +616,7 @@ def test_an_ablation_trains_what_its_setting_changes_and_shares_the_rest(
     assert {found["seeds"] for found in row["shields"].values()} == {1}
     assert json.loads((folder / "rollouts.json").read_text()) == {}
     added = {kind: len(entries(home, kind) - before[kind]) for kind in KINDS}
-    assert added == {"dynamics": 0, "labels": 0, "cost": 0, "policies": 1}
+    assert added == dict.fromkeys(KINDS, 0) | {"policies": 1}
 
 
 def test_an_ablation_of_deployment_alone_evaluates_the_policies_of_the_run(

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
+from proco_jax.models.networks import GaussianPolicy
 from proco_jax.types import Array, Dataset, ToGo
 
 Metrics = dict[str, jax.Array]
@@ -43,6 +44,23 @@ class SegmentSpec(NamedTuple):
     cost_ceiling: float | None = None
 
 
+class Actor(NamedTuple):
+    """The policy of an algorithm, as its improvement in imagination takes and returns it.
+
+    Attributes:
+      net: of the policy, normalized obs to mean and log std of a Gaussian.
+      params: state to the parameters of the policy.
+      replace: (state, parameters) to the state with that policy.
+      update_critics: (hyper, state, batch) to (state, metrics), one gradient step of the
+        feasibility critics alone; None if the algorithm has none of its own.
+    """
+
+    net: GaussianPolicy
+    params: Callable[[Any], Any]
+    replace: Callable[[Any, Any], Any]
+    update_critics: Callable[[Any, Any, Any], tuple[Any, Metrics]] | None = None
+
+
 class Algorithm(NamedTuple):
     """An offline algorithm.
 
@@ -62,6 +80,8 @@ class Algorithm(NamedTuple):
       segments: the batches of segments; None for an algorithm that takes transitions.
       prepare: (hyper, fresh state, logs, their sums to go) to a state that holds what the algorithm
         takes from the logs as a whole, before the first step; None if nothing.
+      actor: the policy that is improved in imagination after the training, where the augmentation
+        has a world; None if it is not improved.
     """
 
     name: str
@@ -75,3 +95,4 @@ class Algorithm(NamedTuple):
     critics: Callable[[Any], Any] | None = None
     segments: SegmentSpec | None = None
     prepare: Callable[[Any, Any, Dataset, ToGo], Any] | None = None
+    actor: Actor | None = None

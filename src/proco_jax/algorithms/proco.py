@@ -14,8 +14,12 @@ Both advantages look n steps ahead (advantage-weighted regression, Peng et al. 2
 changes the state by less than the critics' error. Differences from FISOR: n-step outcomes in place
 of Q_h and Q_r, a reward advantage in units of its usual size, a Gaussian in place of a diffusion
 policy. Defaults: `config.schema.ProcoConfig` and `FeasibilityConfig`.
+
+This regression is the first phase. Where the augmentation has a world, the policy is improved in it
+afterwards (`imagination.py`), while reward value and its target stay as they are.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +28,7 @@ import optax
 from flax import struct
 
 from proco_jax.algorithms import feasibility
-from proco_jax.algorithms.base import Algorithm, Metrics, Previous
+from proco_jax.algorithms.base import Actor, Algorithm, Metrics, Previous
 from proco_jax.algorithms.gradient_step import gradient_step
 from proco_jax.common.hyperparameters import hyper_from
 from proco_jax.config.schema import Config
@@ -98,6 +102,15 @@ def make(config: Config, task: TaskSpec) -> Algorithm:
     ) -> tuple[Array, Any]:
         return sample_actions(key, hyper, state, carry, obs, previous, 1)[0][0], carry
 
+    def update_critics(hyper: Hyper, state: State, batch: Transition) -> tuple[State, Metrics]:
+        critics, metrics = feasibility.update(
+            hyper.feasibility, nets.feasibility, state.feasibility, batch
+        )
+        return dataclasses.replace(state, feasibility=critics), metrics
+
+    def replace(state: State, policy: Any) -> State:
+        return dataclasses.replace(state, params=state.params | {"policy": policy})
+
     return Algorithm(
         name="proco",
         batch="transition",
@@ -112,6 +125,7 @@ def make(config: Config, task: TaskSpec) -> Algorithm:
         act=act,
         sample_actions=sample_actions,
         critics=lambda state: state.feasibility,
+        actor=Actor(nets.policy, lambda state: state.params["policy"], replace, update_critics),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 
 from proco_jax.augmentation.buffer import Buffer
+from proco_jax.models.bonus import BonusModel
 from proco_jax.models.cost import CostModel
 from proco_jax.models.dynamics import Model
 from proco_jax.models.normalizer import Normalizer
@@ -28,6 +29,7 @@ class WorldModel(NamedTuple):
       unsafe: `[N]` bool, whether the cost network calls each logged next state unsafe.
       risky: `[R]` indices of the logged transitions whose states score highest.
       trajectories: fixed trajectories, for the augmentation `replay` alone.
+      bonus: the fitted event model of rare bonuses; None without one, then none is imagined.
     """
 
     dynamics: Model
@@ -35,6 +37,7 @@ class WorldModel(NamedTuple):
     unsafe: Array
     risky: Array
     trajectories: Buffer | None = None
+    bonus: BonusModel | None = None
 
 
 class Context(NamedTuple):
@@ -49,6 +52,43 @@ class Context(NamedTuple):
     data: Dataset
     normalizer: Normalizer
     world: WorldModel | None
+
+
+class Outcome(NamedTuple):
+    """What the learned world answers to actions.
+
+    Attributes:
+      next_obs: `[..., O]` raw.
+      reward: `[...]`, the usual part, within its usual range.
+      bonus: `[...]` probability that the action earns a rare bonus.
+      unsafe: `[...]` bool, whether the next state counts as unsafe.
+      lost: `[...]` bool, whether the model left the support of the logs.
+    """
+
+    next_obs: Array
+    reward: Array
+    bonus: Array
+    unsafe: Array
+    lost: Array
+
+
+class World(NamedTuple):
+    """The world model as an algorithm acts in it (`algorithms/imagination.py`).
+
+    Attributes:
+      normalizer: of observations.
+      step: raw obs `[..., O]` and actions `[..., A]` to the outcome.
+      bonus: scalar, the size of a rare bonus.
+      starts: (key, n, share) to raw obs `[n, O]` of logged states, a share of them risky ones.
+      logged: (key, n) to logged raw obs `[n, O]`, actions `[n, A]`, and whether the next state
+        counts as safe, `[n]` bool.
+    """
+
+    normalizer: Normalizer
+    step: Callable[[Array, Array], Outcome]
+    bonus: Array
+    starts: Callable[[Array, int, Array], Array]
+    logged: Callable[[Array, int], tuple[Array, Array, Array]]
 
 
 class Augmentation(NamedTuple):
@@ -67,6 +107,8 @@ class Augmentation(NamedTuple):
       sample_segments: (key, hyper, context, state, to_go, logged, K) to segments of K steps with
         imagined ones, in the same proportion to so many logged segments. The costs of the context's
         logs, and the sums to go, are those that the augmentation says. None if `rows` is 0.
+      world: (context, number of elites that predict) to the world that a policy can be improved in;
+        None if there is none.
     """
 
     name: str
@@ -78,3 +120,4 @@ class Augmentation(NamedTuple):
     cost: Callable[[Context], Array]
     sample: Callable[[Array, Any, Context, Any], Transition] | None
     sample_segments: Callable[[Array, Any, Context, Any, ToGo, int, int], Segment] | None
+    world: Callable[[Context, int], World] | None = None

@@ -10,9 +10,12 @@ Source of the idea: in-distribution barrier functions (Castaneda et al. 2023), w
 states from those that unlikely actions lead to.
 """
 
+import functools
+
 import jax.numpy as jnp
 
 from proco_jax.augmentation.base import Augmentation, WorldModel
+from proco_jax.augmentation.learned_world import learned_world
 from proco_jax.augmentation.proco import make_imagining, rollout_model
 from proco_jax.augmentation.rollouts import RolloutModel
 from proco_jax.config.schema import Config
@@ -29,4 +32,5 @@ def make(config: Config, dynamics_net: DynamicsNetwork, cost_net: Critic) -> Aug
         # the same score, so the search takes the first one, which is random.
         return model._replace(unsafe=lambda obs, disagreement: disagreement > limit, limit=jnp.inf)
 
-    return make_imagining("control", config, model_of, lambda context: context.data.cost)
+    world = functools.partial(learned_world, dynamics_net, cost_net)
+    return make_imagining("control", config, model_of, lambda context: context.data.cost, world)

@@ -10,6 +10,7 @@ Source: PROCO (Xue et al. 2026, arXiv 2605.01356), of which the abstract was at 
 sources and the balance are ours.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 
 from proco_jax.augmentation import buffer, rollouts
 from proco_jax.augmentation.base import Augmentation, Context, Policy, WorldModel
+from proco_jax.augmentation.learned_world import learned_world
 from proco_jax.common.hyperparameters import hyper_from
 from proco_jax.config.schema import Config
 from proco_jax.models import cost, dynamics
@@ -38,10 +40,11 @@ def make(config: Config, dynamics_net: DynamicsNetwork, cost_net: Critic) -> Aug
         config,
         lambda world: rollout_model(dynamics_net, cost_net, world.dynamics, world.cost),
         lambda context: jnp.maximum(context.data.cost, _world(context).unsafe),
+        functools.partial(learned_world, dynamics_net, cost_net),
     )
 
 
-def make_imagining(name, config: Config, model_of, cost) -> Augmentation:
+def make_imagining(name, config: Config, model_of, cost, world) -> Augmentation:
     """An augmentation that imagines rollouts in a model.
 
     Args:
@@ -49,6 +52,7 @@ def make_imagining(name, config: Config, model_of, cost) -> Augmentation:
       config: of the run.
       model_of: a `WorldModel` to the `RolloutModel` that rollouts follow.
       cost: a context to the costs `[N]` of the logged transitions.
+      world: a context and a number of elites to the world that a policy can be improved in.
     """
     settings, n = config.rollouts, config.train.n_step
     rows = imagined_rows(config)
@@ -102,6 +106,7 @@ def make_imagining(name, config: Config, model_of, cost) -> Augmentation:
         cost=cost,
         sample=sample if rows else None,
         sample_segments=sample_segments if rows else None,
+        world=world,
     )
 
 

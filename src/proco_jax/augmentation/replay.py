@@ -1,4 +1,8 @@
-"""Fixed trajectories in place of imagined ones, for the oracle ladder (`ladder.py`)."""
+"""Fixed trajectories in place of imagined ones, for the oracle ladder (`ladder.py`).
+
+It has no world in which a policy could act, so policies are regressed and not improved in
+imagination: the ladder's rungs compare what regression makes of trajectories and labels.
+"""
 
 import jax.numpy as jnp
 

@@ -25,6 +25,7 @@ class Stream(enum.IntEnum):
     RECOVERY_COUNTERFACTUALS = 9
     AVOIDANCE_ATTEMPTS = 10
     OFFLINE_EVALUATION = 11
+    BONUS = 12
 
 
 def stream_key(seed: int | Array, stream: Stream) -> jax.Array:

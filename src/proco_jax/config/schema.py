@@ -275,6 +275,23 @@ class DynamicsConfig:
 
 
 @dataclasses.dataclass
+class BonusConfig:
+    """The event model of rare bonuses, such as that of a reached goal (`models/bonus.py`).
+
+    Attributes:
+      members: networks in the ensemble, of which the least probability counts.
+      steps: gradient steps.
+      batch: transitions per step, a quarter of them drawn from the events.
+      learning_rate: of Adam at the start; decays to 0 over the steps by a cosine.
+    """
+
+    members: int = count(3, high=1000)
+    steps: int = count(1500)
+    batch: int = count(256, low=4, high=LARGEST_BATCH)
+    learning_rate: float = positive(3e-3)
+
+
+@dataclasses.dataclass
 class KnowledgeConfig:
     """What is unsafe, and who labels states accordingly.
 
@@ -466,6 +483,57 @@ class FeasibilityConfig:
 
 
 @dataclasses.dataclass
+class ImaginationConfig:
+    """The policy's improvement in imagination, after its regression (`algorithms/imagination.py`).
+
+    Attributes:
+      updates: in all; 0 leaves the policy as the regression gave it.
+      warmup: of them, the first, which fit the values alone.
+      interval: updates between refreshes of the augmentation with the policy as it is then.
+      critic_steps: gradient steps of the feasibility critics after each refresh.
+      worlds: imagined worlds that continue across the updates.
+      horizon: steps in each of them per update.
+      age: steps after which a world ends with probability 0.1 per step.
+      epochs: passes over the steps of an update.
+      minibatches: gradient steps per pass.
+      elites: members of the dynamics ensemble that predict, the best ones.
+      learning_rate: of the policy's Adam.
+      discount: of rewards.
+      cost_discount: of costs.
+      gae: lambda of generalized advantage estimation.
+      clip: how far from 1 the ratio of action densities counts.
+      likelihood_weight: of the log-likelihood of logged actions.
+      multiplier: of the cost advantage, at the start.
+      multiplier_rate: its largest relative change per update.
+      multiplier_limit: its largest value.
+      target_cost: predicted unsafe states per 1,000 steps that the multiplier is adapted to.
+      risky_start_share: of the starts, those drawn from the riskiest logged states.
+    """
+
+    updates: int = count(300, low=0)
+    warmup: int = count(10, low=0)
+    interval: int = count(10)
+    critic_steps: int = count(25, low=0)
+    worlds: int = count(256, high=LARGEST_BATCH)
+    horizon: int = count(20, high=10_000)
+    age: int = count(60)
+    epochs: int = count(2, high=1000)
+    minibatches: int = count(4, high=1000)
+    elites: int = count(2, high=1000)
+    learning_rate: float = positive(3e-4)
+    discount: float = fraction(0.99)
+    cost_discount: float = fraction(0.99)
+    gae: float = fraction(0.95)
+    clip: float = fraction(0.2)
+    likelihood_weight: float = nonnegative(0.01)
+    multiplier: float = nonnegative(0.1)
+    multiplier_rate: float = share(0.02)
+    multiplier_limit: float = nonnegative(0.6)
+    target_cost: float = setting(20.0, low=1e-3, high=1000.0)
+    risky_start_share: float = share(0.3)
+
+
+@dataclasses.dataclass
 class ProcoConfig:
     """PROCO's feasibility-constrained actor-critic (`algorithms/proco.py`).
 
@@ -480,6 +548,7 @@ class ProcoConfig:
       reward_weight_limit: largest weight of a feasible row.
       cost_weight_limit: largest weight of an infeasible row.
       imagined_weight: factor on the weights of imagined rows.
+      imagination: the policy's improvement after the regression.
     """
 
     hidden: tuple[int, ...] = widths(128)
@@ -492,6 +561,7 @@ class ProcoConfig:
     reward_weight_limit: float = positive(20.0)
     cost_weight_limit: float = positive(10.0)
     imagined_weight: float = nonnegative(0.05)
+    imagination: ImaginationConfig = dataclasses.field(default_factory=ImaginationConfig)
 
 
 @dataclasses.dataclass
@@ -855,6 +925,7 @@ class Config:
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     encoder: EncoderConfig = dataclasses.field(default_factory=EncoderConfig)
     dynamics: DynamicsConfig = dataclasses.field(default_factory=DynamicsConfig)
+    bonus: BonusConfig = dataclasses.field(default_factory=BonusConfig)
     knowledge: KnowledgeConfig = dataclasses.field(default_factory=KnowledgeConfig)
     cost: CostConfig = dataclasses.field(default_factory=CostConfig)
     exploration: ExplorationConfig = dataclasses.field(default_factory=ExplorationConfig)

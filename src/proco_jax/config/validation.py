@@ -110,6 +110,13 @@ def _cross_problems(config: Config) -> Iterator[str]:
     if config.cdt.width % config.cdt.heads:
         expected = f"a multiple of --config.cdt.heads={config.cdt.heads}"
         yield _problem("cdt.width", config.cdt.width, expected)
+    imagined = config.proco.imagination
+    if imagined.minibatches > imagined.worlds * imagined.horizon:
+        expected = (
+            f"at most the {imagined.worlds * imagined.horizon} steps of an update: "
+            "--config.proco.imagination.worlds times horizon"
+        )
+        yield _problem("proco.imagination.minibatches", imagined.minibatches, expected)
     if config.shield.planner_threshold < config.shield.qh_threshold:
         expected = f"at least --config.shield.qh_threshold={config.shield.qh_threshold}"
         yield _problem("shield.planner_threshold", config.shield.planner_threshold, expected)

@@ -379,9 +379,11 @@ def _apply_member(
     return next_obs, change[..., -REWARDS:], log_variance
 
 
-def predict_elites(net: DynamicsNetwork, model: Model, obs: Array, action: Array) -> Prediction:
-    """Predictions of all elites; every leaf has a leading axis `[K]`."""
-    members = jnp.arange(model.elites.shape[0])
+def predict_elites(
+    net: DynamicsNetwork, model: Model, obs: Array, action: Array, count: int | None = None
+) -> Prediction:
+    """Predictions of the best `count` elites, or of all; every leaf has a leading axis `[K]`."""
+    members = jnp.arange(model.elites.shape[0])[:count]
     return jax.vmap(lambda m: predict(net, model, m, obs, action))(members)
 
 
@@ -400,9 +402,15 @@ class MeanPrediction(NamedTuple):
     disagreement: Array
 
 
-def predict_mean(net: DynamicsNetwork, model: Model, obs: Array, action: Array) -> MeanPrediction:
-    """Mean of the elites' predictions for raw obs `[..., O]` and actions `[..., A]`."""
-    found = predict_elites(net, model, obs, action)
+def predict_mean(
+    net: DynamicsNetwork, model: Model, obs: Array, action: Array, count: int | None = None
+) -> MeanPrediction:
+    """Mean of the elites' predictions for raw obs `[..., O]` and actions `[..., A]`.
+
+    Args:
+      count: how many elites predict, the best ones; None for all.
+    """
+    found = predict_elites(net, model, obs, action, count)
     spread = jnp.var(found.next_obs / model.targets.size[:-REWARDS], axis=0)
     varies = model.targets.varies[:-REWARDS]
     disagreement = jnp.sqrt(jnp.sum(spread * varies, axis=-1) / jnp.sum(varies))

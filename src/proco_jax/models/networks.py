@@ -299,6 +299,10 @@ def sample_gaussian(net: GaussianPolicy, params: Any, obs: Array, key: Array, n:
 
 def log_probability(net: GaussianPolicy, params: Any, obs: Array, action: Array) -> jax.Array:
     """Log density `[B]` of actions under a Gaussian policy, up to a constant."""
-    mean, log_std = apply(net, params, obs)
+    return gaussian_log_density(*apply(net, params, obs), action)
+
+
+def gaussian_log_density(mean: Array, log_std: Array, action: Array) -> jax.Array:
+    """Log density `[...]` of `[..., A]` actions under diagonal Gaussians, up to a constant."""
     error = (action - mean) * jnp.exp(-log_std)
     return -jnp.sum(0.5 * jnp.square(error) + log_std, axis=-1)

@@ -27,12 +27,13 @@ from proco_jax.evaluation.results import FILE, load_rows, result_row, write_rows
 from proco_jax.pipeline.checkpointed_fit import run_fit
 from proco_jax.pipeline.store import artifact, digest
 from proco_jax.pipeline.workdir import Run
-from proco_jax.training import loop
+from proco_jax.training import improvement, loop
+from proco_jax.training.improvement import ImprovementState
 from proco_jax.training.loop import Program, TrainState
 from proco_jax.types import Array
 
 # Raised when the meaning of a training changes while its settings do not.
-VERSION = 2
+VERSION = 3
 
 
 class Learner(NamedTuple):
@@ -70,6 +71,9 @@ def train_policies(
 ) -> Trained:
     """Trains all seeds of a learner in one program, or takes them from the store.
 
+    Where the algorithm has an actor and the augmentation a world, a second fit improves the policy
+    in imagination; both have checkpoints of their own in the artifact.
+
     Args:
       context: on one device.
       inputs: content hashes of the logs and of the world model that the context holds.
@@ -80,13 +84,17 @@ def train_policies(
     keys = stream_keys(config.seed, config.seeds, Stream.TRAINING)
     hyper = loop.make_hyper(program, config.seeds)
     init, warm_up, make_chunk = compiled(program, context, hyper, keys)
+    improve = (
+        _compiled_improvement(run, program, context) if improvement.improves(program) else None
+    )
 
     def make(folder: Path) -> None:
         def after_chunk(done: int, state: TrainState) -> None:
             _evaluate_interim(run, program, task, context, learner, state, inputs, done)
 
         own = functools.partial(sharding.unpad_members, members=config.seeds)
-        run_fit(
+        place = functools.partial(sharding.shard_members, members=config.seeds)
+        state = run_fit(
             run,
             f"train/{name}",
             folder / "checkpoints",
@@ -96,17 +104,36 @@ def train_policies(
             lambda: own(init()),
             warm_up=lambda state: own(warm_up(state)),
             checkpoint_every=config.train.checkpoint_every,
-            place=functools.partial(sharding.shard_members, members=config.seeds),
+            place=place,
             unplace=own,
             after_chunk=after_chunk,
         )
+        if improve is not None:
+            begin, make_updates, _ = improve
+            settings = config.proco.imagination
+            run_fit(
+                run,
+                f"train/{name}/imagination",
+                folder / "imagination",
+                settings.updates,
+                settings.interval,
+                make_updates,
+                lambda: own(begin(state)),
+                place=place,
+                unplace=own,
+            )
 
     folder = artifact(run.store, "policies", inputs, make, run.log)
+
     # Without the copies that fill up the devices.
     like = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((config.seeds, *x.shape[1:]), x.dtype), jax.eval_shape(init)
     )
-    state = load_arrays(folder / "checkpoints", like, verified=True)
+    if improve is None:
+        state = load_arrays(folder / "checkpoints", like, verified=True)
+    else:
+        last = load_arrays(folder / "imagination", improve[2](like), verified=True)
+        state = improvement.improved(program, last)
     return Trained(learner, name, program, state, inputs)
 
 
@@ -269,6 +296,30 @@ def compiled(
         )
 
     return init, warm_up, make_chunk
+
+
+def _compiled_improvement(run: Run, program: Program, context: Context) -> tuple[Any, Any, Any]:
+    """Functions that begin the improvement of trained states, make chunks of some updates, and tell
+    the shapes of its states from those of trained ones."""
+    members = run.config.seeds
+    spread = functools.partial(sharding.shard_members, members=members)
+    hyper = improvement.make_hyper(program, members)
+    placed = sharding.replicate(context, members)
+    compiled = improvement.make_improvement(program, members)
+
+    def begin(state: TrainState) -> ImprovementState:
+        return compiled.init(placed, spread(hyper), spread(state))
+
+    def make_chunk(updates: int) -> Any:
+        spread_hyper = spread(hyper)
+        return lambda state: compiled.chunk(
+            placed, spread_hyper, sharding.place_members(state, members), updates
+        )
+
+    def shapes(like: TrainState) -> ImprovementState:
+        return jax.eval_shape(compiled.init, context, hyper, like)
+
+    return begin, make_chunk, shapes
 
 
 def _evaluate_interim(

@@ -1,7 +1,8 @@
 """All stages of a run, in order; each can be resumed, each leaves files in the workdir.
 
 logs -> dynamics -> labels -> cost network        (world model, shared through the store)
-logs + world model -> policies                     (each algorithm with each augmentation)
+logs + world model -> policies                     (each algorithm with each augmentation; that of
+                                                    PROCO's own is improved in the world model)
 policies -> violation forecast -> episodes         (each policy under each shield) -> report
 """
 
@@ -29,7 +30,7 @@ from proco_jax.envs.tasks import Task
 from proco_jax.evaluation.results import FILE, load_rows
 from proco_jax.knowledge.grounding import Grounding, check_knowledge, ground
 from proco_jax.knowledge.rule_checks import LoggedStates
-from proco_jax.models import cost, dynamics
+from proco_jax.models import bonus, cost, dynamics
 from proco_jax.models.normalizer import fit_normalizer
 from proco_jax.pipeline import offline, policies, reports
 from proco_jax.pipeline.policies import Learner, Trained
@@ -39,6 +40,7 @@ from proco_jax.pipeline.world_model import (
     Data,
     FittedCost,
     Nets,
+    fit_bonus,
     fit_cost,
     fit_dynamics,
     label,
@@ -62,11 +64,13 @@ class Fitted(NamedTuple):
 
     Attributes:
       dynamics: the fitted ensemble.
+      bonus: the fitted event model of rare bonuses.
       cost: the fitted cost network.
-      inputs: content hashes of both, by kind.
+      inputs: content hashes of the three, by kind.
     """
 
     dynamics: dynamics.Model
+    bonus: bonus.BonusModel
     cost: FittedCost
     inputs: dict[str, Any]
 
@@ -191,9 +195,10 @@ def learners_of(config: Config) -> tuple[Learner, ...]:
 
 
 def fit_world_model(run: Run, nets: Nets, data: Data, logs: Logs, grounding: Grounding) -> Fitted:
-    """Dynamics, labels and cost network, each with its report."""
+    """Dynamics with the event model of bonuses, labels and cost network, with their reports."""
     with run.stage("dynamics", "Dynamics"):
         model, dynamics_folder = fit_dynamics(run, nets, data)
+        events, bonus_folder = fit_bonus(run, nets, data, model)
         margin = margin_of(grounding)
         if margin is not None and run.read_json("dynamics.json") is None:
             reports.report_dynamics(run, nets, data, model, logs, margin)
@@ -202,8 +207,12 @@ def fit_world_model(run: Run, nets: Nets, data: Data, logs: Logs, grounding: Gro
         fitted = fit_cost(run, nets, data.normalizer, labels, labels_folder)
         if run.read_json("cost.json") is None:
             reports.report_cost(run, nets, fitted, logs, grounding)
-    inputs = {"dynamics": dynamics_folder.name, "cost": fitted.folder.name}
-    return Fitted(model, fitted, inputs)
+    inputs = {
+        "dynamics": dynamics_folder.name,
+        "bonus": bonus_folder.name,
+        "cost": fitted.folder.name,
+    }
+    return Fitted(model, events, fitted, inputs)
 
 
 def make_contexts(
@@ -219,8 +228,9 @@ def make_contexts(
         if name != "none":
             assert fitted is not None
             cost_model = None if name == "control" else fitted.cost.model
-            world = make_world(run.config, nets, data, fitted.dynamics, cost_model)
-            inputs["dynamics"] = fitted.inputs["dynamics"]
+            models = (fitted.dynamics, cost_model, fitted.bonus)
+            world = make_world(run.config, nets, data, *models)
+            inputs |= {name: fitted.inputs[name] for name in ("dynamics", "bonus")}
             if name != "control":
                 inputs["cost"] = fitted.inputs["cost"]
         found[name] = Context(data.train, data.normalizer, world), inputs

@@ -21,8 +21,8 @@ from proco_jax.common.random_streams import Stream, stream_key
 from proco_jax.config.schema import Config
 from proco_jax.diagnostics import critics as diagnostics
 from proco_jax.knowledge.grounding import Grounding, label_states
-from proco_jax.models import cost, dynamics
-from proco_jax.models.dynamics_targets import fit_targets
+from proco_jax.models import bonus, cost, dynamics
+from proco_jax.models.dynamics_targets import fit_targets, is_bonus
 from proco_jax.models.networks import Critic, DynamicsNetwork
 from proco_jax.models.normalizer import Normalizer
 from proco_jax.observation import ObservationSpec
@@ -34,7 +34,7 @@ from proco_jax.types import Array, Dataset, LabeledStates
 
 COST_CHUNK = 500
 # Raised when the meaning of an artifact changes while its settings do not.
-VERSIONS = {"dynamics": 2, "labels": 1, "cost": 1}
+VERSIONS = {"dynamics": 2, "bonus": 1, "labels": 1, "cost": 1}
 LOGGED_CANDIDATES = 60_000
 EXPLORATIONS = 16
 LABELS = "labels.npz"
@@ -153,6 +153,63 @@ def fit_dynamics(run: Run, nets: Nets, data: Data) -> tuple[dynamics.Model, Path
     folder = artifact(run.store, "dynamics", inputs, make, run.log)
     like = jax.eval_shape(lambda: dynamics.empty_model(settings, nets.spec, actions))
     return load_arrays(folder / "model", like, verified=True), folder
+
+
+def fit_bonus(
+    run: Run, nets: Nets, data: Data, model: dynamics.Model
+) -> tuple[bonus.BonusModel, Path]:
+    """The event model of rare bonuses, from the store if it is there, and the artifact's folder."""
+    config = run.config
+    inputs = {
+        "version": VERSIONS["bonus"],
+        "logs": data.digest,
+        "bonus": dataclasses.asdict(config.bonus),
+        "seed": config.seed,
+    }
+
+    def make(folder: Path) -> None:
+        fitted = bonus.fit(
+            config.bonus,
+            nets.spec,
+            model.targets,
+            data.normalizer,
+            data.train,
+            stream_key(config.seed, Stream.BONUS),
+        )
+        save_arrays(folder / "model", fitted)
+        run.log(f"   {_bonus_words(nets.spec, fitted, model, data.holdout)}")
+
+    folder = artifact(run.store, "bonus", inputs, make, run.log)
+    actions = data.train.action.shape[-1]
+    like = jax.eval_shape(lambda: bonus.empty_model(config.bonus, nets.spec, actions))
+    return load_arrays(folder / "model", like), folder
+
+
+def _bonus_words(
+    spec: ObservationSpec, fitted: bonus.BonusModel, model: dynamics.Model, holdout: Dataset
+) -> str:
+    """Size of the bonus and its probability on held-out transitions, in a line."""
+    if not fitted.size:
+        return "no rare bonus in the logs"
+    targets = model.targets._replace(usual=np.asarray(model.targets.usual))
+    occurs = np.asarray(is_bonus(targets, np.asarray(holdout.reward)))
+
+    @jax.jit
+    def chance(fitted: bonus.BonusModel, data: Dataset) -> jax.Array:
+        def block(row: tuple[Array, Array]) -> jax.Array:
+            return bonus.probability(spec, fitted, *row)
+
+        rows = (data.obs[data.obs_index], data.action)
+        return jax.lax.map(block, rows, batch_size=4096)
+
+    found = np.asarray(chance(fitted, holdout))
+    at, elsewhere = found[occurs], found[~occurs]
+    words = f"rare bonus of {float(fitted.size):.3g}, mean probability {elsewhere.mean():.1e}"
+    if not len(at):
+        return f"{words} on held-out transitions, none of which has one"
+    return (
+        f"{words} on held-out transitions without it, median {np.median(at):.2f} on {len(at)} with"
+    )
 
 
 def label(
@@ -336,15 +393,20 @@ def cost_uncertainty(
 
 
 def make_world(
-    config: Config, nets: Nets, data: Data, model: dynamics.Model, cost_model: cost.CostModel | None
+    config: Config,
+    nets: Nets,
+    data: Data,
+    model: dynamics.Model,
+    cost_model: cost.CostModel | None,
+    events: bonus.BonusModel | None = None,
 ) -> WorldModel:
-    """What augmentations ask of dynamics and cost network, with the logs labeled once.
+    """What augmentations ask of dynamics, cost network and event model, with the logs labeled once.
 
     Without a cost network nothing is unsafe, and starts are drawn from all logs.
     """
     size = data.train.size
     if cost_model is None:
-        return WorldModel(model, None, jnp.zeros(size, bool), jnp.arange(size))
+        return WorldModel(model, None, jnp.zeros(size, bool), jnp.arange(size), bonus=events)
 
     @jax.jit
     def run(cost_model: cost.CostModel, train: Dataset) -> tuple[Array, Array]:
@@ -357,7 +419,7 @@ def make_world(
 
     unsafe, risky = run(cost_model, data.train)
     top = max(1, int(size * config.rollouts.risky_top))
-    return WorldModel(model, cost_model, unsafe, risky[:top])
+    return WorldModel(model, cost_model, unsafe, risky[:top], bonus=events)
 
 
 def rule_score(grounding: Grounding) -> Score | None:

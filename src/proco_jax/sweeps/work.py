@@ -14,13 +14,14 @@ from proco_jax.common.sharding import use_cores_as_devices
 from proco_jax.config.schema import Config, replaced
 from proco_jax.pipeline import stages
 from proco_jax.pipeline.members import train_configs
-from proco_jax.pipeline.policies import Learner
+from proco_jax.pipeline.policies import Learner, train_policies
 from proco_jax.pipeline.workdir import Run, open_run
 from proco_jax.pipeline.world_model import make_nets
 from proco_jax.sweeps.description import Unit
 from proco_jax.sweeps.estimate import fitting_members
 from proco_jax.sweeps.folder import TRAINED, Root, add_seconds
 from proco_jax.system.description import task_of
+from proco_jax.training.improvement import improves
 from proco_jax.training.loop import Program, make_program
 
 NOW, LATER, ONLY = "now", "later", "only"
@@ -108,7 +109,8 @@ def _train(root: Root, unit: Unit, limit: int, log: Callable[[str], None]) -> No
         if grounding is not None:
             fitted = stages.fit_world_model(run, nets, data, logs, grounding)
         contexts = stages.make_contexts(run, nets, data, fitted, config.augmentations)
-        spec = stages.task_spec(task_of(config), config, logs)
+        task = task_of(config)
+        spec = stages.task_spec(task, config, logs)
         for learner in stages.learners_of(config):
             context, made_of = contexts[learner.augmentation]
             programs = [
@@ -117,7 +119,13 @@ def _train(root: Root, unit: Unit, limit: int, log: Callable[[str], None]) -> No
             ]
             title = f"Training: {learner.algorithm}, augmentation {learner.augmentation}"
             with run.stage(f"train/{learner.algorithm}-{learner.augmentation}", title):
-                _train_within_memory(run, programs, context, learner, made_of, limit)
+                if not improves(programs[0]):
+                    _train_within_memory(run, programs, context, learner, made_of, limit)
+                    continue
+                # The improvement in imagination has the seeds of one config as members.
+                for program in programs:
+                    own = dataclasses.replace(run, config=program.config)
+                    train_policies(own, program, task, context, learner, made_of)
 
 
 def _train_within_memory(

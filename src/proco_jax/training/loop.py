@@ -170,10 +170,10 @@ def make_training(program: Program, members: int | None = None) -> Training:
             state, metrics = refresh(context, hyper, state, key)
             steps = jnp.where(warms_up, 0, config.rollouts.interval)
             step = functools.partial(train_step, program, context, to_go, hyper)
-            state, learned = _repeat(step, state, steps)
+            state, learned = repeat(step, state, steps)
             return state, metrics | learned
 
-        return _repeat(interval, state, jnp.where(warms_up, 1, intervals))
+        return repeat(interval, state, jnp.where(warms_up, 1, intervals))
 
     @functools.partial(jax.jit, donate_argnums=2)
     def run(context: Context, hyper: Hyper, state: TrainState, warmup: Array) -> tuple:
@@ -306,7 +306,7 @@ def make_dynamics_chunk(
             member, metrics = update(config.dynamics, net, targets, normalizer, data, fit, member)
             return (member, done + 1), metrics
 
-        (member, _), metrics = _repeat(step, (member, done), jnp.int32(steps))
+        (member, _), metrics = repeat(step, (member, done), jnp.int32(steps))
         member, validation = validate(net, targets, normalizer, holdout, member)
         return member, metrics | validation
 
@@ -368,7 +368,7 @@ def _warmup_key(state: TrainState, count: int, index: Array) -> jax.Array:
     return keys[jnp.maximum(index, 0)]
 
 
-def _repeat(
+def repeat(
     step: Callable[[Any], tuple[Any, Metrics]], state: Any, times: Array
 ) -> tuple[Any, Metrics]:
     """Applies a step so many times; the metrics are means over the steps, 0 without any."""

@@ -1,0 +1,58 @@
+"""The world model as an algorithm acts in it: steps, starts and safe logged actions.
+
+Where the dynamics ensemble disagrees beyond its limit, or predicts a number that is not finite, the
+world is lost: the state may not be continued. Without a cost network, as in the control, leaving
+the support of the logs is what counts as unsafe.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from proco_jax.augmentation.base import Context, Outcome, World
+from proco_jax.models import bonus, cost, dynamics
+from proco_jax.models.networks import Critic, DynamicsNetwork
+from proco_jax.types import Array
+
+
+def learned_world(
+    dynamics_net: DynamicsNetwork, cost_net: Critic, context: Context, elites: int
+) -> World:
+    """The world of a context.
+
+    Args:
+      dynamics_net: network of a dynamics member.
+      cost_net: network of a cost member.
+      context: with a world model.
+      elites: how many members of the ensemble predict, the best ones. The limit of their
+        disagreement is that of the model.
+    """
+    world, data = context.world, context.data
+    assert world is not None, "this augmentation needs a world model"
+    model, events = world.dynamics, world.bonus
+    low, high = model.targets.usual
+
+    def step(obs: Array, action: Array) -> Outcome:
+        found = dynamics.predict_mean(dynamics_net, model, obs, action, elites)
+        finite = jnp.all(jnp.isfinite(found.next_obs), axis=-1) & jnp.isfinite(found.reward)
+        next_obs = jnp.where(finite[..., None], found.next_obs, obs)
+        reward = jnp.clip(jnp.where(finite, found.reward, 0.0), low, high)
+        lost = ~(finite & (found.disagreement <= model.limit))
+        unsafe = lost if world.cost is None else cost.unsafe(cost_net, world.cost, next_obs)
+        chance = jnp.zeros_like(reward)
+        if events is not None:
+            chance = bonus.probability(dynamics_net.spec, events, obs, action)
+        return Outcome(next_obs, reward, chance, unsafe, lost)
+
+    def starts(key: Array, n: int, risky_share: Array) -> jax.Array:
+        any_key, risky_key, share_key = jax.random.split(key, 3)
+        index = jax.random.randint(any_key, (n,), 0, data.size)
+        risky = world.risky[jax.random.randint(risky_key, (n,), 0, world.risky.shape[0])]
+        index = jnp.where(jax.random.bernoulli(share_key, risky_share, (n,)), risky, index)
+        return data.obs[data.obs_index[index]]
+
+    def logged(key: Array, n: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+        index = jax.random.randint(key, (n,), 0, data.size)
+        return data.obs[data.obs_index[index]], data.action[index], ~world.unsafe[index]
+
+    size = jnp.zeros(()) if events is None else events.size
+    return World(context.normalizer, step, size, starts, logged)

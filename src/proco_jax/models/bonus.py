@@ -1,0 +1,212 @@
+"""The event model of rare bonuses: how likely an action earns one, e.g. because it reaches a goal.
+
+As a dimension of the dynamics' regression a bonus is blurred over the states around it. Here it is
+an event with a probability, fitted by a weighted cross-entropy in which events are drawn far more
+often than they occur; the weights and a shift of the logit restore their frequency in the logs. Of
+an ensemble the least probability counts, so that imagined bonuses have to convince all members.
+What decides about an event is how near the nearest objects are, far more finely than closeness
+tells: each ring's largest bin is therefore standardized by its values at the logged events.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from proco_jax.config.schema import BonusConfig
+from proco_jax.models.dynamics_targets import Targets, is_bonus, split_reward
+from proco_jax.models.networks import apply, with_saturation
+from proco_jax.models.normalizer import Normalizer
+from proco_jax.observation import ObservationSpec
+from proco_jax.types import Array, Dataset
+
+# The share of a batch that is drawn from the events, and their weight beyond their frequency, which
+# is taken from the logit afterwards.
+EVENT_SHARE = 0.25
+EVENT_WEIGHT = 10.0
+# Of the standardized closeness of the nearest objects.
+CLIP = 10.0
+
+
+class BonusModel(NamedTuple):
+    """A fitted event model.
+
+    Attributes:
+      params: of the network, with leading axis `[E]`.
+      center: `[R]` median of each ring's largest bin at the events; `[1]` without rings.
+      spread: `[R]` its range from the 10% to the 90% quantile.
+      normalizer: of the observations.
+      size: the median bonus of the logs; 0 if they hold none.
+    """
+
+    params: Any
+    center: Array
+    spread: Array
+    normalizer: Normalizer
+    size: Array
+
+
+class BonusNetwork(nn.Module):
+    """Logits `[...]` of the event, from the features that `_features` makes."""
+
+    hidden: int = 64
+    near_hidden: int = 16
+
+    @nn.compact
+    def __call__(self, near: jax.Array, obs: jax.Array, action: jax.Array) -> jax.Array:
+        near = jnp.concatenate([near, jnp.tanh(near)], axis=-1)
+        x = jnp.concatenate([near, obs, with_saturation(action)], axis=-1)
+        x = nn.swish(nn.Dense(self.hidden)(x))
+        if near.shape[-1]:
+            x = jnp.concatenate([x, nn.Dense(self.near_hidden)(near)], axis=-1)
+        return nn.Dense(1)(nn.swish(nn.Dense(self.hidden)(x)))[..., 0]
+
+
+def probability(spec: ObservationSpec, model: BonusModel, obs: Array, action: Array) -> jax.Array:
+    """The least probability `[...]` of a bonus over the ensemble; 0 if the logs hold none.
+
+    Args:
+      spec: of the observation.
+      model: the fitted model.
+      obs: `[..., O]` raw.
+      action: `[..., A]`.
+    """
+    features = _features(spec, model, obs)
+
+    def member(params: Any) -> jax.Array:
+        return apply(BonusNetwork(), params, *features, action)
+
+    logit = jnp.min(jax.vmap(member)(model.params), axis=0) - jnp.log(EVENT_WEIGHT)
+    return jnp.where(model.size != 0, jax.nn.sigmoid(logit), 0.0)
+
+
+def fit(
+    config: BonusConfig,
+    spec: ObservationSpec,
+    targets: Targets,
+    normalizer: Normalizer,
+    data: Dataset,
+    key: Array,
+) -> BonusModel:
+    """Fits the event model to logs; nothing is fitted if they hold no bonus."""
+    reward, usual = np.asarray(data.reward), np.asarray(targets.usual)
+    occurs = is_bonus(targets._replace(usual=usual), reward)
+    model = empty_model(config, spec, data.action.shape[-1])._replace(normalizer=normalizer)
+    events = np.flatnonzero(occurs)
+    if not len(events):
+        return model
+    size = np.median(split_reward(reward[events], usual)[1])
+    center, spread = model.center, model.spread
+    if spec.rings:
+        near = np.asarray(_nearest(spec, data.obs[data.obs_index[events]]))
+        low, middle, high = np.quantile(near, (0.1, 0.5, 0.9), axis=0)
+        center, spread = middle, high - low + 1e-3
+    model = model._replace(center=center, spread=spread, size=size)
+    model = jax.tree.map(
+        lambda x: jnp.asarray(x, jnp.float32), model._replace(normalizer=normalizer)
+    )
+    run = jax.jit(functools.partial(_fit_members, config, spec))
+    params = run(model, data, jnp.asarray(occurs), jnp.asarray(events), key)
+    return model._replace(params=params)
+
+
+def empty_model(config: BonusConfig, spec: ObservationSpec, actions: int) -> BonusModel:
+    """A model of the structure and shapes of a fitted one, without a bonus."""
+    each, near = jnp.zeros(spec.size), jnp.zeros(len(spec.rings))
+    keys = jax.random.split(jax.random.key(0), config.members)
+    params = jax.vmap(lambda k: BonusNetwork().init(k, near, each, jnp.zeros(actions)))(keys)
+    # Orbax does not save empty arrays: without rings there is one entry that nothing reads.
+    rings = max(len(spec.rings), 1)
+    return BonusModel(
+        params, jnp.zeros(rings), jnp.ones(rings), Normalizer(each, each), jnp.zeros(())
+    )
+
+
+def event_weights(occurs: Array, share: Array, batch: int) -> Array:
+    """Weights `[B]` under which a batch has the frequencies of the logs, events EVENT_WEIGHT fold.
+
+    Args:
+      occurs: `[B]` bool: `EVENT_SHARE` of the rows are drawn from the events, the others from all.
+      share: of the events in the logs.
+      batch: B.
+    """
+    drawn = round(EVENT_SHARE * batch)
+    events = drawn + (batch - drawn) * share
+    return jnp.where(occurs, EVENT_WEIGHT * share / events, 1.0 / (batch - drawn))
+
+
+def event_loss(logit: Array, occurs: Array, weight: Array) -> jax.Array:
+    """The weighted cross-entropy of a batch, from `[B]` logits, outcomes and weights."""
+    chex.assert_equal_shape([logit, occurs, weight])
+    errors = optax.sigmoid_binary_cross_entropy(logit, occurs.astype(logit.dtype))
+    return jnp.sum(weight * errors)
+
+
+def _fit_members(
+    config: BonusConfig,
+    spec: ObservationSpec,
+    model: BonusModel,
+    data: Dataset,
+    occurs: Array,
+    events: Array,
+    key: Array,
+) -> Any:
+    """Fitted parameters of all members, leaves `[E, ...]`."""
+    net, adam = BonusNetwork(), _optimizer(config)
+    drawn = round(EVENT_SHARE * config.batch)
+    share = jnp.float32(events.shape[0] / data.size)
+
+    def member(inputs: tuple[Any, Array]) -> Any:
+        def step(carry: tuple[Any, Any], key: Array) -> tuple[tuple[Any, Any], None]:
+            params, moments = carry
+            event_key, other_key = jax.random.split(key)
+            index = jnp.concatenate(
+                [
+                    events[jax.random.randint(event_key, (drawn,), 0, events.shape[0])],
+                    jax.random.randint(other_key, (config.batch - drawn,), 0, data.size),
+                ]
+            )
+            features = _features(spec, model, data.obs[data.obs_index[index]])
+            weight = event_weights(occurs[index], share, config.batch)
+
+            def loss(params: Any) -> jax.Array:
+                logit = apply(net, params, *features, data.action[index])
+                return event_loss(logit, occurs[index], weight)
+
+            updates, moments = adam.update(jax.grad(loss)(params), moments)
+            return (optax.apply_updates(params, updates), moments), None
+
+        params, key = inputs
+        keys = jax.random.split(key, config.steps)
+        return jax.lax.scan(step, (params, adam.init(params)), keys)[0][0]
+
+    init_key, step_key = jax.random.split(key)
+    like = (
+        jnp.zeros(len(spec.rings)),
+        jnp.zeros(spec.size),
+        jnp.zeros(data.action.shape[-1]),
+    )
+    params = jax.vmap(lambda k: net.init(k, *like))(jax.random.split(init_key, config.members))
+    return jax.lax.map(member, (params, jax.random.split(step_key, config.members)))
+
+
+def _features(spec: ObservationSpec, model: BonusModel, obs: Array) -> tuple[jax.Array, jax.Array]:
+    """Standardized closeness `[..., R]` of each ring's nearest object, normalized `[..., O]`."""
+    count = len(spec.rings)
+    near = (_nearest(spec, obs) - model.center[:count]) / model.spread[:count]
+    return jnp.clip(near, -CLIP, CLIP), model.normalizer(obs)
+
+
+def _nearest(spec: ObservationSpec, obs: Array) -> jax.Array:
+    """Each ring's largest bin, `[..., R]`."""
+    found = [jnp.max(obs[..., spec.slices[f.name]], axis=-1) for f in spec.rings]
+    return jnp.stack(found, axis=-1) if found else jnp.asarray(obs[..., :0])
+
+
+def _optimizer(config: BonusConfig) -> optax.GradientTransformation:
+    return optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.steps))
