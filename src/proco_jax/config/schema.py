@@ -504,7 +504,7 @@ class ImaginationConfig:
       clip: how far from 1 the ratio of action densities counts.
       likelihood_weight: of the log-likelihood of logged actions.
       multiplier: of the cost advantage, at the start.
-      multiplier_rate: its largest relative change per update.
+      multiplier_rate: its largest relative change per update, by dual ascent; 0 keeps it as it is.
       multiplier_limit: its largest value.
       target_cost: predicted unsafe states per 1,000 steps that the multiplier is adapted to.
       risky_start_share: of the starts, those drawn from the riskiest logged states.
@@ -526,8 +526,8 @@ class ImaginationConfig:
     gae: float = fraction(0.95)
     clip: float = fraction(0.2)
     likelihood_weight: float = nonnegative(0.01)
-    multiplier: float = nonnegative(0.1)
-    multiplier_rate: float = share(0.02)
+    multiplier: float = nonnegative(0.4)
+    multiplier_rate: float = share(0.0)
     multiplier_limit: float = nonnegative(0.6)
     target_cost: float = setting(20.0, low=1e-3, high=1000.0)
     risky_start_share: float = share(0.3)
