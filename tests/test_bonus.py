@@ -36,7 +36,7 @@ def fitted(data):
     normalizer = toy_normalizer(data)
     targets = dynamics_targets.fit_targets(SPEC, normalizer, data)
     # Bonuses are not rare in these logs, and their usual range says so.
-    targets = targets._replace(usual=np.float32([-0.1, 0.1]))
+    targets = targets._replace(usual=np.array([-0.1, 0.1], np.float32))
     return bonus.fit(CONFIG, SPEC, targets, normalizer, data, jax.random.key(0))
 
 
@@ -99,7 +99,7 @@ def test_the_least_probability_of_the_ensemble_counts(data, fitted):
 
     each = [members(jax.tree.map(lambda x, i=i: x[i : i + 1], fitted.params)) for i in range(2)]
     found = members(fitted.params)
-    np.testing.assert_allclose(found, np.minimum(*each), rtol=1e-5)
+    np.testing.assert_allclose(found, np.minimum(each[0], each[1]), rtol=1e-5)
     assert np.any(each[0] != each[1])
 
 

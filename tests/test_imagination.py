@@ -19,7 +19,7 @@ from proco_jax.models.normalizer import Normalizer
 SETTINGS = ImaginationConfig(
     updates=5, warmup=0, worlds=3, horizon=4, age=100, epochs=2, minibatches=2, learning_rate=1e-2
 )
-HYPER = imagination.make_hyper(SETTINGS)
+HYPER = imagination.make_hyper(SETTINGS)._replace(multiplier_rate=jnp.float32(0.02))
 # The state is a position; it is lost beyond LOST, unsafe above 0, and a goal at GOAL or more.
 LOST, GOAL, BONUS = -5.0, 5.0, 7.0
 

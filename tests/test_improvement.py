@@ -125,7 +125,9 @@ def test_resume_is_bit_exact(tmp_path, context, after, begin):
     kept, last, _ = after
     with Checkpoints(tmp_path / "checkpoints") as saved:
         saved.save(2, kept)
-        step, state = saved.restore(jax.eval_shape(begin))
+        restored = saved.restore(jax.eval_shape(begin))
+    assert restored is not None
+    step, state = restored
     assert step == 2
     state, _ = IMPROVEMENT.chunk(context, HYPER, state, 2)
     state, _ = IMPROVEMENT.chunk(context, HYPER, state, 1)
@@ -133,8 +135,8 @@ def test_resume_is_bit_exact(tmp_path, context, after, begin):
 
 
 def test_a_member_equals_it_alone(context, after, begin):
-    one = jax.tree.map(lambda x: x[1:], (HYPER, begin()))
-    state, _ = IMPROVEMENT.chunk(context, *one, 2)
+    hyper, first = (jax.tree.map(lambda x: x[1:], tree) for tree in (HYPER, begin()))
+    state, _ = IMPROVEMENT.chunk(context, hyper, first, 2)
     expected = jax.tree.map(lambda x: x[1:], after[0])
     same_leaves(state.imagination.policy, expected.imagination.policy, rtol=1e-4, atol=1e-5)
     same_leaves(state.imagination.obs, expected.imagination.obs, rtol=1e-3, atol=1e-3)

@@ -1,6 +1,5 @@
 """What a sweep expands to: units, runs, members; which settings members may differ in."""
 
-import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -117,8 +116,10 @@ def test_settings_of_an_algorithm_of_the_users_own_are_no_members() -> None:
         assert not is_member_setting(name, "bc")
 
 
-def member_settings(algorithm: str) -> dict[str, float]:
-    return {k: v for k, v in flatten(Config()).items() if is_member_setting(k, algorithm)}
+def other_values(algorithm: str) -> dict[str, float]:
+    """Values other than the default of all settings in which members may differ."""
+    settings = flatten(Config()).items()
+    return {k: 0.9 * v or 0.5 for k, v in settings if is_member_setting(k, algorithm)}
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -132,8 +133,8 @@ def test_every_member_setting_is_an_argument_of_the_program(algorithm: str) -> N
         return [float(x) for x in leaves] + [float(x) for x in vars(own[2]).values() if x != (16,)]
 
     before = hyper(config)
-    for name, value in member_settings(algorithm).items():
-        assert hyper(replaced(config, {name: 0.9 * value})) != before, name
+    for name, value in other_values(algorithm).items():
+        assert hyper(replaced(config, {name: value})) != before, name
 
 
 @pytest.mark.slow
@@ -142,7 +143,7 @@ def test_no_member_setting_changes_the_program(algorithm: str) -> None:
     """Otherwise a run would be trained with another run's value."""
     jax.config.update("jax_debug_key_reuse", False)
     config = tiny_config()
-    other = replaced(config, {k: 0.9 * v for k, v in member_settings(algorithm).items()})
+    other = replaced(config, other_values(algorithm))
     context = toy_context(with_world=False)
 
     def traced(config: Config) -> str:
@@ -150,7 +151,11 @@ def test_no_member_setting_changes_the_program(algorithm: str) -> None:
         training, keys = loop.make_training(program), toy_keys(1)
         hyper = loop.make_hyper(program, 1)
         state = jax.eval_shape(training.init, context, hyper, keys)
-        step = functools.partial(loop.train_step, program)
+        to_go = loop.logged_sums(program, context)
+
+        def step(context: Any, hyper: Any, state: Any) -> Any:
+            return loop.train_step(program, context, to_go, hyper, state)
+
         texts = [
             jax.make_jaxpr(training.init)(context, hyper, keys),
             jax.make_jaxpr(jax.vmap(step, in_axes=(None, 0, 0)))(context, hyper, state),

@@ -299,7 +299,8 @@ def sample_gaussian(net: GaussianPolicy, params: Any, obs: Array, key: Array, n:
 
 def log_probability(net: GaussianPolicy, params: Any, obs: Array, action: Array) -> jax.Array:
     """Log density `[B]` of actions under a Gaussian policy, up to a constant."""
-    return gaussian_log_density(*apply(net, params, obs), action)
+    mean, log_std = apply(net, params, obs)
+    return gaussian_log_density(mean, log_std, action)
 
 
 def gaussian_log_density(mean: Array, log_std: Array, action: Array) -> jax.Array:
