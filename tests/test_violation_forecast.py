@@ -197,15 +197,16 @@ def test_the_table_begins_with_the_configs_thresholds_and_has_none_twice(policie
     config = dataclasses.replace(program.config, shield=shield)
     program = program._replace(config=config, task=program.task._replace(episode_steps=5))
     obs = np.asarray(toy_obs(7))[0]
-    rows = forecast_table(program, deployed, lambda o: o[..., 0] > 1e9, obs, 2)
+    rows = forecast_table(program, deployed, lambda o: o[..., 0] > 1e9, obs, 40)
     thresholds = [(row["qh_threshold"], row["planner_threshold"]) for row in rows]
     # Nothing violates, so the largest thresholds are within the target.
     assert [row["qh_threshold"] for row in rows if row["deployed"]] == [6.0]
     assert all(row["interval_high"] > row["violating_episodes"] == 0.0 for row in rows)
     assert thresholds[0] == (4.0, 4.0) and set(thresholds) == set(THRESHOLDS)
     assert len(thresholds) == len(set(thresholds))
-    assert all(row["violating"] == 0 and row["trajectories"] == 2 * POLICIES for row in rows)
-    steps = 2 * POLICIES * (forecast.HORIZON - forecast.SETTLE)
+    assert all(row["violating"] == 0 and row["trajectories"] == 40 * POLICIES for row in rows)
+    # Of an episode of 5 steps, the first fifth does not count.
+    steps = 40 * POLICIES * 4
     assert all(row["steps"] == steps for row in rows)
     high = 1 - math.exp(-5 * -math.log(0.05) / steps)
     assert rows[0]["interval_high"] == pytest.approx(high, rel=1e-9)
