@@ -2,8 +2,10 @@
 
 import csv
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from small_run import SMALL, _value, run_here
@@ -154,7 +156,16 @@ def test_an_environment_that_is_not_there_is_named(name: str) -> None:
         find_maker(name)
 
 
+@pytest.fixture
+def unchecked_keys() -> Iterator[None]:
+    """The checker refuses a scan over keys inside the loop over members."""
+    jax.config.update("jax_debug_key_reuse", False)
+    yield
+    jax.config.update("jax_debug_key_reuse", True)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("unchecked_keys")
 def test_from_logs_to_an_exported_policy_without_and_with_an_environment(tmp_path) -> None:
     lines: list[str] = []
     offline = run_here(tank_config(**{"system.env": ""}), tmp_path / "offline", lines.append)
