@@ -75,7 +75,6 @@ def _quick(config: Config) -> Config:
     config.dynamics.trajectory.steps = 200
     config.cost.steps = 1000
     config.train.steps = config.train.checkpoint_every = 1000
-    config.proco.imagination.updates = 60
     config.evaluation.interim_episodes = 0
     config.evaluation.episodes = 3
     config.shield.forecast_starts = 32
@@ -90,7 +89,6 @@ def _paper(config: Config) -> Config:
     config.cost.steps = 20_000
     config.encoder.features = 256
     config.proco.hidden = config.bc.hidden = config.feasibility.hidden = (256, 256)
-    config.proco.imagination.updates, config.proco.imagination.worlds = 3000, 2048
     config.coptidice.hidden = (256, 256)
     config.coptidice.learning_rate = config.coptidice.multiplier_learning_rate = 1e-4
     config.fisor.hidden, config.fisor.width = (256, 256), 256

@@ -487,7 +487,7 @@ class ImaginationConfig:
     """The policy's improvement in imagination, after its regression (`algorithms/imagination.py`).
 
     Attributes:
-      updates: in all; 0 leaves the policy as the regression gave it.
+      updates: in all, e.g. 300; 0 leaves the policy as the regression gave it.
       warmup: of them, the first, which fit the values alone.
       interval: updates between refreshes of the augmentation with the policy as it is then.
       critic_steps: gradient steps of the feasibility critics after each refresh.
@@ -510,7 +510,7 @@ class ImaginationConfig:
       risky_start_share: of the starts, those drawn from the riskiest logged states.
     """
 
-    updates: int = count(300, low=0)
+    updates: int = count(0, low=0)
     warmup: int = count(10, low=0)
     interval: int = count(10)
     critic_steps: int = count(25, low=0)
