@@ -67,7 +67,7 @@ import optax
 from flax import struct
 
 from proco_jax.algorithms.base import Algorithm, Metrics, Previous, SegmentSpec
-from proco_jax.algorithms.gradient_step import gradient_step
+from proco_jax.algorithms.gradient_step import clip_gradient, descend, gradient_step
 from proco_jax.common.hyperparameters import hyper_from
 from proco_jax.config.schema import CdtConfig, Config
 from proco_jax.models.losses import weighted_cross_entropy, weighted_mean
@@ -375,14 +375,9 @@ def update(
         return total_loss(key, hyper, net, params, temperature, batch, as_published)
 
     grads, metrics = jax.grad(loss, has_aux=True)(state.params)
-    size = optax.tree.norm(grads)
-    shrink = jnp.minimum(1.0, hyper.gradient_limit / jnp.maximum(size, 1e-6))
-    grads = jax.tree.map(lambda x: shrink * x, grads)
-    updates, optimizer = optax.scale_by_adam().update(grads, state.optimizer)
+    grads, size = clip_gradient(grads, hyper.gradient_limit)
     speed = hyper.learning_rate * rate
-    params = jax.tree.map(
-        lambda p, u: p - speed * (u + hyper.weight_decay * p), state.params, updates
-    )
+    params, optimizer = descend(state.params, state.optimizer, grads, speed, hyper.weight_decay)
     entropy = metrics["cdt/entropy"]
 
     def temperature_loss(log_temperature: Array) -> tuple[jax.Array, None]:

@@ -28,6 +28,7 @@ import optax
 from flax import struct
 
 from proco_jax.algorithms.base import Metrics
+from proco_jax.algorithms.gradient_step import clip_gradient, descend
 from proco_jax.augmentation.base import Outcome, World
 from proco_jax.common.hyperparameters import hyper_from
 from proco_jax.config.schema import Config, ImaginationConfig
@@ -43,6 +44,9 @@ from proco_jax.models.networks import (
 from proco_jax.types import Array, TaskSpec
 
 VALUE_LEARNING_RATE = 1e-3
+# Of the norms of the gradients.
+POLICY_GRADIENT_LIMIT, VALUE_GRADIENT_LIMIT = 1.0, 10.0
+ADAM_EPS = 1e-5
 # Reward values are a tenth of cost values in size.
 REWARD_VALUE_WEIGHT = 10.0
 # A minibatch has so many times as many imagined actions as logged ones.
@@ -173,8 +177,8 @@ def init(
     return State(
         policy=policy,
         values=values,
-        policy_optimizer=_optimizer(1.0).init(policy),
-        value_optimizer=_optimizer(10.0).init(values),
+        policy_optimizer=optax.scale_by_adam().init(policy),
+        value_optimizer=optax.scale_by_adam().init(values),
         multiplier=jnp.minimum(hyper.multiplier, hyper.multiplier_limit),
         obs=obs,
         # Different ages, so that the worlds do not end at once.
@@ -456,15 +460,15 @@ def _gradient_steps(
         return policy_loss(hyper, nets, policy, state.multiplier, batch, known)
 
     grads, metrics = jax.grad(loss, has_aux=True)(state.policy)
-    moved = _descend(
-        _optimizer(1.0), state.policy, state.policy_optimizer, grads, hyper.learning_rate
-    )
+    grads, _ = clip_gradient(grads, POLICY_GRADIENT_LIMIT)
+    moved = descend(state.policy, state.policy_optimizer, grads, hyper.learning_rate, eps=ADAM_EPS)
     policy, policy_optimizer = jax.tree.map(
         lambda new, old: jnp.where(learns, new, old), moved, (state.policy, state.policy_optimizer)
     )
     grads, more = jax.grad(lambda v: values_loss(nets, v, batch), has_aux=True)(state.values)
-    values, value_optimizer = _descend(
-        _optimizer(10.0), state.values, state.value_optimizer, grads, VALUE_LEARNING_RATE
+    grads, _ = clip_gradient(grads, VALUE_GRADIENT_LIMIT)
+    values, value_optimizer = descend(
+        state.values, state.value_optimizer, grads, VALUE_LEARNING_RATE, eps=ADAM_EPS
     )
     state = dataclasses.replace(
         state,
@@ -491,22 +495,6 @@ def _with_advantages(hyper: Hyper, steps: Steps) -> Batch:
     )
     known = (steps.obs, steps.action, steps.log_prob)
     return Batch(*known, gains, costs, gains + steps.value, costs + steps.cost_value)
-
-
-def _optimizer(norm: float) -> optax.GradientTransformation:
-    return optax.chain(optax.clip_by_global_norm(norm), optax.scale_by_adam(eps=1e-5))
-
-
-def _descend(
-    optimizer: optax.GradientTransformation,
-    params: Any,
-    moments: Any,
-    grads: Any,
-    rate: Array | float,
-) -> tuple[Any, Any]:
-    updates, moments = optimizer.update(grads, moments)
-    updates = jax.tree.map(lambda x: -rate * x, updates)
-    return optax.apply_updates(params, updates), moments
 
 
 def _explained(value: Array, target: Array) -> jax.Array:
