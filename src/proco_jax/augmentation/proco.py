@@ -11,7 +11,8 @@ sources and the balance are ours.
 """
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,9 @@ from proco_jax.config.schema import Config
 from proco_jax.models import cost, dynamics
 from proco_jax.models.networks import Critic, DynamicsNetwork
 from proco_jax.types import Array, Segment, ToGo, Transition
+
+# `Augmentation.sample` and `sample_segments`.
+Samplers = tuple[Callable[..., Transition] | None, Callable[..., Segment] | None]
 
 
 class Hyper(NamedTuple):
@@ -54,8 +58,7 @@ def make_imagining(name, config: Config, model_of, cost, world) -> Augmentation:
       cost: a context to the costs `[N]` of the logged transitions.
       world: a context and a number of elites to the world that a policy can be improved in.
     """
-    settings, n = config.rollouts, config.train.n_step
-    rows = imagined_rows(config)
+    settings, rows = config.rollouts, imagined_rows(config)
 
     def generate(key: Array, hyper: Hyper, context: Context, policy: Policy) -> rollouts.Imagined:
         world = _world(context)
@@ -80,22 +83,7 @@ def make_imagining(name, config: Config, model_of, cost, world) -> Augmentation:
         new = generate(key, hyper, context, policy)
         return buffer.add(state, new), rollouts.summary(new)
 
-    def sample(key: Array, hyper: Hyper, context: Context, state: buffer.Buffer) -> Transition:
-        return buffer.sample(key, state, context.normalizer, rows, n, hyper.violating_share)
-
-    def sample_segments(
-        key: Array,
-        hyper: Hyper,
-        context: Context,
-        state: buffer.Buffer,
-        to_go: ToGo,
-        logged: int,
-        length: int,
-    ) -> Segment:
-        logs = (context.data, to_go, context.normalizer)
-        shape = (imagined_count(config, logged), length)
-        return buffer.sample_segments(key, state, *logs, shape, hyper.violating_share)
-
+    sample, sample_segments = make_samplers(config, lambda context, state: state)
     return Augmentation(
         name=name,
         hyper=make_hyper(config),
@@ -104,10 +92,42 @@ def make_imagining(name, config: Config, model_of, cost, world) -> Augmentation:
         init=init,
         refresh=refresh,
         cost=cost,
-        sample=sample if rows else None,
-        sample_segments=sample_segments if rows else None,
+        sample=sample,
+        sample_segments=sample_segments,
         world=world,
     )
+
+
+def make_samplers(config: Config, buffer_of: Callable[[Context, Any], buffer.Buffer]) -> Samplers:
+    """`Augmentation.sample` and `sample_segments`, which draw from a buffer; None without rows.
+
+    Args:
+      config: of the run.
+      buffer_of: context and state of the augmentation to the buffer.
+    """
+    rows, n = imagined_rows(config), config.train.n_step
+    if not rows:
+        return None, None
+
+    def sample(key: Array, hyper: Hyper, context: Context, state: Any) -> Transition:
+        held = buffer_of(context, state)
+        return buffer.sample(key, held, context.normalizer, rows, n, hyper.violating_share)
+
+    def sample_segments(
+        key: Array,
+        hyper: Hyper,
+        context: Context,
+        state: Any,
+        to_go: ToGo,
+        logged: int,
+        length: int,
+    ) -> Segment:
+        held = buffer_of(context, state)
+        logs = (context.data, to_go, context.normalizer)
+        shape = (imagined_count(config, logged), length)
+        return buffer.sample_segments(key, held, *logs, shape, hyper.violating_share)
+
+    return sample, sample_segments
 
 
 def make_hyper(config: Config) -> Hyper:

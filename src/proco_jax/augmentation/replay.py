@@ -8,34 +8,19 @@ import jax.numpy as jnp
 
 from proco_jax.augmentation import buffer
 from proco_jax.augmentation.base import Augmentation, Context
-from proco_jax.augmentation.proco import Hyper, imagined_count, imagined_rows, make_hyper
+from proco_jax.augmentation.proco import imagined_rows, make_hyper, make_samplers
 from proco_jax.config.schema import Config
-from proco_jax.types import Array, Segment, ToGo, Transition
+from proco_jax.types import Array
 
 
 def make(config: Config) -> Augmentation:
     """The augmentation that draws rows from `WorldModel.trajectories`."""
-    rows, n = imagined_rows(config), config.train.n_step
 
-    def held(context: Context) -> buffer.Buffer:
+    def held(context: Context, state: tuple) -> buffer.Buffer:
         assert context.world is not None and context.world.trajectories is not None
         return context.world.trajectories
 
-    def sample(key: Array, hyper: Hyper, context: Context, state: tuple) -> Transition:
-        return buffer.sample(key, held(context), context.normalizer, rows, n, hyper.violating_share)
-
-    def sample_segments(
-        key: Array,
-        hyper: Hyper,
-        context: Context,
-        state: tuple,
-        to_go: ToGo,
-        logged: int,
-        length: int,
-    ) -> Segment:
-        logs = (context.data, to_go, context.normalizer)
-        shape = (imagined_count(config, logged), length)
-        return buffer.sample_segments(key, held(context), *logs, shape, hyper.violating_share)
+    sample, sample_segments = make_samplers(config, held)
 
     def cost(context: Context) -> Array:
         assert context.world is not None
@@ -44,11 +29,11 @@ def make(config: Config) -> Augmentation:
     return Augmentation(
         name="replay",
         hyper=make_hyper(config),
-        rows=rows,
+        rows=imagined_rows(config),
         warmup=0,
         init=lambda hyper, context, policy: (),
         refresh=lambda key, hyper, context, state, policy: (state, {}),
         cost=cost,
-        sample=sample if rows else None,
-        sample_segments=sample_segments if rows else None,
+        sample=sample,
+        sample_segments=sample_segments,
     )
