@@ -13,6 +13,7 @@ logged ones, with gradients through all of their steps (as in Abbeel et al. 2005
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -140,16 +141,10 @@ def update_member(
     member: Member,
 ) -> tuple[Member, dict[str, jax.Array]]:
     """One gradient step of a member on its own bootstrap of the logs."""
-    key = jax.random.fold_in(step.key, step.step)
-    # One draw for all members, of which each takes its row: the same numbers wherever it is fitted.
-    draw = jax.random.randint(key, (step.members, config.batch), 0, data.size)
-    rows = _bootstrap(step.key, draw, data.size)[step.index]
-    batch = standardized(targets, normalizer, data, rows)
-    loss = functools.partial(_loss, config, net, targets)
-    value, grads = jax.value_and_grad(loss)(member.params, batch)
-    updates, opt_state = _optimizer(config).update(grads, member.optimizer)
-    params: Any = optax.apply_updates(member.params, updates)
-    return member._replace(params=params, optimizer=opt_state), {"dynamics/loss": value}
+    batch = standardized(targets, normalizer, data, _draw(step, config.batch, data.size))
+    loss = functools.partial(_loss, config, net, targets, batch=batch)
+    member, value = _descend(_optimizer(config), loss, member)
+    return member, {"dynamics/loss": value}
 
 
 def validate_member(
@@ -191,18 +186,10 @@ def update_member_on_trajectories(
     member: Member,
 ) -> tuple[Member, dict[str, jax.Array]]:
     """One gradient step of a member on trajectories from its own bootstrap of the logs."""
-    settings = config.trajectory
-    key = jax.random.fold_in(step.key, step.step)
-    draw = jax.random.randint(key, (step.members, settings.batch), 0, data.size)
-    windows = take_windows(targets, data, _bootstrap(step.key, draw, data.size)[step.index], config)
-
-    def loss(params: Any) -> jax.Array:
-        return trajectory_loss(config, net, targets, normalizer, params, windows)
-
-    value, grads = jax.value_and_grad(loss)(member.params)
-    updates, opt_state = _trajectory_optimizer(config).update(grads, member.optimizer)
-    params: Any = optax.apply_updates(member.params, updates)
-    member = member._replace(params=params, optimizer=opt_state)
+    index = _draw(step, config.trajectory.batch, data.size)
+    windows = take_windows(targets, data, index, config)
+    loss = functools.partial(trajectory_loss, config, net, targets, normalizer, windows=windows)
+    member, value = _descend(_trajectory_optimizer(config), loss, member)
     return member, {"dynamics/trajectory_loss": value}
 
 
@@ -268,7 +255,7 @@ def trajectory_loss(
     params: Any,
     windows: Windows,
 ) -> jax.Array:
-    """Mean robust error of predicted trajectories, with the logged actions.
+    """Mean robust error of predicted trajectories, with the logged actions; a scalar.
 
     After h steps, errors of observations are in units of sqrt(h) usual changes, by which
     independent changes would add up; the nearest object of a ring moves steadily, and its errors
@@ -443,6 +430,24 @@ def _trajectory_optimizer(config: DynamicsConfig) -> optax.GradientTransformatio
     rate = optax.cosine_decay_schedule(settings.learning_rate, max(settings.steps, 1))
     # A gradient through many steps is rarely, but then very, large.
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+
+
+def _draw(step: Step, batch: int, size: int) -> jax.Array:
+    """The transitions `[B]` of a member's step, from its bootstrap of the logs."""
+    key = jax.random.fold_in(step.key, step.step)
+    # One draw for all members, of which each takes its row: the same numbers wherever it is fitted.
+    draw = jax.random.randint(key, (step.members, batch), 0, size)
+    return _bootstrap(step.key, draw, size)[step.index]
+
+
+def _descend(
+    optimizer: optax.GradientTransformation, loss: Callable[[Any], jax.Array], member: Member
+) -> tuple[Member, jax.Array]:
+    """The member after one step of its optimizer, and the loss before it."""
+    value, grads = jax.value_and_grad(loss)(member.params)
+    updates, opt_state = optimizer.update(grads, member.optimizer)
+    params: Any = optax.apply_updates(member.params, updates)
+    return member._replace(params=params, optimizer=opt_state), value
 
 
 def _keep_best(member: Member, error: Array) -> Member:
