@@ -83,6 +83,8 @@ def train_policies(
     inputs = training_inputs(config, learner, inputs)
     keys = stream_keys(config.seed, config.seeds, Stream.TRAINING)
     hyper = loop.make_hyper(program, config.seeds)
+    # Once for both phases.
+    context = sharding.replicate(context, config.seeds)
     init, warm_up, make_chunk = compiled(program, context, hyper, keys)
     improve = (
         _compiled_improvement(run, program, context) if improvement.improves(program) else None

@@ -64,13 +64,13 @@ class Fitted(NamedTuple):
 
     Attributes:
       dynamics: the fitted ensemble.
-      bonus: the fitted event model of rare bonuses.
+      bonus: the fitted event model of rare bonuses; None if no policy is improved in imagination.
       cost: the fitted cost network.
-      inputs: content hashes of the three, by kind.
+      inputs: content hashes of those that there are, by kind.
     """
 
     dynamics: dynamics.Model
-    bonus: bonus.BonusModel
+    bonus: bonus.BonusModel | None
     cost: FittedCost
     inputs: dict[str, Any]
 
@@ -195,10 +195,15 @@ def learners_of(config: Config) -> tuple[Learner, ...]:
 
 
 def fit_world_model(run: Run, nets: Nets, data: Data, logs: Logs, grounding: Grounding) -> Fitted:
-    """Dynamics with the event model of bonuses, labels and cost network, with their reports."""
+    """Dynamics, labels and cost network, each with its report, and the event model of bonuses."""
     with run.stage("dynamics", "Dynamics"):
         model, dynamics_folder = fit_dynamics(run, nets, data)
-        events, bonus_folder = fit_bonus(run, nets, data, model)
+        inputs = {"dynamics": dynamics_folder.name}
+        events = None
+        # The improvement in imagination alone asks for bonuses.
+        if run.config.proco.imagination.updates:
+            events, bonus_folder = fit_bonus(run, nets, data, model)
+            inputs["bonus"] = bonus_folder.name
         margin = margin_of(grounding)
         if margin is not None and run.read_json("dynamics.json") is None:
             reports.report_dynamics(run, nets, data, model, logs, margin)
@@ -207,12 +212,7 @@ def fit_world_model(run: Run, nets: Nets, data: Data, logs: Logs, grounding: Gro
         fitted = fit_cost(run, nets, data.normalizer, labels, labels_folder)
         if run.read_json("cost.json") is None:
             reports.report_cost(run, nets, fitted, logs, grounding)
-    inputs = {
-        "dynamics": dynamics_folder.name,
-        "bonus": bonus_folder.name,
-        "cost": fitted.folder.name,
-    }
-    return Fitted(model, events, fitted, inputs)
+    return Fitted(model, events, fitted, inputs | {"cost": fitted.folder.name})
 
 
 def make_contexts(
@@ -230,9 +230,8 @@ def make_contexts(
             cost_model = None if name == "control" else fitted.cost.model
             models = (fitted.dynamics, cost_model, fitted.bonus)
             world = make_world(run.config, nets, data, *models)
-            inputs |= {name: fitted.inputs[name] for name in ("dynamics", "bonus")}
-            if name != "control":
-                inputs["cost"] = fitted.inputs["cost"]
+            made_of = fitted.inputs.items()
+            inputs |= {kind: x for kind, x in made_of if kind != "cost" or name != "control"}
         found[name] = Context(data.train, data.normalizer, world), inputs
     return found
 
