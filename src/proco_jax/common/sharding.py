@@ -24,8 +24,8 @@ def use_cores_as_devices(members: int) -> None:
     """
     flags = os.environ.get("XLA_FLAGS", "")
     asked = "xla_force_host_platform_device_count" in flags
-    # XLA aborts the process where one device waits for another for too long, by default for less
-    # than a minute: a busy machine may take longer, and a process that was stopped does.
+    # XLA aborts the process where one device waits for another for longer than this, by default 40
+    # s (jaxlib 0.10.2): a busy machine may take longer, and a process that was stopped does.
     patient = [f"--{name}={PATIENCE_S}" for name in _TIMEOUTS if name not in flags]
     os.environ["XLA_FLAGS"] = " ".join([*flags.split(), *patient])
     if not asked and "JAX_NUM_CPU_DEVICES" not in os.environ:
