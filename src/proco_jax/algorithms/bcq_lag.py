@@ -16,11 +16,10 @@ What sees imagined rows:
 largest cost among candidates as backup, cost backups beyond true terminations (see
 `lagrangian_critics.py`) and reward backups that end at time limits, no cap on the sum of errors
 (see `lagrangian.py`), and a single proposal as action in place of the best of n, which is BCQ's own
-rule. Learning rates, coefficients and the
-factor 0.1 on rewards, by which the gains of lambda were tuned, are the published ones in both
-cases. Widths follow this project (128 behind its encoder; published: 256-256, VAE 400-400), the
-hidden layers of the perturbation network are ReLU (published: tanh), and the four critics of one
-kind share an encoder.
+rule. Learning rates, coefficients and the factor 0.1 on rewards, by which the gains of lambda were
+tuned, are the published ones in both cases. Widths follow this project (128 behind its encoder;
+published: 256-256, VAE 400-400), the hidden layers of the perturbation network are ReLU (published:
+tanh), and the four critics of one kind share an encoder.
 """
 
 from typing import Any, NamedTuple

@@ -17,10 +17,9 @@ What sees imagined rows:
 largest cost among candidates as backup, cost backups beyond true terminations (see
 `lagrangian_critics.py`) and reward backups that end at time limits, no cap on the sum of errors
 (see `lagrangian.py`), and the mean as action in place of the best of n samples, which is BEAR's own
-rule. Learning rates, coefficients and the
-factor 0.1 on rewards, by which the gains of lambda were tuned, are the published ones in both
-cases. Widths follow this project (128 behind its encoder; published: 256-256, VAE 400-400), and the
-four critics of one kind share an encoder.
+rule. Learning rates, coefficients and the factor 0.1 on rewards, by which the gains of lambda were
+tuned, are the published ones in both cases. Widths follow this project (128 behind its encoder;
+published: 256-256, VAE 400-400), and the four critics of one kind share an encoder.
 """
 
 import dataclasses
