@@ -441,7 +441,7 @@ def _finding(
     Training is PROCO against no augmentation, and the shield the strongest one against none, for
     the policies trained with PROCO (or, if there are none, with the strongest augmentation).
     """
-    planned = _main_gains([gain for gain in gains if gain["axis"] == axis])
+    planned = main_gains([gain for gain in gains if gain["axis"] == axis])
     done = [gain for gain in planned if gain["cost"] is not None]
     costs, returns = [gain["cost"] for gain in done], [gain["return"] for gain in done]
     numbers: dict[str, Any] = {
@@ -471,22 +471,21 @@ def _finding(
     return numbers | {"text": _sentence(axis, planned, numbers)}
 
 
-def _main_gains(gains: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The gains of one axis that its finding is about: but for knowledge, one of each algorithm."""
+def main_gains(gains: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Of the gains of one axis, those of the strongest policy: one contrast, for all algorithms.
 
-    def rank(one: Mapping[str, Any]) -> tuple[int, int]:
-        policy = one["policy"]
+    PROCO if there is a gain of it, else its control; the planner if there is one, else the filter.
+
+    Args:
+      gains: of the content of a comparison, all of one axis.
+    """
+
+    def rank(gain: Mapping[str, Any]) -> tuple[int, int]:
+        policy = gain["policy"]
         return AUGMENTATIONS.index(policy["augmentation"]), SHIELDS.index(policy["shield"])
 
-    best: dict[tuple[Any, ...], tuple[int, int]] = {}
-    for gain in gains:
-        key = setting_of(gain), gain["algorithm"]
-        best[key] = min(rank(gain), best.get(key, rank(gain)))
-    return [
-        gain
-        for gain in gains
-        if gain["axis"] == "knowledge" or rank(gain) == best[setting_of(gain), gain["algorithm"]]
-    ]
+    strongest = min(map(rank, gains), default=None)
+    return [gain for gain in gains if rank(gain) == strongest]
 
 
 def _entry_key(entry: Mapping[str, Any]) -> tuple[Any, ...]:

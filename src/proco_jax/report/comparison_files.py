@@ -9,7 +9,7 @@ from proco_jax.common.checksums import read_json
 from proco_jax.common.files import write_text
 from proco_jax.evaluation.results import Row
 from proco_jax.report import comparison_pictures as pictures
-from proco_jax.report.comparison import ALL_TASKS, Comparison, LogsReference, Setting
+from proco_jax.report.comparison import ALL_TASKS, Comparison, LogsReference, setting_of
 from proco_jax.report.comparison_tables import (
     comparison_markdown,
     comparison_tables,
@@ -176,7 +176,7 @@ def _draw(folder: Path, comparison: Comparison) -> dict[str, list[Path]]:
         own = f"_{i + 1}" if len(measured) > 1 else ""
         path = folder / f"returns_and_costs{own}.png"
         drawn.setdefault("returns_and_costs", []).append(results_picture(path, summaries))
-        if any(_of(gain, setting) and gain["cost"] for gain in content["gains"]):
+        if any(setting_of(gain) == setting and gain["cost"] for gain in content["gains"]):
             path = folder / f"gains{own}.png"
             pictures.gains_picture(path, content["gains"], setting)
             drawn.setdefault("gains", []).append(path)
@@ -203,7 +203,3 @@ def _improvement_groups(content: Mapping[str, Any]) -> dict[str, list[Mapping[st
         words = [entry["run"], task]
         groups.setdefault(", ".join(filter(None, words)), []).append(entry)
     return {name: mine for name, mine in groups.items() if any(one["cost"] for one in mine)}
-
-
-def _of(entry: Mapping[str, Any], setting: Setting) -> bool:
-    return Setting(*(entry[name] for name in Setting._fields)) == setting

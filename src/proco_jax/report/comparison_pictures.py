@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from proco_jax.evaluation.results import AUGMENTATIONS
-from proco_jax.report.comparison import AXES, Setting
+from proco_jax.report.comparison import AXES, Setting, main_gains, setting_of
 from proco_jax.report.plot_style import (
     COLORS,
     DASHES,
@@ -27,11 +27,6 @@ _AUGMENTATION_COLORS = {
 }
 _SHIELD_LINES = {"none": "-", "filter": "--", "planner": ":"}
 _SHIELD_NAMES = {"none": "no shield", "filter": "filter", "planner": "planner"}
-_AXIS_TITLES = {
-    "training": "Training: proco - none,\nno shield",
-    "knowledge": "Knowledge: proco - control,\nno shield",
-    "shield": "Shield: {shield} - none,\ntrained with {augmentation}",
-}
 _PROFILE_AXES = {
     "cost": ("cost / cost limit", "up to x"),
     "return": ("normalized return", "from x on"),
@@ -46,7 +41,7 @@ def gains_picture(path: Path, gains: Sequence[Mapping[str, Any]], setting: Setti
       gains: of the content of a comparison.
       setting: whose gains are drawn.
     """
-    mine = [gain for gain in gains if Setting(*(gain[n] for n in Setting._fields)) == setting]
+    mine = [gain for gain in gains if setting_of(gain) == setting]
     algorithms = sorted({gain["algorithm"] for gain in mine}, reverse=True)
     places = {name: i for i, name in enumerate(algorithms)}
     height = 1.1 + 0.27 * max(len(algorithms), 3)
@@ -54,7 +49,7 @@ def gains_picture(path: Path, gains: Sequence[Mapping[str, Any]], setting: Setti
     for row, quantity in enumerate(("cost", "return")):
         for column, axis in enumerate(AXES):
             one = axes[row * len(AXES) + column]
-            shown = _main_gains([gain for gain in mine if gain["axis"] == axis])
+            shown = main_gains([gain for gain in mine if gain["axis"] == axis])
             title = _axis_title(axis, shown) if row == 0 else ""
             _draw_differences(one, places, shown, quantity)
             label(one, f"difference in mean {quantity}", "", title)
@@ -154,17 +149,14 @@ def profiles_picture(path: Path, profile: Mapping[str, Any], quantity: str) -> P
     return save(figure, path)
 
 
-def _main_gains(gains: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Of PROCO, and of the strongest shield, where a picture has room for one."""
-    found = [gain for gain in gains if gain["policy"]["augmentation"] == "proco"] or list(gains)
-    shields = {gain["policy"]["shield"] for gain in found}
-    strongest = next((name for name in ("planner", "filter") if name in shields), "none")
-    return [gain for gain in found if gain["policy"]["shield"] == strongest]
-
-
 def _axis_title(axis: str, gains: Sequence[Mapping[str, Any]]) -> str:
-    policy = gains[0]["policy"] if gains else {"shield": "planner", "augmentation": "proco"}
-    return _AXIS_TITLES[axis].format(**policy)
+    if not gains:
+        return f"{axis.capitalize()}\n"
+    policy, baseline = gains[0]["policy"], gains[0]["baseline"]
+    key, rest = "augmentation", "no shield"
+    if axis == "shield":
+        key, rest = "shield", f"trained with {policy['augmentation']}"
+    return f"{axis.capitalize()}: {policy[key]} - {baseline[key]},\n{rest}"
 
 
 def _draw_differences(
