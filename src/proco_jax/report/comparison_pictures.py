@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from proco_jax.common.statistics import Interval
 from proco_jax.evaluation.results import AUGMENTATIONS
 from proco_jax.report.comparison import AXES, Setting, main_gains, setting_of
 from proco_jax.report.plot_style import (
@@ -11,7 +12,10 @@ from proco_jax.report.plot_style import (
     DASHES,
     GRID,
     MUTED,
+    SHIELD_LINES,
+    SHIELD_NAMES,
     TEXT,
+    error_bar,
     figure_title,
     label,
     legend_below,
@@ -25,11 +29,9 @@ from proco_jax.report.tables import short_task
 _AUGMENTATION_COLORS = {
     name: COLORS[AUGMENTATIONS.index(name)] for name in ("none", "control", "proco")
 }
-_SHIELD_LINES = {"none": "-", "filter": "--", "planner": ":"}
-_SHIELD_NAMES = {"none": "no shield", "filter": "filter", "planner": "planner"}
 _PROFILE_AXES = {
-    "cost": ("cost / cost limit", "up to x"),
-    "return": ("normalized return", "from x on"),
+    "cost": ("cost / cost limit", "share of episodes\nup to x"),
+    "return": ("normalized return", "share of episodes\nfrom x on"),
 }
 
 
@@ -116,6 +118,7 @@ def profiles_picture(path: Path, profile: Mapping[str, Any], quantity: str) -> P
         rows, columns, max(2.4 * columns + 0.4, 4.4), 2.1 * rows + 0.9, sharex=True, sharey=True
     )
     x = profile[f"{quantity}_thresholds"]
+    words, share = _PROFILE_AXES[quantity]
     for i, (one, algorithm) in enumerate(zip(axes, algorithms, strict=False)):
         for policy in drawn:
             if policy["algorithm"] == algorithm and policy["shield"] in shields:
@@ -128,10 +131,6 @@ def profiles_picture(path: Path, profile: Mapping[str, Any], quantity: str) -> P
             one.axvline(1.0, color=TEXT, lw=1.0, ls=DASHES, zorder=2)
         one.set_ylim(-0.03, 1.03)
         lowest, leftmost = i + columns >= len(algorithms), i % columns == 0
-        words = "cost / cost limit" if quantity == "cost" else "normalized return"
-        share = (
-            "share of episodes\nup to x" if quantity == "cost" else "share of episodes\nfrom x on"
-        )
         label(one, words if lowest else "", share if leftmost else "", algorithm)
         one.tick_params(labelbottom=lowest)
     for one in axes[len(algorithms) :]:
@@ -142,7 +141,7 @@ def profiles_picture(path: Path, profile: Mapping[str, Any], quantity: str) -> P
         for name in names
     ]
     handles += [
-        Line2D([], [], color=TEXT, ls=_SHIELD_LINES[name], label=_SHIELD_NAMES[name])
+        Line2D([], [], color=TEXT, ls=SHIELD_LINES[name], label=SHIELD_NAMES[name])
         for name in shields
     ]
     legend_below(figure, handles, len(handles) if columns > 2 else 2)
@@ -190,15 +189,8 @@ def _draw_interval(
         edge = axes.get_yaxis_transform()
         axes.plot([0.03], [place], ls="", marker="x", ms=4, color=MUTED, transform=edge)
         return
-    axes.errorbar(
-        interval["point"], place, xerr=_bar(interval), fmt="o", ms=5, color=color, elinewidth=1.4
-    )
-
-
-def _bar(interval: Mapping[str, float]) -> list[list[float]]:
-    """Lengths of the bars, not below 0: a percentile interval may not contain its point."""
-    point = interval["point"]
-    return [[max(0.0, point - interval["low"])], [max(0.0, interval["high"] - point)]]
+    bar = error_bar(Interval(**interval))
+    axes.errorbar(interval["point"], place, xerr=bar, fmt="o", ms=5, color=color, elinewidth=1.4)
 
 
 def _two_shields(present: set[str]) -> list[str]:
@@ -210,6 +202,6 @@ def _draw_profile(
     axes: Any, x: Sequence[float], profile: Mapping[str, Any], augmentation: str, shield: str
 ) -> None:
     color = _AUGMENTATION_COLORS[augmentation]
-    axes.plot(x, profile["point"], color=color, ls=_SHIELD_LINES[shield], lw=1.5, zorder=4)
+    axes.plot(x, profile["point"], color=color, ls=SHIELD_LINES[shield], lw=1.5, zorder=4)
     if shield == "none":
         axes.fill_between(x, profile["low"], profile["high"], color=color, alpha=0.13, lw=0)
