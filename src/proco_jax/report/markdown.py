@@ -110,8 +110,7 @@ def _results(workdir: Path, shown: set[Path]) -> str:
     drawn = [pictures.results_picture(folder / "results.png", summaries)]
     steps: dict[tuple[str, ...], set[int]] = {}
     for row in rows:
-        policy = row["algorithm"], row["augmentation"], row["shield"]
-        steps.setdefault(policy, set()).add(row["step"])
+        steps.setdefault(results.policy_of(row), set()).add(row["step"])
     if max(map(len, steps.values())) > 1:
         drawn.append(pictures.learning_curves(folder / "learning_curves.png", rows))
     final = [row for group in results.final_rows(rows).values() for row in group]
