@@ -23,7 +23,7 @@ from proco_jax.report.plot_style import (
     panels,
     save,
 )
-from proco_jax.report.tables import short_task
+from proco_jax.report.tables import setting_title
 
 # As in the return-cost picture, from the plain policy to the one with knowledge.
 _AUGMENTATION_COLORS = {
@@ -55,8 +55,8 @@ def gains_picture(path: Path, gains: Sequence[Mapping[str, Any]], setting: Setti
             title = _axis_title(axis, shown) if row == 0 else ""
             _draw_differences(one, places, shown, quantity)
             label(one, f"difference in mean {quantity}", "", title)
-    logs = f"{setting.regime} logs, cost limit {setting.cost_limit:g}"
-    figure_title(figure, f"{short_task(setting.task)}, {logs}")
+    logs = f"{setting.regime} logs", f"cost limit {setting.cost_limit:g}"
+    figure_title(figure, setting_title(setting.run, setting.task, *logs))
     return save(figure, path)
 
 
@@ -145,6 +145,7 @@ def profiles_picture(path: Path, profile: Mapping[str, Any], quantity: str) -> P
         for name in shields
     ]
     legend_below(figure, handles, len(handles) if columns > 2 else 2)
+    figure_title(figure, profile["run"])
     return save(figure, path)
 
 
@@ -170,6 +171,7 @@ def _draw_differences(
     for gain in gains:
         _draw_interval(axes, places[gain["algorithm"]], gain[quantity], TEXT)
     if all(gain[quantity] is None for gain in gains):
+        axes.set_xticks([0.0])
         note(axes, "not measured")
 
 

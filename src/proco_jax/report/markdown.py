@@ -363,12 +363,7 @@ def _embedded(workdir: Path, paths: Sequence[Path], shown: set[Path]) -> list[st
 
 
 _CAPTIONS = {
-    "results": (
-        "Mean return and mean cost per episode of every policy, with 95% bootstrap intervals. "
-        "Colors are trained policies, markers are shields, and a line joins the policies that "
-        "differ only in their shield. The dashed line is the cost limit; costs above 1 are on a "
-        "logarithmic scale if they exceed 20."
-    ),
+    "results": pictures.RESULTS_CAPTION,
     "learning_curves": (
         "Evaluations during training: means over seeds, with a band from the lowest seed to the "
         "highest."

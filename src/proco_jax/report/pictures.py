@@ -25,11 +25,17 @@ from proco_jax.report.plot_style import (
     save,
     step_axis,
 )
-from proco_jax.report.tables import Summary, short_task
+from proco_jax.report.tables import Summary, setting_title
 
 # Algorithm and augmentation of a trained policy.
 Training = tuple[str, str]
 
+RESULTS_CAPTION = (
+    "Mean return and mean cost per episode of every policy, with 95% stratified bootstrap "
+    "intervals. Colors are trained policies, markers are shields, and a line joins the policies "
+    "that differ only in their shield. The dashed line is the cost limit; costs above 1 are on a "
+    "logarithmic scale if they exceed 20."
+)
 _MARKERS = {"none": "o", "filter": "^", "planner": "s"}
 
 
@@ -63,7 +69,7 @@ def results_picture(path: Path, summaries: Sequence[Summary]) -> Path:
         one.set_visible(False)
     cost_axis(axes[0], max([limit, *(s.mean_cost.high for s in summaries)]))
     first = summaries[0]
-    figure_title(figure, f"{short_task(first.task)}, {first.regime} logs")
+    figure_title(figure, setting_title(first.run, first.task, f"{first.regime} logs"))
     shields = [name for name in reversed(SHIELDS) if any(s.shield == name for s in summaries)]
     trained = _training_handles(groups)
     _legend_in_columns(figure, trained, [_shield_handle(name) for name in shields])

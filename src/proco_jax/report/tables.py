@@ -219,6 +219,11 @@ def short_task(task: str) -> str:
     return task.removeprefix("Safety")
 
 
+def setting_title(run: str, task: str, *rest: str) -> str:
+    """What a picture is about: the run if several are told apart, the task, and the rest."""
+    return ", ".join(filter(None, (run, short_task(task), *rest)))
+
+
 _AXES: dict[str, Callable[[Summary], str]] = {
     "task": lambda s: short_task(s.task),
     "logs": lambda s: logs_name(s.source, s.regime),
