@@ -27,8 +27,8 @@ _PICTURES = "sweep_pictures"
 _MOST_PICTURES = 12
 _CURVE_CAPTION = (
     "Mean cost and mean return per episode over a hyperparameter, with 95% stratified bootstrap "
-    "intervals; one line per policy and combination of the other hyperparameters, at most "
-    f"{MOST_LINES}."
+    "intervals; panels are shields, colors the trained policies and the values of other "
+    f"hyperparameters, at most {MOST_LINES} of these."
 )
 
 
