@@ -11,7 +11,13 @@ from test_report_results import row
 
 from proco_jax.envs.tasks import get_task
 from proco_jax.report import comparison_files
-from proco_jax.report.comparison import LogsReference, Setting, compare, expected_rows
+from proco_jax.report.comparison import (
+    LogsReference,
+    Setting,
+    compare,
+    expected_rows,
+    main_gains,
+)
 from proco_jax.report.comparison_tables import (
     comparison_markdown,
     comparison_tables,
@@ -141,6 +147,20 @@ def test_findings_state_what_was_measured(whole: dict[str, Any]) -> None:
     assert knowledge["cost_range"] == [-10, -10]
     assert (shield["meet_limit"], shield["baseline_meets_limit"]) == (1, 0)
     assert "The cost limit is met by 1 of the former and 0 of the latter." in shield["text"]
+
+
+def test_a_finding_is_about_one_contrast() -> None:
+    left = [one for one in rows() if one["augmentation"] != "proco"]
+    content = compare(left).content
+    shields = main_gains([gain for gain in content["gains"] if gain["axis"] == "shield"])
+    assert [gain["policy"]["augmentation"] for gain in shields] == ["control"]
+    assert "(control) against the logs alone" in content["findings"][0]["text"]
+    # What has only a weaker contrast is not counted under the name of the stronger one.
+    other = [one for one in rows("bc") if one["augmentation"] != "proco"]
+    training, knowledge, shield = compare([*rows(), *other]).content["findings"]
+    assert training["planned"] == knowledge["planned"] == shield["planned"] == 1
+    assert "(proco) against the logs alone" in training["text"]
+    assert main_gains([]) == []
 
 
 def test_missing_rows_are_shown_as_missing_and_never_estimated() -> None:

@@ -13,7 +13,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,14 @@ FILE = "results.json"
 AUGMENTATIONS = ("proco", "control", "none")
 SHIELDS = ("planner", "filter", "none")
 IDENTITY = ("algorithm", "augmentation", "shield", "seed", "step")
+_SCORES = (
+    "return_mean",
+    "cost_mean",
+    "normalized_return",
+    "normalized_cost",
+    "violation_free_share",
+    "violation_steps_mean",
+)
 KEYS = (
     "task",
     "source",
@@ -42,16 +50,24 @@ KEYS = (
     "commit",
     "device",
     "episodes",
-    "return_mean",
-    "cost_mean",
-    "normalized_return",
-    "normalized_cost",
-    "violation_free_share",
-    "violation_steps_mean",
+    *_SCORES,
     "cost_limit",
     "returns",
     "costs",
     "versions",
+)
+# Columns of a table of rows, which leaves out the scores of single episodes.
+COLUMNS = (
+    "task",
+    "source",
+    "regime",
+    "cost_limit",
+    *IDENTITY,
+    "episodes",
+    *_SCORES,
+    "settings",
+    "commit",
+    "device",
 )
 _PACKAGES = ("jax", "mujoco", "numpy", "safety-gymnasium", "proco_jax")
 
@@ -121,15 +137,15 @@ def result_row(
         "commit": code_commit(),
         "device": device_name(),
         "episodes": len(episodes),
-        "return_mean": _rounded(returns.mean()),
-        "cost_mean": _rounded(costs.mean()),
-        "normalized_return": _rounded(normalized_return(task, returns.mean())),
-        "normalized_cost": _rounded(costs.mean() / cost_limit),
-        "violation_free_share": _rounded((costs == 0).mean()),
-        "violation_steps_mean": _rounded(violation_steps_mean(episodes)),
+        "return_mean": rounded(returns.mean()),
+        "cost_mean": rounded(costs.mean()),
+        "normalized_return": rounded(normalized_return(task, returns.mean())),
+        "normalized_cost": rounded(costs.mean() / cost_limit),
+        "violation_free_share": rounded((costs == 0).mean()),
+        "violation_steps_mean": rounded(violation_steps_mean(episodes)),
         "cost_limit": float(cost_limit),
-        "returns": [_rounded(value) for value in returns],
-        "costs": [_rounded(value) for value in costs],
+        "returns": [rounded(value) for value in returns],
+        "costs": [rounded(value) for value in costs],
         "versions": versions(),
     }
 
@@ -235,9 +251,13 @@ def final_rows(rows: Sequence[Row]) -> dict[Policy, list[Row]]:
     groups: dict[Policy, list[Row]] = {}
     for row in sorted(rows, key=_order):
         if row["step"] == last[row["algorithm"], row["augmentation"]]:
-            policy = row["algorithm"], row["augmentation"], row["shield"]
-            groups.setdefault(policy, []).append(row)
+            groups.setdefault(policy_of(row), []).append(row)
     return groups
+
+
+def policy_of(row: Mapping[str, Any]) -> Policy:
+    """Algorithm, augmentation and shield of a row, or of any mapping with these keys."""
+    return row["algorithm"], row["augmentation"], row["shield"]
 
 
 def policy_name(algorithm: str, augmentation: str, shield: str = "none") -> str:
@@ -308,7 +328,8 @@ def _order(row: Row) -> tuple[Any, ...]:
     return row["algorithm"], augmentation, SHIELDS.index(row["shield"]), row["step"], row["seed"]
 
 
-def _rounded(value: Any) -> float:
+def rounded(value: Any) -> float:
+    """A number to six decimals, as results files hold it."""
     # Adding zero turns -0.0 into 0.0.
     return round(float(value), 6) + 0.0
 

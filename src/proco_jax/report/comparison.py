@@ -14,7 +14,7 @@ and which `comparison_files.write_comparison` writes with all of them.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,10 +24,9 @@ from proco_jax.common.statistics import (
     performance_profile,
     probability_of_improvement,
 )
-from proco_jax.envs.tasks import TASKS, normalized_return
-from proco_jax.evaluation.results import AUGMENTATIONS, SHIELDS, Policy, Row
+from proco_jax.evaluation.results import AUGMENTATIONS, SHIELDS, Policy, Row, policy_of, rounded
 from proco_jax.report.gains import contrasts, paired_gain
-from proco_jax.report.tables import Summary, summarize
+from proco_jax.report.tables import Summary, normalized, summarize
 
 # Keys of a mapping that names an expected row; `run` may be left out.
 EXPECTED = ("task", "source", "regime", "cost_limit", "algorithm", "augmentation", "shield", "seed")
@@ -105,7 +104,7 @@ def compare(
     summaries: dict[Setting, dict[Policy, Summary]] = {}
     for setting, mine in _by_setting(rows).items():
         found = summarize(mine, run=setting.run)
-        summaries[setting] = {_policy(summary): summary for summary in found}
+        summaries[setting] = {summary.policy: summary for summary in found}
     seeds = _expected_seeds(expected)
     settings = list(dict.fromkeys([*seeds, *summaries]))
     policies = {
@@ -181,16 +180,6 @@ def _by_run(settings: Sequence[Setting]) -> dict[str, list[Setting]]:
     return groups
 
 
-def _policy(row: Any) -> Policy:
-    """Algorithm, augmentation and shield of a summary, or of a mapping."""
-    names = ("algorithm", "augmentation", "shield")
-    if isinstance(row, Mapping):
-        algorithm, augmentation, shield = (row[name] for name in names)
-    else:
-        algorithm, augmentation, shield = (getattr(row, name) for name in names)
-    return algorithm, augmentation, shield
-
-
 def _ordered(policies: Iterable[Policy]) -> list[Policy]:
     """By algorithm, then from the plain policy to the most protected one."""
     return sorted(
@@ -202,9 +191,9 @@ def _ordered(policies: Iterable[Policy]) -> list[Policy]:
 def _check_distinct(rows: Sequence[Row]) -> None:
     seen = set()
     for row in rows:
-        key = (setting_of(row), _policy(row), row["seed"], row["step"])
+        key = (setting_of(row), policy_of(row), row["seed"], row["step"])
         if key in seen:
-            algorithm, augmentation, shield = _policy(row)
+            algorithm, augmentation, shield = policy_of(row)
             raise ValueError(
                 f"two rows of {algorithm}, augmentation {augmentation}, shield {shield}, seed "
                 f"{row['seed']} on {row['task']} at step {row['step']}: expected one; give the "
@@ -218,7 +207,7 @@ def _expected_seeds(
 ) -> dict[Setting, dict[Policy, set[int]]]:
     found: dict[Setting, dict[Policy, set[int]]] = {}
     for row in expected:
-        found.setdefault(setting_of(row), {}).setdefault(_policy(row), set()).add(row["seed"])
+        found.setdefault(setting_of(row), {}).setdefault(policy_of(row), set()).add(row["seed"])
     return found
 
 
@@ -238,7 +227,10 @@ def _policy_entry(
         "status": status,
         "seeds": sorted(found),
         "missing_seeds": missing,
-        **(_NO_STATISTICS if summary is None else _statistics(summary)),
+        **{
+            name: None if summary is None else statistic(summary)
+            for name, statistic in _STATISTICS.items()
+        },
     }
 
 
@@ -246,45 +238,22 @@ def _policy_names(policy: Policy) -> dict[str, str]:
     return dict(zip(("algorithm", "augmentation", "shield"), policy, strict=True))
 
 
-def _statistics(summary: Summary) -> dict[str, Any]:
-    limit = summary.cost_limit
-    mean_return = _normalized_return(summary.task, np.array(summary.mean_return))
-    return {
-        "step": summary.step,
-        "episodes": summary.episodes,
-        "return_iqm": _json(summary.episode_return),
-        "return_mean": _json(summary.mean_return),
-        "return_std": _rounded(summary.return_std),
-        "cost_iqm": _json(summary.cost),
-        "cost_mean": _json(summary.mean_cost),
-        "cost_std": _rounded(summary.cost_std),
-        "normalized_return": _json(Interval(*mean_return)),
-        "normalized_cost": _json(Interval(*(value / limit for value in summary.mean_cost))),
-        "episodes_within_limit": _json(summary.episodes_within_limit),
-        "runs_within_limit": _json(summary.runs_within_limit),
-        "violation_free": _json(summary.violation_free_share),
-        "meets_limit": bool(summary.mean_cost.point <= limit),
-    }
-
-
-_NO_STATISTICS: dict[str, Any] = dict.fromkeys(
-    (
-        "step",
-        "episodes",
-        "return_iqm",
-        "return_mean",
-        "return_std",
-        "cost_iqm",
-        "cost_mean",
-        "cost_std",
-        "normalized_return",
-        "normalized_cost",
-        "episodes_within_limit",
-        "runs_within_limit",
-        "violation_free",
-        "meets_limit",
-    )
-)
+_STATISTICS: dict[str, Callable[[Summary], Any]] = {
+    "step": lambda s: s.step,
+    "episodes": lambda s: s.episodes,
+    "return_iqm": lambda s: _json(s.episode_return),
+    "return_mean": lambda s: _json(s.mean_return),
+    "return_std": lambda s: rounded(s.return_std),
+    "cost_iqm": lambda s: _json(s.cost),
+    "cost_mean": lambda s: _json(s.mean_cost),
+    "cost_std": lambda s: rounded(s.cost_std),
+    "normalized_return": lambda s: _json(Interval(*normalized(s.task, np.array(s.mean_return)))),
+    "normalized_cost": lambda s: _json(Interval(*(x / s.cost_limit for x in s.mean_cost))),
+    "episodes_within_limit": lambda s: _json(s.episodes_within_limit),
+    "runs_within_limit": lambda s: _json(s.runs_within_limit),
+    "violation_free": lambda s: _json(s.violation_free_share),
+    "meets_limit": lambda s: bool(s.mean_cost.point <= s.cost_limit),
+}
 
 
 def _gains(
@@ -406,13 +375,7 @@ def _profiles(
 
 def _normalized(summary: Summary) -> tuple[np.ndarray, np.ndarray]:
     """Normalized costs and returns `[S, E]` of a policy."""
-    return summary.costs / summary.cost_limit, _normalized_return(summary.task, summary.returns)
-
-
-def _normalized_return(task: str, returns: np.ndarray) -> np.ndarray:
-    """Normalized returns; as they are for a system of the user's own, without reference returns."""
-    known = TASKS.get(task)
-    return returns if known is None else np.asarray(normalized_return(known, returns))
+    return summary.costs / summary.cost_limit, normalized(summary.task, summary.returns)
 
 
 def _profile(
@@ -441,7 +404,7 @@ def _finding(
     Training is PROCO against no augmentation, and the shield the strongest one against none, for
     the policies trained with PROCO (or, if there are none, with the strongest augmentation).
     """
-    planned = _main_gains([gain for gain in gains if gain["axis"] == axis])
+    planned = main_gains([gain for gain in gains if gain["axis"] == axis])
     done = [gain for gain in planned if gain["cost"] is not None]
     costs, returns = [gain["cost"] for gain in done], [gain["return"] for gain in done]
     numbers: dict[str, Any] = {
@@ -471,30 +434,29 @@ def _finding(
     return numbers | {"text": _sentence(axis, planned, numbers)}
 
 
-def _main_gains(gains: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The gains of one axis that its finding is about: but for knowledge, one of each algorithm."""
+def main_gains(gains: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Of the gains of one axis, those of the strongest policy: one contrast, for all algorithms.
 
-    def rank(one: Mapping[str, Any]) -> tuple[int, int]:
-        policy = one["policy"]
+    PROCO if there is a gain of it, else its control; the planner if there is one, else the filter.
+
+    Args:
+      gains: of the content of a comparison, all of one axis.
+    """
+
+    def rank(gain: Mapping[str, Any]) -> tuple[int, int]:
+        policy = gain["policy"]
         return AUGMENTATIONS.index(policy["augmentation"]), SHIELDS.index(policy["shield"])
 
-    best: dict[tuple[Any, ...], tuple[int, int]] = {}
-    for gain in gains:
-        key = setting_of(gain), gain["algorithm"]
-        best[key] = min(rank(gain), best.get(key, rank(gain)))
-    return [
-        gain
-        for gain in gains
-        if gain["axis"] == "knowledge" or rank(gain) == best[setting_of(gain), gain["algorithm"]]
-    ]
+    strongest = min(map(rank, gains), default=None)
+    return [gain for gain in gains if rank(gain) == strongest]
 
 
 def _entry_key(entry: Mapping[str, Any]) -> tuple[Any, ...]:
-    return setting_of(entry), _policy(entry)
+    return setting_of(entry), policy_of(entry)
 
 
 def _gain_key(gain: Mapping[str, Any], side: str) -> tuple[Any, ...]:
-    return setting_of(gain), _policy(gain[side])
+    return setting_of(gain), policy_of(gain[side])
 
 
 _CONTRAST_NAMES = {
@@ -567,13 +529,8 @@ def _range(intervals: Sequence[Mapping[str, float]]) -> list[float] | None:
 
 
 def _json(interval: Interval) -> dict[str, float]:
-    return {name: _rounded(value) for name, value in interval._asdict().items()}
-
-
-def _rounded(value: Any) -> float:
-    # Adding zero turns -0.0 into 0.0.
-    return round(float(value), 6) + 0.0
+    return {name: rounded(value) for name, value in interval._asdict().items()}
 
 
 def _rounded_list(values: np.ndarray) -> list[float]:
-    return [_rounded(value) for value in values]
+    return [rounded(value) for value in values]

@@ -9,7 +9,7 @@ from proco_jax.common.checksums import read_json
 from proco_jax.common.files import write_text
 from proco_jax.evaluation.results import Row
 from proco_jax.report import comparison_pictures as pictures
-from proco_jax.report.comparison import ALL_TASKS, Comparison, LogsReference, Setting
+from proco_jax.report.comparison import ALL_TASKS, Comparison, LogsReference, setting_of
 from proco_jax.report.comparison_tables import (
     comparison_markdown,
     comparison_tables,
@@ -25,8 +25,8 @@ from proco_jax.report.html import (
     picture_html,
     table_html,
 )
-from proco_jax.report.pictures import results_picture
-from proco_jax.report.tables import short_task
+from proco_jax.report.pictures import RESULTS_CAPTION, results_picture
+from proco_jax.report.tables import setting_title
 
 JSON, CSV, RUNS = "comparison.json", "comparison.csv", "runs.csv"
 MARKDOWN, HTML = "comparison.md", "comparison.html"
@@ -38,12 +38,7 @@ _LEADS = {
     "shield": "What the shield gives",
 }
 _CAPTIONS = {
-    "returns_and_costs": (
-        "Mean return and mean cost per episode of every policy with 95% stratified bootstrap "
-        "intervals. Markers are shields, a line joins the policies that differ only in their "
-        "shield. The dashed line is the cost limit; costs above 1 are on a logarithmic scale if "
-        "they exceed 20."
-    ),
+    "returns_and_costs": RESULTS_CAPTION,
     "gains": (
         "Differences in mean cost (above) and mean return (below) with 95% paired bootstrap "
         "intervals. Left of the dashed line the cost is lower. A cross marks what is missing."
@@ -139,10 +134,6 @@ def comparison_page(
       title: of the page.
       drawn: paths of pictures, by the keys of their captions.
     """
-    lead = [
-        Section(_LEADS[finding["axis"]], paragraph(finding["text"]))
-        for finding in content["findings"]
-    ]
     made = bullets(provenance_sentences(content))
     tables = {table.title: table_html(table) for table in comparison_tables(content)}
 
@@ -165,7 +156,15 @@ def comparison_page(
     ]
     if profiles := shown("profile_cost", "profile_return"):
         sections.append(Section("Performance profiles", profiles))
-    return page(title, lead, sections, content)
+    return page(title, finding_sections(content), sections, content)
+
+
+def finding_sections(content: Mapping[str, Any]) -> list[Section]:
+    """What training, knowledge and the shield give, for the top of a page."""
+    return [
+        Section(_LEADS[finding["axis"]], paragraph(finding["text"]))
+        for finding in content["findings"]
+    ]
 
 
 def _draw(folder: Path, comparison: Comparison) -> dict[str, list[Path]]:
@@ -176,7 +175,7 @@ def _draw(folder: Path, comparison: Comparison) -> dict[str, list[Path]]:
         own = f"_{i + 1}" if len(measured) > 1 else ""
         path = folder / f"returns_and_costs{own}.png"
         drawn.setdefault("returns_and_costs", []).append(results_picture(path, summaries))
-        if any(_of(gain, setting) and gain["cost"] for gain in content["gains"]):
+        if any(setting_of(gain) == setting and gain["cost"] for gain in content["gains"]):
             path = folder / f"gains{own}.png"
             pictures.gains_picture(path, content["gains"], setting)
             drawn.setdefault("gains", []).append(path)
@@ -199,11 +198,7 @@ def _improvement_groups(content: Mapping[str, Any]) -> dict[str, list[Mapping[st
     together = [one for one in entries if one["task"] == ALL_TASKS]
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for entry in together or entries:
-        task = "all tasks" if entry["task"] == ALL_TASKS else short_task(entry["task"])
-        words = [entry["run"], task]
-        groups.setdefault(", ".join(filter(None, words)), []).append(entry)
+        task = "all settings" if entry["task"] == ALL_TASKS else entry["task"]
+        name = setting_title(entry["run"], task, "no shield")
+        groups.setdefault(name, []).append(entry)
     return {name: mine for name, mine in groups.items() if any(one["cost"] for one in mine)}
-
-
-def _of(entry: Mapping[str, Any], setting: Setting) -> bool:
-    return Setting(*(entry[name] for name in Setting._fields)) == setting

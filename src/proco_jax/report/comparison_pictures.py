@@ -4,14 +4,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from proco_jax.common.statistics import Interval
 from proco_jax.evaluation.results import AUGMENTATIONS
-from proco_jax.report.comparison import AXES, Setting
+from proco_jax.report.comparison import AXES, Setting, main_gains, setting_of
 from proco_jax.report.plot_style import (
     COLORS,
     DASHES,
     GRID,
     MUTED,
+    SHIELD_LINES,
+    SHIELD_NAMES,
     TEXT,
+    error_bar,
     figure_title,
     label,
     legend_below,
@@ -19,22 +23,15 @@ from proco_jax.report.plot_style import (
     panels,
     save,
 )
-from proco_jax.report.tables import short_task
+from proco_jax.report.tables import setting_title
 
 # As in the return-cost picture, from the plain policy to the one with knowledge.
 _AUGMENTATION_COLORS = {
     name: COLORS[AUGMENTATIONS.index(name)] for name in ("none", "control", "proco")
 }
-_SHIELD_LINES = {"none": "-", "filter": "--", "planner": ":"}
-_SHIELD_NAMES = {"none": "no shield", "filter": "filter", "planner": "planner"}
-_AXIS_TITLES = {
-    "training": "Training: proco - none,\nno shield",
-    "knowledge": "Knowledge: proco - control,\nno shield",
-    "shield": "Shield: {shield} - none,\ntrained with {augmentation}",
-}
 _PROFILE_AXES = {
-    "cost": ("cost / cost limit", "up to x"),
-    "return": ("normalized return", "from x on"),
+    "cost": ("cost / cost limit", "share of episodes\nup to x"),
+    "return": ("normalized return", "share of episodes\nfrom x on"),
 }
 
 
@@ -46,7 +43,7 @@ def gains_picture(path: Path, gains: Sequence[Mapping[str, Any]], setting: Setti
       gains: of the content of a comparison.
       setting: whose gains are drawn.
     """
-    mine = [gain for gain in gains if Setting(*(gain[n] for n in Setting._fields)) == setting]
+    mine = [gain for gain in gains if setting_of(gain) == setting]
     algorithms = sorted({gain["algorithm"] for gain in mine}, reverse=True)
     places = {name: i for i, name in enumerate(algorithms)}
     height = 1.1 + 0.27 * max(len(algorithms), 3)
@@ -54,12 +51,12 @@ def gains_picture(path: Path, gains: Sequence[Mapping[str, Any]], setting: Setti
     for row, quantity in enumerate(("cost", "return")):
         for column, axis in enumerate(AXES):
             one = axes[row * len(AXES) + column]
-            shown = _main_gains([gain for gain in mine if gain["axis"] == axis])
+            shown = main_gains([gain for gain in mine if gain["axis"] == axis])
             title = _axis_title(axis, shown) if row == 0 else ""
             _draw_differences(one, places, shown, quantity)
             label(one, f"difference in mean {quantity}", "", title)
-    logs = f"{setting.regime} logs, cost limit {setting.cost_limit:g}"
-    figure_title(figure, f"{short_task(setting.task)}, {logs}")
+    logs = f"{setting.regime} logs", f"cost limit {setting.cost_limit:g}"
+    figure_title(figure, setting_title(setting.run, setting.task, *logs))
     return save(figure, path)
 
 
@@ -121,6 +118,7 @@ def profiles_picture(path: Path, profile: Mapping[str, Any], quantity: str) -> P
         rows, columns, max(2.4 * columns + 0.4, 4.4), 2.1 * rows + 0.9, sharex=True, sharey=True
     )
     x = profile[f"{quantity}_thresholds"]
+    words, share = _PROFILE_AXES[quantity]
     for i, (one, algorithm) in enumerate(zip(axes, algorithms, strict=False)):
         for policy in drawn:
             if policy["algorithm"] == algorithm and policy["shield"] in shields:
@@ -133,10 +131,6 @@ def profiles_picture(path: Path, profile: Mapping[str, Any], quantity: str) -> P
             one.axvline(1.0, color=TEXT, lw=1.0, ls=DASHES, zorder=2)
         one.set_ylim(-0.03, 1.03)
         lowest, leftmost = i + columns >= len(algorithms), i % columns == 0
-        words = "cost / cost limit" if quantity == "cost" else "normalized return"
-        share = (
-            "share of episodes\nup to x" if quantity == "cost" else "share of episodes\nfrom x on"
-        )
         label(one, words if lowest else "", share if leftmost else "", algorithm)
         one.tick_params(labelbottom=lowest)
     for one in axes[len(algorithms) :]:
@@ -147,24 +141,22 @@ def profiles_picture(path: Path, profile: Mapping[str, Any], quantity: str) -> P
         for name in names
     ]
     handles += [
-        Line2D([], [], color=TEXT, ls=_SHIELD_LINES[name], label=_SHIELD_NAMES[name])
+        Line2D([], [], color=TEXT, ls=SHIELD_LINES[name], label=SHIELD_NAMES[name])
         for name in shields
     ]
     legend_below(figure, handles, len(handles) if columns > 2 else 2)
+    figure_title(figure, profile["run"])
     return save(figure, path)
 
 
-def _main_gains(gains: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Of PROCO, and of the strongest shield, where a picture has room for one."""
-    found = [gain for gain in gains if gain["policy"]["augmentation"] == "proco"] or list(gains)
-    shields = {gain["policy"]["shield"] for gain in found}
-    strongest = next((name for name in ("planner", "filter") if name in shields), "none")
-    return [gain for gain in found if gain["policy"]["shield"] == strongest]
-
-
 def _axis_title(axis: str, gains: Sequence[Mapping[str, Any]]) -> str:
-    policy = gains[0]["policy"] if gains else {"shield": "planner", "augmentation": "proco"}
-    return _AXIS_TITLES[axis].format(**policy)
+    if not gains:
+        return f"{axis.capitalize()}\n"
+    policy, baseline = gains[0]["policy"], gains[0]["baseline"]
+    key, rest = "augmentation", "no shield"
+    if axis == "shield":
+        key, rest = "shield", f"trained with {policy['augmentation']}"
+    return f"{axis.capitalize()}: {policy[key]} - {baseline[key]},\n{rest}"
 
 
 def _draw_differences(
@@ -179,6 +171,7 @@ def _draw_differences(
     for gain in gains:
         _draw_interval(axes, places[gain["algorithm"]], gain[quantity], TEXT)
     if all(gain[quantity] is None for gain in gains):
+        axes.set_xticks([0.0])
         note(axes, "not measured")
 
 
@@ -198,15 +191,8 @@ def _draw_interval(
         edge = axes.get_yaxis_transform()
         axes.plot([0.03], [place], ls="", marker="x", ms=4, color=MUTED, transform=edge)
         return
-    axes.errorbar(
-        interval["point"], place, xerr=_bar(interval), fmt="o", ms=5, color=color, elinewidth=1.4
-    )
-
-
-def _bar(interval: Mapping[str, float]) -> list[list[float]]:
-    """Lengths of the bars, not below 0: a percentile interval may not contain its point."""
-    point = interval["point"]
-    return [[max(0.0, point - interval["low"])], [max(0.0, interval["high"] - point)]]
+    bar = error_bar(Interval(**interval))
+    axes.errorbar(interval["point"], place, xerr=bar, fmt="o", ms=5, color=color, elinewidth=1.4)
 
 
 def _two_shields(present: set[str]) -> list[str]:
@@ -218,6 +204,6 @@ def _draw_profile(
     axes: Any, x: Sequence[float], profile: Mapping[str, Any], augmentation: str, shield: str
 ) -> None:
     color = _AUGMENTATION_COLORS[augmentation]
-    axes.plot(x, profile["point"], color=color, ls=_SHIELD_LINES[shield], lw=1.5, zorder=4)
+    axes.plot(x, profile["point"], color=color, ls=SHIELD_LINES[shield], lw=1.5, zorder=4)
     if shield == "none":
         axes.fill_between(x, profile["low"], profile["high"], color=color, alpha=0.13, lw=0)

@@ -1,16 +1,14 @@
 """The tables of a comparison: columns and cells, as Markdown and as CSV."""
 
-import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from proco_jax.common.statistics import Interval
-from proco_jax.evaluation.results import Policy, Row
+from proco_jax.evaluation.results import COLUMNS, Row, policy_of
 from proco_jax.report.comparison import ALL_TASKS
 from proco_jax.report.gains import GAINS_CAPTION, contrast_words, signed
 from proco_jax.report.html import Cell, Table
-from proco_jax.report.tables import logs_name, markdown_table, short_task
+from proco_jax.report.tables import csv_table, logs_name, markdown_table, short_task
 
 ABSENT = "-"
 
@@ -77,17 +75,13 @@ def policies_csv(content: Mapping[str, Any]) -> str:
             interval = entry[name] or dict.fromkeys(("point", "low", "high"))
             line += [_plain(interval[part]) for part in ("point", "low", "high")]
         lines.append(line)
-    return _csv(header, lines)
+    return csv_table(header, lines)
 
 
 def runs_csv(rows: Sequence[Row]) -> str:
     """One line per row of results, without the scores of single episodes."""
-    names = ["task", "source", "regime", "cost_limit", "algorithm", "augmentation", "shield"]
-    names += ["seed", "step", "episodes", "return_mean", "cost_mean", "normalized_return"]
-    names += ["normalized_cost", "violation_free_share", "violation_steps_mean"]
-    names += ["settings", "commit", "device"]
-    lines = [[_plain(row.get("run", "")), *(_plain(row[name]) for name in names)] for row in rows]
-    return _csv(["run", *names], lines)
+    lines = [[_plain(row.get("run", "")), *(_plain(row[name]) for name in COLUMNS)] for row in rows]
+    return csv_table(["run", *COLUMNS], lines)
 
 
 def provenance_sentences(content: Mapping[str, Any]) -> list[str]:
@@ -243,11 +237,7 @@ def _runs(entry: Mapping[str, Any]) -> Cell:
 
 
 def _contrast(entry: Mapping[str, Any]) -> tuple[str, str]:
-    def policy(side: str) -> Policy:
-        named = entry[side]
-        return named["algorithm"], named["augmentation"], named["shield"]
-
-    return contrast_words(entry["axis"], policy("policy"), policy("baseline"))
+    return contrast_words(entry["axis"], policy_of(entry["policy"]), policy_of(entry["baseline"]))
 
 
 def _difference_cell(interval: Mapping[str, float] | None, digits: int, better: int) -> Cell:
@@ -280,11 +270,3 @@ def _plain(value: Any) -> str:
     if isinstance(value, list):
         return " ".join(str(item) for item in value)
     return str(value)
-
-
-def _csv(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(lines)
-    return text.getvalue()

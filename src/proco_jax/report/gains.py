@@ -50,7 +50,7 @@ def gains(summaries: Sequence[Summary]) -> list[Gain]:
     groups: dict[tuple[object, ...], dict[Policy, Summary]] = {}
     for s in summaries:
         policies = groups.setdefault((s.run, s.task, s.source, s.regime, s.cost_limit), {})
-        policies[s.algorithm, s.augmentation, s.shield] = s
+        policies[s.policy] = s
     return [
         found
         for policies in groups.values()
@@ -120,7 +120,7 @@ def gains_markdown(summaries: Sequence[Summary]) -> str:
         [
             *(cell(gain.policy) for cell in axes.values()),
             gain.axis,
-            *contrast_words(gain.axis, _axes(gain.policy), _axes(gain.baseline)),
+            *contrast_words(gain.axis, gain.policy.policy, gain.baseline.policy),
             f"{gain.seeds} x {gain.episodes}",
             signed(gain.cost, 1),
             signed(gain.episode_return, 2),
@@ -145,7 +145,3 @@ def signed(interval: Interval, digits: int) -> str:
     # Adding zero to the rounded value turns -0.0 into 0.0.
     point, low, high = (f"{round(value, digits) + 0.0:+.{digits}f}" for value in interval)
     return f"{point} [{low}, {high}]"
-
-
-def _axes(summary: Summary) -> Policy:
-    return summary.algorithm, summary.augmentation, summary.shield

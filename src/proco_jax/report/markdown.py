@@ -110,8 +110,7 @@ def _results(workdir: Path, shown: set[Path]) -> str:
     drawn = [pictures.results_picture(folder / "results.png", summaries)]
     steps: dict[tuple[str, ...], set[int]] = {}
     for row in rows:
-        policy = row["algorithm"], row["augmentation"], row["shield"]
-        steps.setdefault(policy, set()).add(row["step"])
+        steps.setdefault(results.policy_of(row), set()).add(row["step"])
     if max(map(len, steps.values())) > 1:
         drawn.append(pictures.learning_curves(folder / "learning_curves.png", rows))
     final = [row for group in results.final_rows(rows).values() for row in group]
@@ -364,12 +363,7 @@ def _embedded(workdir: Path, paths: Sequence[Path], shown: set[Path]) -> list[st
 
 
 _CAPTIONS = {
-    "results": (
-        "Mean return and mean cost per episode of every policy, with 95% bootstrap intervals. "
-        "Colors are trained policies, markers are shields, and a line joins the policies that "
-        "differ only in their shield. The dashed line is the cost limit; costs above 1 are on a "
-        "logarithmic scale if they exceed 20."
-    ),
+    "results": pictures.RESULTS_CAPTION,
     "learning_curves": (
         "Evaluations during training: means over seeds, with a band from the lowest seed to the "
         "highest."

@@ -6,15 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from proco_jax.common.statistics import Interval
 from proco_jax.evaluation.results import AUGMENTATIONS, SHIELDS, Row, policy_name
 from proco_jax.report.plot_style import (
     COLORS,
     DASHES,
+    SHIELD_LINES,
+    SHIELD_NAMES,
     TEXT,
     colorbar,
     cost_axis,
     cost_limit_line,
+    error_bar,
     figure_title,
     label,
     legend,
@@ -23,14 +25,18 @@ from proco_jax.report.plot_style import (
     save,
     step_axis,
 )
-from proco_jax.report.tables import Summary, short_task
+from proco_jax.report.tables import Summary, setting_title
 
 # Algorithm and augmentation of a trained policy.
 Training = tuple[str, str]
 
+RESULTS_CAPTION = (
+    "Mean return and mean cost per episode of every policy, with 95% stratified bootstrap "
+    "intervals. Colors are trained policies, markers are shields, and a line joins the policies "
+    "that differ only in their shield. The dashed line is the cost limit; costs above 1 are on a "
+    "logarithmic scale if they exceed 20."
+)
 _MARKERS = {"none": "o", "filter": "^", "planner": "s"}
-_LINES = {"none": "-", "filter": "--", "planner": ":"}
-_SHIELD_NAMES = {"none": "no shield", "filter": "filter", "planner": "planner"}
 
 
 def results_picture(path: Path, summaries: Sequence[Summary]) -> Path:
@@ -63,7 +69,7 @@ def results_picture(path: Path, summaries: Sequence[Summary]) -> Path:
         one.set_visible(False)
     cost_axis(axes[0], max([limit, *(s.mean_cost.high for s in summaries)]))
     first = summaries[0]
-    figure_title(figure, f"{short_task(first.task)}, {first.regime} logs")
+    figure_title(figure, setting_title(first.run, first.task, f"{first.regime} logs"))
     shields = [name for name in reversed(SHIELDS) if any(s.shield == name for s in summaries)]
     trained = _training_handles(groups)
     _legend_in_columns(figure, trained, [_shield_handle(name) for name in shields])
@@ -112,7 +118,9 @@ def learning_curves(path: Path, rows: Sequence[Row]) -> Path:
         line_axes[2].set_ylim(-3, 103)
     shields = [name for name in reversed(SHIELDS) if any(name == s for _, s in policies)]
     trained = _training_handles(groups)
-    lines = [_shield_handle(name, _LINES[name]) for name in shields] if len(shields) > 1 else []
+    lines = (
+        [_shield_handle(name, SHIELD_LINES[name]) for name in shields] if len(shields) > 1 else []
+    )
     _legend_in_columns(figure, trained, lines)
     return save(figure, path)
 
@@ -301,7 +309,7 @@ def _shield_handle(shield: str, line: str = "") -> Any:
     from matplotlib.lines import Line2D
 
     marker = _MARKERS[shield]
-    return Line2D([], [], color=TEXT, ls=line, marker=marker, ms=5, label=_SHIELD_NAMES[shield])
+    return Line2D([], [], color=TEXT, ls=line, marker=marker, ms=5, label=SHIELD_NAMES[shield])
 
 
 def _legend_in_columns(figure: Any, first: Sequence[Any], second: Sequence[Any]) -> None:
@@ -326,8 +334,8 @@ def _draw_training(axes: Any, summaries: Sequence[Summary], color: str) -> None:
         axes.errorbar(
             summary.mean_return.point,
             summary.mean_cost.point,
-            xerr=_error_bar(summary.mean_return),
-            yerr=_error_bar(summary.mean_cost),
+            xerr=error_bar(summary.mean_return),
+            yerr=error_bar(summary.mean_cost),
             fmt=_MARKERS[summary.shield],
             ms=7,
             color=color,
@@ -350,19 +358,11 @@ def _draw_curves(axes: Sequence[Any], rows: Sequence[Row], color: str, shield: s
             steps,
             [np.mean(v) for v in values],
             color=color,
-            ls=_LINES[shield],
+            ls=SHIELD_LINES[shield],
             marker=_MARKERS[shield],
             ms=4,
             lw=1.6,
         )
-
-
-def _error_bar(interval: Interval) -> list[list[float]]:
-    """Lengths of the bars, not below 0: a percentile interval may not contain its point."""
-    return [
-        [max(0.0, interval.point - interval.low)],
-        [max(0.0, interval.high - interval.point)],
-    ]
 
 
 def _stage_order(stage: str) -> tuple[str, int]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from proco_jax.common.files import write_atomic
+from proco_jax.common.statistics import Interval
 
 TEXT = "#2b2f36"
 MUTED = "#8a8f98"
@@ -13,6 +14,8 @@ GRID = "#e6e8eb"
 # has little contrast on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = (0, (4, 3))
+SHIELD_LINES = {"none": "-", "filter": "--", "planner": ":"}
+SHIELD_NAMES = {"none": "no shield", "filter": "filter", "planner": "planner"}
 
 
 def panels(rows: int, columns: int, width: float, height: float, **layout: Any) -> tuple[Any, list]:
@@ -127,6 +130,14 @@ def cost_limit_line(axes: Any, limit: float | None, *, named: bool = True) -> No
             linespacing=1.0,
             color=TEXT,
         )
+
+
+def error_bar(interval: Interval) -> list[list[float]]:
+    """Lengths of the bars, not below 0: a percentile interval may not contain its point."""
+    return [
+        [max(0.0, interval.point - interval.low)],
+        [max(0.0, interval.high - interval.point)],
+    ]
 
 
 def step_axis(axes: Any, steps: Sequence[float]) -> None:

@@ -1,6 +1,8 @@
-"""Tables of results, for the terminal and as Markdown."""
+"""Tables of results: for the terminal, as Markdown and as CSV."""
 
+import csv
 import dataclasses
+import io
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from rich.table import Table
 
 from proco_jax.common.statistics import Interval, stratified_bootstrap, wilson_interval
 from proco_jax.envs.tasks import TASKS, normalized_return
-from proco_jax.evaluation.results import Row, final_rows, policy_name
+from proco_jax.evaluation.results import Policy, Row, final_rows, policy_name
 
 CAPTION = (
     "One row per policy. *Augmentation* is what generated costs and imagined samples in training, "
@@ -82,6 +84,11 @@ class Summary:
     cost_std: float
     violation_steps_mean: float
     violation_steps_std: float
+
+    @property
+    def policy(self) -> Policy:
+        """Algorithm, augmentation and shield."""
+        return self.algorithm, self.augmentation, self.shield
 
 
 def summarize(rows: Sequence[Row], run: str = "") -> list[Summary]:
@@ -168,6 +175,15 @@ def markdown_table(
     return "\n".join(lines) + "\n"
 
 
+def csv_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of comma-separated values."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
 def number(value: Any) -> str:
     """A value as text: four significant digits, `yes` or `no`, a dash for None and NaN."""
     if value is None:
@@ -184,6 +200,12 @@ def number(value: Any) -> str:
     return str(value)
 
 
+def normalized(task: str, returns: np.ndarray) -> np.ndarray:
+    """Normalized returns; as they are for a system of the user's own, without reference returns."""
+    known = TASKS.get(task)
+    return returns if known is None else np.asarray(normalized_return(known, returns))
+
+
 def logs_name(source: str, regime: str) -> str:
     """Regime and source of the logs, e.g. `safe, collect`; of a file only the name."""
     kind, colon, name = source.partition(":")
@@ -195,6 +217,11 @@ def logs_name(source: str, regime: str) -> str:
 def short_task(task: str) -> str:
     """The task's name without the prefix that all tasks share."""
     return task.removeprefix("Safety")
+
+
+def setting_title(run: str, task: str, *rest: str) -> str:
+    """What a picture is about: the run if several are told apart, the task, and the rest."""
+    return ", ".join(filter(None, (run, short_task(task), *rest)))
 
 
 _AXES: dict[str, Callable[[Summary], str]] = {
@@ -224,7 +251,7 @@ def _summary(rows: Sequence[Row], run: str) -> Summary:
     episodes = min(row["episodes"] for row in rows)
     returns = np.array([row["returns"][:episodes] for row in rows])
     costs = np.array([row["costs"][:episodes] for row in rows])
-    task, limit = TASKS.get(first["task"]), first["cost_limit"]
+    limit = first["cost_limit"]
     episode_return = stratified_bootstrap(returns)
     cost = stratified_bootstrap(costs)
     violations = [row["violation_steps_mean"] for row in rows if row["violation_steps_mean"] > 0]
@@ -239,10 +266,7 @@ def _summary(rows: Sequence[Row], run: str) -> Summary:
         costs=costs,
         episode_return=episode_return,
         cost=cost,
-        # A system of the user's own has no reference returns.
-        normalized_return=episode_return
-        if task is None
-        else Interval(*np.asarray(normalized_return(task, np.array(episode_return)))),
+        normalized_return=Interval(*normalized(first["task"], np.array(episode_return))),
         normalized_cost=Interval(*(value / limit for value in cost)),
         violation_free_share=stratified_bootstrap(costs == 0, np.mean),
         episodes_within_limit=stratified_bootstrap(costs <= limit, np.mean),

@@ -7,21 +7,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from proco_jax.common.statistics import Interval, stratified_bootstrap
-from proco_jax.evaluation.results import Row, policy_name
+from proco_jax.evaluation.results import SHIELDS, Row, policy_name, rounded
 from proco_jax.report.plot_style import (
     COLORS,
-    DASHES,
+    SHIELD_NAMES,
     figure_title,
     label,
     legend_below,
     panels,
     save,
 )
-from proco_jax.report.tables import short_task
+from proco_jax.report.tables import setting_title
 from proco_jax.sweeps.results import SweepRow
 
-# A picture with more lines cannot be read.
-MOST_LINES = 12
+# A panel with more lines cannot be read.
+MOST_LINES = len(COLORS)
+_QUANTITIES = {"cost": "mean cost per episode", "episode_return": "mean return per episode"}
 
 
 class Point(NamedTuple):
@@ -39,7 +40,8 @@ class Curve(NamedTuple):
       name: dotted name of the hyperparameter.
       task: e.g. `SafetyPointGoal1`.
       regime: of the logs.
-      label: the policy, and the values of other hyperparameters.
+      label: the trained policy, and the values of other hyperparameters.
+      shield: of the policy.
       points: by ascending value, at least two.
     """
 
@@ -47,19 +49,20 @@ class Curve(NamedTuple):
     task: str
     regime: str
     label: str
+    shield: str
     points: list[Point]
 
 
 def sweep_curves(rows: Sequence[SweepRow]) -> list[Curve]:
     """A curve for each policy and each hyperparameter with at least two numbers as values."""
-    groups: dict[tuple[str, str, str, str], dict[float, list[Row]]] = {}
+    groups: dict[tuple[str, str, str, str, str], dict[float, list[Row]]] = {}
     for run, row in rows:
         for name, value in run.settings.items():
             if isinstance(value, bool) or not isinstance(value, int | float):
                 continue
             others = [f"{k}={v}" for k, v in run.settings.items() if k != name]
-            policy = policy_name(row["algorithm"], row["augmentation"], row["shield"])
-            key = (name, row["task"], row["regime"], ", ".join([policy, *others]))
+            trained = ", ".join([policy_name(row["algorithm"], row["augmentation"]), *others])
+            key = (name, row["task"], row["regime"], trained, row["shield"])
             groups.setdefault(key, {}).setdefault(float(value), []).append(row)
     return [
         Curve(*key, [_point(value, values[value]) for value in sorted(values)])
@@ -80,7 +83,7 @@ def draw_curves(folder: Path, curves: Sequence[Curve]) -> dict[tuple[str, str, s
     drawn = {}
     for i, (key, mine) in enumerate(groups.items()):
         path = folder / f"curve_{i + 1}.png"
-        _draw(path, mine[:MOST_LINES], key)
+        _draw(path, mine, key)
         drawn[key] = path
     return drawn
 
@@ -104,29 +107,52 @@ def _point(value: float, rows: Sequence[Row]) -> Point:
 def _point_json(point: Point) -> dict[str, Any]:
     return {
         "value": point.value,
-        "cost": [round(float(x), 6) for x in point.cost],
-        "return": [round(float(x), 6) for x in point.episode_return],
+        "cost": [rounded(x) for x in point.cost],
+        "return": [rounded(x) for x in point.episode_return],
     }
 
 
 def _draw(path: Path, curves: Sequence[Curve], key: tuple[str, str, str]) -> None:
+    """A row of panels for each shield, whose costs differ too much for one axis."""
     name, task, regime = key
-    figure, axes = panels(1, 2, 9.6, 3.6)
-    values = [point.value for curve in curves for point in curve.points]
-    logarithmic = min(values) > 0 and max(values) >= 10 * min(values)
-    for i, curve in enumerate(curves):
-        color, dash = COLORS[i % len(COLORS)], DASHES if i >= len(COLORS) else "-"
-        x = [point.value for point in curve.points]
-        for one, of in zip(axes, ("cost", "episode_return"), strict=True):
-            found = [getattr(point, of) for point in curve.points]
-            y = [interval.point for interval in found]
-            one.plot(x, y, color=color, linestyle=dash, marker="o", ms=3, label=curve.label)
-            low, high = [i.low for i in found], [i.high for i in found]
-            one.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
-    for one, words in zip(axes, ("mean cost", "mean return"), strict=True):
-        if logarithmic:
-            one.set_xscale("log")
-        label(one, name, words, "")
-    figure_title(figure, f"{short_task(task)}, {regime} logs")
-    legend_below(figure, axes[0].get_legend_handles_labels()[0], 2)
+    shields = [shield for shield in reversed(SHIELDS) if any(c.shield == shield for c in curves)]
+    labels = dict.fromkeys(curve.label for curve in curves)
+    colors = dict(zip(labels, COLORS, strict=False))
+    drawn = [curve for curve in curves if curve.label in colors]
+    height = 2.4 * len(shields) + 0.6 + 0.2 * -(-len(colors) // 2)
+    figure, axes = panels(len(shields), 2, 9.6, height, sharex=True)
+    for i, shield in enumerate(shields):
+        for one, (quantity, words) in zip(axes[2 * i :], _QUANTITIES.items(), strict=False):
+            for curve in drawn:
+                if curve.shield == shield:
+                    _draw_curve(one, curve, quantity, colors[curve.label])
+            lowest = i + 1 == len(shields)
+            label(one, name if lowest else "", words, SHIELD_NAMES[shield])
+            _value_axis(one, sorted({point.value for curve in drawn for point in curve.points}))
+            one.tick_params(labelbottom=lowest)
+    figure_title(figure, setting_title("", task, f"{regime} logs"))
+    legend_below(figure, _handles(colors), 2)
     save(figure, path)
+
+
+def _draw_curve(axes: Any, curve: Curve, quantity: str, color: str) -> None:
+    x = [point.value for point in curve.points]
+    y = [getattr(point, quantity) for point in curve.points]
+    axes.plot(x, [interval.point for interval in y], color=color, lw=1.4, marker="o", ms=3)
+    low, high = [interval.low for interval in y], [interval.high for interval in y]
+    axes.fill_between(x, low, high, color=color, alpha=0.12, lw=0)
+
+
+def _value_axis(axes: Any, values: Sequence[float]) -> None:
+    """Logarithmic where the values span a factor of 10; ticks at the values if they are few."""
+    if values[0] > 0 and values[-1] >= 10 * values[0]:
+        axes.set_xscale("log")
+    if len(values) <= 6:
+        axes.set_xticks(values, [f"{value:g}" for value in values])
+        axes.minorticks_off()
+
+
+def _handles(colors: Mapping[str, str]) -> list[Any]:
+    from matplotlib.lines import Line2D
+
+    return [Line2D([], [], color=color, lw=3, label=name) for name, color in colors.items()]

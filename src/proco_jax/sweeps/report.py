@@ -6,11 +6,11 @@ from typing import Any
 
 from proco_jax.common.files import write_text
 from proco_jax.report.comparison import Comparison, compare
-from proco_jax.report.comparison_files import write_tables
+from proco_jax.report.comparison_files import finding_sections, write_tables
 from proco_jax.report.comparison_tables import comparison_tables, provenance_sentences
-from proco_jax.report.html import Section, bullets, page, paragraph, picture_html, table_html
-from proco_jax.report.pictures import results_picture
-from proco_jax.report.tables import short_task
+from proco_jax.report.html import Section, bullets, page, picture_html, table_html
+from proco_jax.report.pictures import RESULTS_CAPTION, results_picture
+from proco_jax.report.tables import setting_title, short_task
 from proco_jax.sweeps.curves import MOST_LINES, Curve, curves_json, draw_curves, sweep_curves
 from proco_jax.sweeps.folder import Root
 from proco_jax.sweeps.results import (
@@ -27,12 +27,8 @@ _PICTURES = "sweep_pictures"
 _MOST_PICTURES = 12
 _CURVE_CAPTION = (
     "Mean cost and mean return per episode over a hyperparameter, with 95% stratified bootstrap "
-    "intervals; one line per policy and combination of the other hyperparameters, at most "
-    f"{MOST_LINES}."
-)
-_RESULTS_CAPTION = (
-    "Mean return and mean cost per episode of every policy with 95% stratified bootstrap "
-    "intervals. Markers are shields; the dashed line is the cost limit."
+    "intervals; panels are shields, colors the trained policies and the values of other "
+    f"hyperparameters, at most {MOST_LINES} of these."
 )
 
 
@@ -82,11 +78,7 @@ def _page(
     content: Mapping[str, Any],
     curves: Sequence[Curve],
 ) -> str:
-    lead = [Section("Progress", bullets(lines))]
-    lead += [
-        Section(f"What {finding['axis']} gives", paragraph(finding["text"]))
-        for finding in content["findings"]
-    ]
+    lead = [Section("Progress", bullets(lines)), *finding_sections(content)]
     sections = [_left(progress)] if progress.left else []
     drawn = draw_curves(pictures, curves)
     if drawn:
@@ -95,7 +87,7 @@ def _page(
             for (name, task, _), path in drawn.items()
         )
         sections.append(Section("Curves over hyperparameters", shown))
-    tables = [Section(table.title, table_html(table)) for table in comparison_tables(dict(content))]
+    tables = [Section(table.title, table_html(table)) for table in comparison_tables(content)]
     shown = _results_pictures(pictures, comparison)
     sections += [Section("Returns and costs", shown)] if shown else []
     sections += tables
@@ -112,8 +104,8 @@ def _results_pictures(folder: Path, comparison: Comparison) -> str:
     return "".join(
         picture_html(
             results_picture(folder / f"returns_and_costs_{i + 1}.png", summaries),
-            f"{short_task(setting.task)} {setting.run}",
-            f"{short_task(setting.task)}, {setting.regime} logs {setting.run}. {_RESULTS_CAPTION}",
+            setting_title(setting.run, setting.task),
+            RESULTS_CAPTION,
         )
         for i, (setting, summaries) in enumerate(comparison.summaries.items())
     )

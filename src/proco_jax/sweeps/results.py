@@ -1,41 +1,18 @@
 """The results of a sweep: raw rows of all runs, with the values of its axes as columns."""
 
-import csv
 import importlib.util
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from proco_jax.common.files import write_atomic, write_text
-from proco_jax.evaluation.results import FILE, Row, final_rows, load_rows
+from proco_jax.evaluation.results import COLUMNS, FILE, Row, final_rows, load_rows
 from proco_jax.report.comparison import expected_rows
+from proco_jax.report.tables import csv_table
 from proco_jax.sweeps.folder import PlannedRun
 from proco_jax.sweeps.status import Progress
 
 ROWS_CSV, ROWS_PARQUET = "rows.csv", "rows.parquet"
-# Of a row of results; scores of single episodes are in the runs' own files.
-_COLUMNS = (
-    "task",
-    "source",
-    "regime",
-    "cost_limit",
-    "algorithm",
-    "augmentation",
-    "shield",
-    "seed",
-    "step",
-    "episodes",
-    "return_mean",
-    "cost_mean",
-    "normalized_return",
-    "normalized_cost",
-    "violation_free_share",
-    "violation_steps_mean",
-    "settings",
-    "commit",
-    "device",
-)
 
 
 class SweepRow(NamedTuple):
@@ -110,17 +87,14 @@ def write_rows(folder: Path, results: SweepResults) -> list[Path]:
       The paths.
     """
     names = list(dict.fromkeys(name for found in results.rows for name in found.run.settings))
-    header = ["run", *names, *_COLUMNS]
+    header = ["run", *names, *COLUMNS]
     lines = [
         [found.run.name, *(found.run.settings.get(name) for name in names)]
-        + [found.row[name] for name in _COLUMNS]
+        + [found.row[name] for name in COLUMNS]
         for found in results.rows
     ]
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([["" if x is None else _value(x) for x in line] for line in lines])
-    write_text(folder / ROWS_CSV, buffer.getvalue())
+    texts = [["" if x is None else _value(x) for x in line] for line in lines]
+    write_text(folder / ROWS_CSV, csv_table(header, texts))
     paths = [folder / ROWS_CSV]
     if importlib.util.find_spec("pyarrow") is not None:
         columns = {name: [line[i] for line in lines] for i, name in enumerate(header)}
