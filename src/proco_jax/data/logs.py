@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from proco_jax.common import checksums
-from proco_jax.config.schema import Config
+from proco_jax.config.schema import TABLE_SOURCES, Config
 from proco_jax.data.card import card_lines, card_text, make_card, return_and_cost
 from proco_jax.data.checks import (
     DataError,
@@ -105,7 +105,7 @@ def load_logs(config: Config, workdir: str | Path, log: Callable[[str], None] = 
 def _read(config: Config, log: Callable[[str], None]) -> Stored:
     """The whole dataset; of a system of the user's own, with actions scaled to [-1, 1]."""
     system, source = system_of(config), config.data.source
-    if system is not None and source.startswith(("csv:", "parquet:")):
+    if system is not None and source.startswith(TABLE_SOURCES):
         return Stored(source, read_tables(source, system, config.data.gaps, log), {})
     root = dataset_root(config.data.root)
     dataset_id = find_dataset(config, root, log)
@@ -149,7 +149,7 @@ def verify_logs(config: Config, workdir: Path, log: Callable[[str], None] = prin
     Raises:
       DataError: if they differ.
     """
-    if not (workdir / CARD).exists() or config.data.source.startswith(("csv:", "parquet:")):
+    if not (workdir / CARD).exists() or config.data.source.startswith(TABLE_SOURCES):
         return  # Tables are read whole, and compared with the card, at every start.
     root = dataset_root(config.data.root)
     try:
@@ -249,7 +249,7 @@ def _fix_ends(
       The dataset, the cost of the transition dropped from each episode's end, and what was done.
     """
     own = bool(config.system.file)
-    if own and config.data.source.startswith(("csv:", "parquet:")):
+    if own and config.data.source.startswith(TABLE_SOURCES):
         # A row follows another one in time: ends are where the table says.
         return stored, [0.0] * len(stored.episodes), []
     # The logs of a system of the user's own may run on beyond the episodes of its policies.
