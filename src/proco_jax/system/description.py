@@ -126,12 +126,8 @@ class System:
         return low + (np.asarray(action, np.float64) + 1.0) / 2.0 * (high - low)
 
     def observed(self) -> list[str]:
-        """Names of the numbers of an observation: of a field of several, `name_0`, `name_1`..."""
-        return [
-            f.name if f.size == 1 else f"{f.name}_{i}"
-            for f in self.observation.fields
-            for i in range(f.size)
-        ]
+        """Names of the numbers of an observation, `[O]`."""
+        return self.observation.names
 
     def column(self, name: str) -> str:
         """The column of a log that holds what has this name here."""
