@@ -168,6 +168,19 @@ def test_a_description_may_be_corrected_until_something_is_made_with_it(tmp_path
             run_here(config, tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("nothing.py:make", "no file nothing.py"), ("CartPole-v1", "observation_space has the shape")],
+)
+def test_an_environment_that_cannot_be_used_is_an_error_before_any_work(
+    tmp_path, name, message
+) -> None:
+    config = tank_config(**{"system.env": repr(name)})
+    with pytest.raises(ValueError, match=message):
+        run_here(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "dataset.json").exists()
+
+
 @pytest.fixture
 def unchecked_keys() -> Iterator[None]:
     """The checker refuses a scan over keys inside the loop over members."""

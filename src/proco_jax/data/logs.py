@@ -26,12 +26,10 @@ from proco_jax.data.manifest import check_manifest
 from proco_jax.data.minari_store import NO_COST, Stored, dataset_root, read_dataset
 from proco_jax.data.regimes import Split, split_episodes
 from proco_jax.data.tables import (
-    constant_note,
-    no_cost_note,
+    log_notes,
     read_tables,
     rewards,
     scale_actions,
-    unscaled_note,
 )
 from proco_jax.observation import ObservationSpec
 from proco_jax.report.dataset_picture import draw_dataset
@@ -132,13 +130,8 @@ def _in_own_units(stored: Stored, system: System, log: Callable[[str], None]) ->
         )
         reward = rewards(system, episode.obs, episode.reward)
         scaled.append(episode._replace(action=action.astype(np.float32), reward=reward))
-    notes = []
-    if stored.metadata.get(NO_COST):
-        notes.append(no_cost_note("entry 'cost' in the infos"))
-    if stored.episodes:
-        notes += unscaled_note(np.concatenate([e.action for e in stored.episodes]), system)
-        notes += constant_note(np.concatenate([e.obs for e in stored.episodes]), system)
-    for note in notes:
+    no_cost = "entry 'cost' in the infos" if stored.metadata.get(NO_COST) else ""
+    for note in log_notes(scaled, system, no_cost) if scaled else ():
         log(f"{stored.dataset_id}: {note}")
     return scaled
 
