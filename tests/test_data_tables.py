@@ -134,6 +134,8 @@ def test_actions_that_use_little_of_their_range_are_told(tmp_path) -> None:
     lines: list[str] = []
     read(tmp_path, rows, log=lines.append)
     assert any("speed takes values from 0 to 1" in x and "scaled already" in x for x in lines)
+    read(tmp_path, ROWS.replace(",3000,", ",0,").replace(",1500,", ",0,"), log=lines.append)
+    assert any("speed takes values from 0 to 0" in x and "check the limits" in x for x in lines)
 
 
 def test_a_parquet_file_is_read_as_the_same_csv_file(tmp_path) -> None:

@@ -95,6 +95,19 @@ def test_a_policy_with_a_memory_acts_as_loaded_over_an_episode(workdir, tmp_path
     np.testing.assert_allclose(runner.step(rng.random(SPEC.size))["action"], found[0], atol=1e-6)
 
 
+def test_what_is_exported_beside_an_accelerator_runs_on_a_cpu_too(
+    workdir, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(exporting.export, "default_export_platform", lambda: "cuda")
+    policy = load_policy(workdir, "remembering", "proco", "none")
+    inputs = [{"name": str(i), "unit": "", "low": 0, "high": 1} for i in range(SPEC.size)]
+    actions = [{"name": str(i), "unit": "", "low": -1, "high": 1} for i in range(ACTIONS)]
+    exporting.export_policy(policy, tmp_path / "out", inputs, actions, {})
+    obs, key = np.full(SPEC.size, 0.5), np.zeros(2, np.uint32)
+    found = Policy(str(tmp_path / "out")).step(obs)["action"]
+    np.testing.assert_allclose(found, policy(obs, key), atol=1e-5)
+
+
 @pytest.mark.slow
 def test_whether_the_shield_intervened_is_told(workdir, runner) -> None:
     policy = load_policy(workdir, "bc", "proco", "filter", seed=1)
@@ -136,6 +149,25 @@ def test_what_was_never_logged_is_named(runner) -> None:
 def test_observations_that_cannot_be_used_are_refused(runner, wrong, message) -> None:
     with pytest.raises(ValueError, match=message):
         runner.step(wrong)
+
+
+@pytest.mark.parametrize("told", [(np.nan, 0.0), (0.0, np.inf)])
+def test_rewards_and_costs_that_are_not_finite_are_refused(runner, told) -> None:
+    with pytest.raises(ValueError, match="reward and cost: found"):
+        runner.step(np.full(SPEC.size, 0.5), *told)
+
+
+def test_an_action_that_is_not_finite_is_never_returned(runner, monkeypatch) -> None:
+    obs, call = np.full(SPEC.size, 0.5), runner._call
+    runner.reset(3)
+    expected = runner.step(obs)["action"]
+    runner.reset(3)
+    overflow = lambda *inputs: (np.full(ACTIONS, np.nan), *call(*inputs)[1:])  # noqa: E731
+    monkeypatch.setattr(runner, "_call", overflow)
+    with pytest.raises(ValueError, match="the networks' numbers overflow"):
+        runner.step(obs)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(runner.step(obs)["action"], expected)
 
 
 def test_a_changed_program_is_refused(exported, tmp_path) -> None:

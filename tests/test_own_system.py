@@ -9,12 +9,13 @@ import jax
 import numpy as np
 import pytest
 from small_run import SMALL, _value, run_here
-from system_toys import pump
+from system_toys import pump, replaced_once
 from test_experiments import load
 
 from proco_jax.command_line import _with_found_files
 from proco_jax.config.schema import Config, replaced
 from proco_jax.config.validation import validate
+from proco_jax.data.checks import DataError
 from proco_jax.data.tables import find_tables, read_tables
 from proco_jax.deployment.policy import load_policy
 from proco_jax.envs.own import OwnEnv, OwnWorlds, find_maker
@@ -154,6 +155,30 @@ def test_an_environment_of_other_sizes_is_refused() -> None:
 def test_an_environment_that_is_not_there_is_named(name: str) -> None:
     with pytest.raises(ValueError, match=r"--config\.system\.env"):
         find_maker(name)
+
+
+def test_a_description_may_be_corrected_until_something_is_made_with_it(tmp_path) -> None:
+    description = tmp_path / "tank.md"
+    # Both descriptions name a column that is not there; neither fixes the run.
+    for column in ("lot", "charge"):
+        text = replaced_once((FOLDER / "tank.md").read_text(), "| batch |", f"| {column} |")
+        description.write_text(text)
+        config = tank_config(**{"system.file": repr(str(description))})
+        with pytest.raises(DataError, match=f"no column '{column}'"):
+            run_here(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("nothing.py:make", "no file nothing.py"), ("CartPole-v1", "observation_space has the shape")],
+)
+def test_an_environment_that_cannot_be_used_is_an_error_before_any_work(
+    tmp_path, name, message
+) -> None:
+    config = tank_config(**{"system.env": repr(name)})
+    with pytest.raises(ValueError, match=message):
+        run_here(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "dataset.json").exists()
 
 
 @pytest.fixture

@@ -68,6 +68,13 @@ class ObservationSpec:
         return sum(f.size for f in self.fields)
 
     @property
+    def names(self) -> list[str]:
+        """Names of the numbers, `[O]`: of a field of several, `name_0`, `name_1`..."""
+        return [
+            f.name if f.size == 1 else f"{f.name}_{i}" for f in self.fields for i in range(f.size)
+        ]
+
+    @property
     def slices(self) -> dict[str, slice]:
         """Where each field lies."""
         ends = np.cumsum([f.size for f in self.fields])

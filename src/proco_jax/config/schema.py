@@ -44,6 +44,8 @@ SMALLEST_FRACTION, LARGEST_FRACTION = 1e-6, 1 - 1e-6
 FREE_SETTINGS = ("data.verify",)
 FOLDER_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
 DATA_SOURCE = r"collect|(minari|dsrl|csv|parquet):.+"
+# Beginnings of the sources that are tables of logs of a system of the user's own.
+TABLE_SOURCES = ("csv:", "parquet:")
 GAPS = ("refuse", "split")
 
 

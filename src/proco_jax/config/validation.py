@@ -14,6 +14,7 @@ from proco_jax.config.schema import (
     EVALUATION_SEED_SPACING,
     FIRST_COLLECTION_SEED,
     LARGEST_SEED,
+    TABLE_SOURCES,
     Bound,
     Config,
 )
@@ -134,7 +135,7 @@ def _system_problems(config: Config) -> Iterator[str]:
     if own and source == "collect":
         expected = "csv:, parquet:, minari: or dsrl: logs of the system in --config.system.file"
         yield _problem("data.source", source, expected)
-    if not own and source.startswith(("csv:", "parquet:")):
+    if not own and source.startswith(TABLE_SOURCES):
         expected = (
             "collect, minari: or dsrl:, or a description of your own system in "
             "--config.system.file (python -m proco_jax.describe drafts one)"

@@ -15,10 +15,12 @@ import numpy as np
 from proco_jax.common.files import write_text
 from proco_jax.data.checks import DataError
 from proco_jax.data.tables import (
+    IRREGULAR,
     Table,
     column_numbers,
     column_times,
     find_tables,
+    no_cost_note,
     read_csv,
     read_parquet,
 )
@@ -119,7 +121,7 @@ def draft_description(table: Table, name: str, actions: Sequence[str] = ()) -> D
         open_.append("the reward: a column, or an expression in '## Reward'")
     notes += [f"column {column!r} is left out: it holds no numbers" for column in skipped]
     if "cost" not in roles:
-        notes.append("there is no column of costs: all logs count as free of violations")
+        notes.append(no_cost_note("column of costs"))
     renamed = {names[c]: c for c in names if names[c] != c}
     renamed |= {role: column for role, column in roles.items() if role != column}
     text = _text(name, rows, action_rows, step, longest, renamed, "reward" in roles)
@@ -225,7 +227,7 @@ def _time(table: Table, roles: dict[str, str], open_: list[str]) -> tuple[str, i
         open_.append("the length of a step")
         return OPEN, longest, notes
     step = float(np.median(steps))
-    uneven = int((np.abs(steps - step) > 0.5 * step).sum())
+    uneven = int((np.abs(steps - step) > IRREGULAR * step).sum())
     if uneven:
         notes.append(
             f"{uneven} steps are not {step:g} s long; --config.data.gaps=split splits episodes "

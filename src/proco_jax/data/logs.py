@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from proco_jax.common import checksums
-from proco_jax.config.schema import Config
+from proco_jax.config.schema import TABLE_SOURCES, Config
 from proco_jax.data.card import card_lines, card_text, make_card, return_and_cost
 from proco_jax.data.checks import (
     DataError,
@@ -26,12 +26,10 @@ from proco_jax.data.manifest import check_manifest
 from proco_jax.data.minari_store import NO_COST, Stored, dataset_root, read_dataset
 from proco_jax.data.regimes import Split, split_episodes
 from proco_jax.data.tables import (
-    constant_note,
-    no_cost_note,
+    log_notes,
     read_tables,
     rewards,
     scale_actions,
-    unscaled_note,
 )
 from proco_jax.observation import ObservationSpec
 from proco_jax.report.dataset_picture import draw_dataset
@@ -105,7 +103,7 @@ def load_logs(config: Config, workdir: str | Path, log: Callable[[str], None] = 
 def _read(config: Config, log: Callable[[str], None]) -> Stored:
     """The whole dataset; of a system of the user's own, with actions scaled to [-1, 1]."""
     system, source = system_of(config), config.data.source
-    if system is not None and source.startswith(("csv:", "parquet:")):
+    if system is not None and source.startswith(TABLE_SOURCES):
         return Stored(source, read_tables(source, system, config.data.gaps, log), {})
     root = dataset_root(config.data.root)
     dataset_id = find_dataset(config, root, log)
@@ -132,13 +130,8 @@ def _in_own_units(stored: Stored, system: System, log: Callable[[str], None]) ->
         )
         reward = rewards(system, episode.obs, episode.reward)
         scaled.append(episode._replace(action=action.astype(np.float32), reward=reward))
-    notes = []
-    if stored.metadata.get(NO_COST):
-        notes.append(no_cost_note("entry 'cost' in the infos"))
-    if stored.episodes:
-        notes += unscaled_note(np.concatenate([e.action for e in stored.episodes]), system)
-        notes += constant_note(np.concatenate([e.obs for e in stored.episodes]), system)
-    for note in notes:
+    no_cost = "entry 'cost' in the infos" if stored.metadata.get(NO_COST) else ""
+    for note in log_notes(scaled, system, no_cost) if scaled else ():
         log(f"{stored.dataset_id}: {note}")
     return scaled
 
@@ -149,7 +142,7 @@ def verify_logs(config: Config, workdir: Path, log: Callable[[str], None] = prin
     Raises:
       DataError: if they differ.
     """
-    if not (workdir / CARD).exists() or config.data.source.startswith(("csv:", "parquet:")):
+    if not (workdir / CARD).exists() or config.data.source.startswith(TABLE_SOURCES):
         return  # Tables are read whole, and compared with the card, at every start.
     root = dataset_root(config.data.root)
     try:
@@ -249,7 +242,7 @@ def _fix_ends(
       The dataset, the cost of the transition dropped from each episode's end, and what was done.
     """
     own = bool(config.system.file)
-    if own and config.data.source.startswith(("csv:", "parquet:")):
+    if own and config.data.source.startswith(TABLE_SOURCES):
         # A row follows another one in time: ends are where the table says.
         return stored, [0.0] * len(stored.episodes), []
     # The logs of a system of the user's own may run on beyond the episodes of its policies.

@@ -144,7 +144,9 @@ def read_tables(
     episodes = [episode for table in tables for episode in _episodes(table, system, gaps, log)]
     if not episodes:
         raise DataError(f"{source}: no episode has two rows, as a step needs")
-    for note in _notes(tables, system, episodes):
+    cost = system.column("cost")
+    has_cost = any(cost in table.columns for table in tables)
+    for note in log_notes(episodes, system, "" if has_cost else f"column {cost!r}"):
         log(f"{source}: {note}")
     return episodes
 
@@ -181,13 +183,26 @@ def no_cost_note(what: str) -> str:
     )
 
 
-def unscaled_note(actions: np.ndarray, system: System) -> Iterator[str]:
+def log_notes(episodes: Sequence[Episode], system: System, no_cost: str = "") -> Iterator[str]:
+    """What the user should know of logs.
+
+    Args:
+      episodes: at least one, actions scaled.
+      no_cost: what is missing where the logs have no costs.
+    """
+    if no_cost:
+        yield no_cost_note(no_cost)
+    yield from _narrow_notes(system.unscale(np.concatenate([e.action for e in episodes])), system)
+    yield from _constant_notes(np.concatenate([e.obs for e in episodes]), system)
+
+
+def _narrow_notes(actions: np.ndarray, system: System) -> Iterator[str]:
     """Warnings about actions `[N, A]` that use little of their described range."""
     for action, column in zip(system.actions, actions.T, strict=True):
         low, high, whole = column.min(), column.max(), action.high - action.low
-        if not 0 < high - low < LITTLE * whole:
+        if high - low >= LITTLE * whole:
             continue
-        scaled = low >= -1 - ROUNDING and high <= 1 + ROUNDING and whole > 4
+        scaled = low < high and low >= -1 - ROUNDING and high <= 1 + ROUNDING and whole > 4
         hint = (
             "the logs seem to be scaled already, then describe the limits as -1 and 1"
             if scaled
@@ -200,7 +215,7 @@ def unscaled_note(actions: np.ndarray, system: System) -> Iterator[str]:
         )
 
 
-def constant_note(obs: np.ndarray, system: System) -> Iterator[str]:
+def _constant_notes(obs: np.ndarray, system: System) -> Iterator[str]:
     """Warnings about numbers of the observations `[N, O]` that never change."""
     read = set(system.knowledge.rule.fields) if system.knowledge.rule else set()
     constant = obs.std(axis=0, dtype=np.float64) <= CONSTANT_BELOW
@@ -449,14 +464,6 @@ def _parts(
             if i - begin >= 2:
                 yield rows[begin:i]
             begin = i + 1 if not end and broken[i] else i
-
-
-def _notes(tables: Sequence[Table], system: System, episodes: Sequence[Episode]) -> Iterator[str]:
-    if not any(system.column("cost") in table.columns for table in tables):
-        yield no_cost_note(f"column {system.column('cost')!r}")
-    actions = system.unscale(np.concatenate([e.action for e in episodes]))
-    yield from unscaled_note(actions, system)
-    yield from constant_note(np.concatenate([e.obs for e in episodes]), system)
 
 
 def _parquet_column(column: Any) -> Any:

@@ -42,20 +42,26 @@ class Policy:
     def step(self, observation, reward=0.0, cost=0.0):
         """The action in the system's units, and what to know about it.
 
-        Raises ValueError on an observation of another shape, or that is not finite.
+        Raises ValueError on an observation of another shape, on numbers that are not finite, and
+        if the action is not finite; the episode then stands where it was.
         """
         obs, expected = np.asarray(observation), ", ".join(self._names)
         if obs.shape != self._names.shape or not np.issubdtype(obs.dtype, np.number):
             raise ValueError(f"observation: found {obs.dtype} {obs.shape}, expected {expected}")
         with np.errstate(over="ignore"):
-            obs = obs.astype(np.float32)
+            obs, told = obs.astype(np.float32), np.array([reward, cost], np.float32)
         if not np.isfinite(obs).all():
             raise ValueError(
                 f"observation: not finite: {', '.join(self._names[~np.isfinite(obs)])}"
             )
-        told = np.float32(reward), np.float32(cost)
-        found = self._call(self._memory, obs, self._key, self._last, *told)
-        self._last, (intervened, unknown, self._memory) = np.asarray(found[0]), found[1:]
+        if not np.isfinite(told).all():
+            raise ValueError(f"reward and cost: found {reward} and {cost}, expected finite numbers")
+        action, intervened, unknown, memory = self._call(
+            self._memory, obs, self._key, self._last, *told
+        )
+        if not np.isfinite(action).all():
+            raise ValueError(f"observation: the networks' numbers overflow, found {obs.tolist()}")
+        self._last, self._memory = np.asarray(action), memory
         self._key = self._key + np.array([0, 1], np.uint32)
         outside = (obs < self._logged[0]) | (obs > self._logged[1])
         least, most = self._limits

@@ -98,19 +98,23 @@ class OwnWorlds:
         physical = self._own.unscale(np.clip(actions, -1.0, 1.0))
         reward, cost = np.zeros((2, self.num_envs), np.float32)
         terminated, truncated = np.zeros(self.num_envs, bool), self._over.copy()
-        for world in np.flatnonzero(~self._over):
+        running, unjudged = ~self._over, np.zeros(self.num_envs, bool)
+        for world in np.flatnonzero(running):
             env = self._envs[world]
             action = physical[world].astype(getattr(env.action_space, "dtype", np.float32))
             obs, gained, ended, cut, info = env.step(action)
             self._obs[world] = self._checked(obs)
             self._steps[world] += 1
             reward[world] = gained
-            cost[world] = self._cost(info, self._obs[world])
+            unjudged[world] = "cost" not in info
+            cost[world] = info.get("cost", 0.0)
             terminated[world] = ended
             truncated[world] = not ended and (cut or self._steps[world] >= self.task.episode_steps)
             self._over[world] = ended or truncated[world]
-            if self._own.reward is not None:
-                reward[world] = self._own.reward(self._obs[world])
+        if unjudged.any():
+            cost[unjudged] = self._judged()[unjudged]
+        if self._own.reward is not None:
+            reward[running] = self._own.reward(self._obs)[running]
         return StepResult(self._obs.copy(), reward, cost, terminated, truncated)
 
     def close(self) -> None:
@@ -119,15 +123,14 @@ class OwnWorlds:
             env.close()
         self._envs = []
 
-    def _cost(self, info: Any, obs: np.ndarray) -> float:
-        if "cost" in info:
-            return float(info["cost"])
+    def _judged(self) -> np.ndarray:
+        """Whether the judge calls the states of all worlds unsafe, `[num_envs]`."""
         if self._own.judge is None:
             raise ValueError(
                 "--config.system.env: the environment's info has no 'cost', and the description "
                 "has no rule to judge its states by; add either"
             )
-        return float(self._own.judge(obs))
+        return self._own.judge(self._obs)
 
     def _checked(self, obs: Any) -> np.ndarray:
         array = np.asarray(obs, np.float32)

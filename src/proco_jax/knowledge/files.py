@@ -14,6 +14,7 @@ additional sections Action, System, Columns and Reward, which do not concern the
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from proco_jax.common.shipped import find_shipped, shipped_experiments
@@ -22,6 +23,8 @@ from proco_jax.knowledge.rules.syntax import RuleError
 from proco_jax.observation import Field, ObservationSpec
 
 MAX_TEXT = 8000
+# Of a field or an action.
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _COLUMNS = ("field", "size", "kind", "unit", "reach", "meaning")
 _NEEDED = ("What is unsafe", "Observation")
 SYSTEM_SECTIONS = ("Action", "System", "Columns", "Reward")
@@ -114,11 +117,9 @@ def read_table(text: str) -> ObservationSpec:
     Raises:
       KnowledgeError: naming the row that is wrong.
     """
-    rows = [line.strip() for line in text.splitlines() if line.strip().startswith("|")]
-    if len(rows) < 3 or row_cells(rows[0]) != list(_COLUMNS):
-        raise KnowledgeError(f"'## Observation' needs a table with columns {', '.join(_COLUMNS)}")
+    rows = table_rows(text, "Observation", _COLUMNS)
     try:
-        return ObservationSpec(tuple(_read_row(row) for row in rows[2:]))
+        return ObservationSpec(tuple(_read_row(row) for row in rows))
     except ValueError as error:
         raise KnowledgeError(f"'## Observation': {error}") from None
 
@@ -175,18 +176,33 @@ def _row(cells: list[str] | tuple[str, ...]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def row_cells(row: str) -> list[str]:
-    """The cells of a row of a Markdown table."""
+def table_rows(section: str, title: str, columns: Sequence[str]) -> list[list[str]]:
+    """The cells of a section's Markdown table, row by row, without its head.
+
+    Raises:
+      KnowledgeError: unless there is a table with these columns and at least one row, and every
+        row has as many cells.
+    """
+    lines = [line.strip() for line in section.splitlines() if line.strip().startswith("|")]
+    if len(lines) < 3 or _cells(lines[0]) != list(columns):
+        raise KnowledgeError(f"'## {title}' needs a table with columns {', '.join(columns)}")
+    rows = [_cells(line) for line in lines[2:]]
+    for line, row in zip(lines[2:], rows, strict=True):
+        if len(row) != len(columns):
+            raise KnowledgeError(
+                f"'## {title}': expected {len(columns)} cells, found {len(row)}: {line}"
+            )
+    return rows
+
+
+def _cells(row: str) -> list[str]:
     cells = re.split(r"(?<!\\)\|", row.strip().strip("|"))
     return [cell.strip().replace("\\|", "|") for cell in cells]
 
 
-def _read_row(row: str) -> Field:
-    cells = row_cells(row)
-    if len(cells) != len(_COLUMNS):
-        raise KnowledgeError(f"expected {len(_COLUMNS)} cells, found {len(cells)}: {row}")
+def _read_row(cells: list[str]) -> Field:
     name, size, kind, unit, reach, meaning = cells
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", name):
+    if not NAME.fullmatch(name):
         raise KnowledgeError(f"{name!r} is no field name: use letters, digits and underscores")
     if not re.fullmatch("[0-9]{1,6}", size):
         raise KnowledgeError(f"field {name!r}: the size is a whole number, found {size!r}")

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from proco_jax.config.schema import Config
 from proco_jax.data.logs import Logs
 from proco_jax.deployment.acting import Deployed
 from proco_jax.evaluation.offline import (
@@ -28,8 +29,10 @@ from proco_jax.system.description import load_system
 from proco_jax.types import Array
 
 
-def margin_of(nets: Nets, grounding: Grounding | None, fitted: FittedCost | None) -> Margin | None:
-    """What tells how far a state is inside of the unsafe set: the rules, or else the network."""
+def unsafe_margin(
+    nets: Nets, grounding: Grounding | None, fitted: FittedCost | None
+) -> Margin | None:
+    """How far a state is inside of the unsafe set, by the rules or else by the cost network."""
     if grounding is None:
         return None
     score = rule_score(grounding)
@@ -100,7 +103,7 @@ def evaluate_offline(
             run.log(f"   {name}: {_words(report)}")
 
 
-def _inputs(policy: Trained, deployed: Deployed, shield: str, config: Any) -> dict[str, Any]:
+def _inputs(policy: Trained, deployed: Deployed, shield: str, config: Config) -> dict[str, Any]:
     guard = deployed.shield
     thresholds = None
     if shield != "none" and guard is not None:

@@ -27,6 +27,7 @@ from proco_jax.deployment.policy import FOLDER, save_policies
 from proco_jax.deployment.shield import ShieldState
 from proco_jax.diagnostics import dynamics_error
 from proco_jax.envs.tasks import Task
+from proco_jax.evaluation.episodes import make_evaluation_env
 from proco_jax.evaluation.results import FILE, load_rows
 from proco_jax.knowledge.grounding import Grounding, check_knowledge, ground
 from proco_jax.knowledge.rule_checks import LoggedStates
@@ -35,7 +36,7 @@ from proco_jax.models.normalizer import fit_normalizer
 from proco_jax.pipeline import offline, policies, reports
 from proco_jax.pipeline.policies import Learner, Trained
 from proco_jax.pipeline.store import digest
-from proco_jax.pipeline.workdir import CONFIG, DONE, TIMING, Run
+from proco_jax.pipeline.workdir import CONFIG, DESCRIPTION, DONE, TIMING, Run
 from proco_jax.pipeline.world_model import (
     Data,
     FittedCost,
@@ -54,7 +55,6 @@ from proco_jax.system.description import task_of
 from proco_jax.training.loop import make_program
 from proco_jax.types import TaskSpec
 
-DESCRIPTION = "system.md"
 FORECAST = "violation_forecast.json"
 THRESHOLDS = ("qh_threshold", "planner_threshold")
 
@@ -111,9 +111,11 @@ def make_results(run: Run, render: bool = False, evaluate: bool = True) -> None:
         render = False
     if finished(run) and (not render or _rendered(run)):
         return
-    # One's own algorithms that cannot be imported are an error before any work.
+    # The user's own algorithms and environments that cannot be used are an error before any work.
     for name in run.config.algorithms:
         find_maker(name)
+    if run.config.system.env:
+        make_evaluation_env(run.config, task, 1, 1).close()
     logs, grounding = load_inputs(run)
     _learn_and_evaluate(run, task, logs, grounding, render, evaluate)
     if not evaluate:
@@ -312,7 +314,7 @@ def _learn_and_evaluate(
     if config.system.file:
         with run.stage("offline", "Offline evaluation"):
             model = fit_dynamics(run, nets, data)[0] if fitted is None else fitted.dynamics
-            margin = offline.margin_of(nets, grounding, fitted and fitted.cost)
+            margin = offline.unsafe_margin(nets, grounding, fitted and fitted.cost)
             offline.evaluate_offline(run, nets, logs, model, margin, trained, deployed)
     if not config.system.file or config.system.env:
         with run.stage("evaluation", "Evaluation"):

@@ -19,8 +19,10 @@ CONFIG = "config.json"
 TIMING = "timing.json"
 DONE = "done.json"
 STORE = "store"
+# A copy of the description of a system of the user's own.
+DESCRIPTION = "system.md"
 # Files of a run that has not made anything yet.
-UNIMPORTANT = {CONFIG, TIMING, checksums.NAME, ".lock", "system.md"}
+UNIMPORTANT = {CONFIG, TIMING, checksums.NAME, ".lock", DESCRIPTION}
 
 
 class ConfigMismatchError(ValueError):
@@ -126,9 +128,10 @@ def open_run(
             with MetricsWriter(workdir, tensorboard=tensorboard) as metrics:
                 yield Run(config, workdir, store or workdir.absolute().parent / STORE, metrics, log)
         except Exception:
-            # A run that failed before it made anything does not fix the config.
+            # A run that failed before it made anything fixes neither config nor description.
             if {path.name for path in workdir.iterdir()} <= UNIMPORTANT:
                 (workdir / CONFIG).unlink()
+                (workdir / DESCRIPTION).unlink(missing_ok=True)
             raise
 
 

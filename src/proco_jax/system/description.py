@@ -16,6 +16,7 @@ It is a knowledge file (`knowledge/files.py`) with further sections:
 import dataclasses
 import math
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,13 @@ from proco_jax.common.shipped import find_shipped
 from proco_jax.config.schema import Config, replaced
 from proco_jax.envs.tasks import Task, get_task
 from proco_jax.knowledge.files import (
+    NAME,
     Knowledge,
     KnowledgeError,
     code_block,
     parse_knowledge,
     read_sections,
-    row_cells,
+    table_rows,
 )
 from proco_jax.knowledge.rules.rule import Quantity, parse_quantity
 from proco_jax.knowledge.rules.syntax import RuleError
@@ -50,7 +52,6 @@ ROLES = ("episode", "time", "reward", "cost", "terminated")
 # What a draft leaves open.
 OPEN = "TO FILL IN"
 _ACTION_COLUMNS = ("action", "unit", "low", "high", "meaning")
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,12 +127,8 @@ class System:
         return low + (np.asarray(action, np.float64) + 1.0) / 2.0 * (high - low)
 
     def observed(self) -> list[str]:
-        """Names of the numbers of an observation: of a field of several, `name_0`, `name_1`..."""
-        return [
-            f.name if f.size == 1 else f"{f.name}_{i}"
-            for f in self.observation.fields
-            for i in range(f.size)
-        ]
+        """Names of the numbers of an observation, `[O]`."""
+        return self.observation.names
 
     def column(self, name: str) -> str:
         """The column of a log that holds what has this name here."""
@@ -249,13 +246,7 @@ def parse_system(text: str) -> System:
 
 
 def _rows(section: str, title: str, columns: tuple[str, ...]) -> list[list[str]]:
-    lines = [line.strip() for line in section.splitlines() if line.strip().startswith("|")]
-    if len(lines) < 3 or row_cells(lines[0]) != list(columns):
-        raise KnowledgeError(f"'## {title}' needs a table with the columns {', '.join(columns)}")
-    rows = [row_cells(line) for line in lines[2:]]
-    for row in rows:
-        if len(row) != len(columns):
-            raise KnowledgeError(f"'## {title}': expected {len(columns)} cells, found {row}")
+    rows = table_rows(section, title, columns)
     names = [row[0] for row in rows]
     if len(set(names)) < len(names):
         raise KnowledgeError(f"'## {title}': {columns[0]} names must be distinct, found {names}")
@@ -265,7 +256,7 @@ def _rows(section: str, title: str, columns: tuple[str, ...]) -> list[list[str]]
 def _actions(section: str) -> tuple[ActionField, ...]:
     actions = []
     for name, unit, low, high, meaning in _rows(section, "Action", _ACTION_COLUMNS):
-        if not _NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             raise KnowledgeError(
                 f"'## Action': {name!r} is no name: use letters, digits and underscores"
             )
@@ -315,7 +306,7 @@ def _convention(value: str) -> bool:
     return value == STEP
 
 
-def _amount(name: str, text: str, unit: str, own: set[str] = frozenset()) -> float:  # pyright: ignore
+def _amount(name: str, text: str, unit: str, own: Iterable[str] = ()) -> float:
     """A positive number with a unit of the same dimension as `unit`, in base units."""
     number, _, given = text.partition(" ")
     where = f"'## System': {name}"
