@@ -15,61 +15,27 @@ from typing import Any
 import numpy as np
 
 from benchmarks.fault_outcomes import Finding, Outcome, damage
+from benchmarks.small_settings import SMALL, one_compilation, small_config, small_flags
 from proco_jax.common import checksums
-from proco_jax.config.presets import set_variant
-from proco_jax.config.schema import Config, replaced
+from proco_jax.config.schema import Config
 from proco_jax.pipeline.workdir import TIMING
 
-# The smallest run with every kind of saved file. Nothing is learned.
-SETTINGS: dict[str, Any] = {
+# The smallest run with every kind of saved file.
+SETTINGS: dict[str, Any] = SMALL | {
     "seeds": 1,
     "algorithms": ("bc",),
     "augmentations": ("proco",),
     "shields": ("planner",),
-    "data.episodes": 5,
-    "data.holdout_share": 0.2,
-    "encoder.bin_hidden": (8,),
-    "encoder.features": 16,
-    "dynamics.members": 2,
-    "dynamics.elites": 2,
-    "dynamics.bin_hidden": (8,),
-    "dynamics.hidden": (16,),
-    "dynamics.steps": 40,
-    "dynamics.holdout_every": 20,
-    "dynamics.batch": 32,
     "knowledge.model": "recorded",
-    "knowledge.rule_states": 1000,
-    "cost.members": 2,
-    "cost.hidden": (16,),
-    "cost.steps": 30,
-    "cost.batch": 64,
-    "cost.recall": 0.9,
-    "exploration.horizon": 4,
-    "exploration.starts": 4,
-    "exploration.candidates": 2,
-    "rollouts.horizon": 4,
-    "rollouts.starts": 4,
-    "rollouts.candidates": 2,
-    "rollouts.interval": 10,
-    "rollouts.generations": 2,
-    "rollouts.warmup": 1,
-    "feasibility.hidden": (16,),
-    "bc.hidden": (16,),
-    "shield.samples": 2,
-    "shield.planner_candidates": 4,
-    "shield.planner_horizon": 4,
-    "shield.forecast_starts": 2,
-    "train.batch": 16,
-    "train.steps": 30,
-    "train.chunk": 10,
-    "train.checkpoint_every": 10,
-    "evaluation.episodes": 1,
-    "evaluation.worlds": 2,
+    # The small cost network calls every row unsafe.
+    "bc.safe_only": False,
+    "evaluation.interim_episodes": 0,
 }
-EXPERIMENT = "experiments/point_goal.py"
 POLICY = ("bc", "proco")
 TIMEOUT_S = 1800.0
 MOST_KILLS = 4
+# How many chains of kills and reruns, by turns, are made however long they take.
+LEAST = 2
 # Times, and what only a person reads, may differ between two runs.
 _UNCOMPARED = {TIMING, "metrics.jsonl", "report.md", checksums.NAME, ".lock", "replies.jsonl"}
 _KINDS = ("data", "store", "run")
@@ -87,9 +53,7 @@ def pristine(folder: Path) -> Path:
 
 def config_of(at: Path) -> Config:
     """The config of the tiny run with its data in `at / "data"`."""
-    changes = {"data.root": str(at / "data"), **SETTINGS}
-    config = set_variant(Config(experiment="point_goal", task="SafetyPointGoal1"), "quick")
-    return replaced(config, changes)
+    return small_config(_settings(at))
 
 
 def finish_undisturbed(folder: Path) -> None:
@@ -305,17 +269,8 @@ def _duration(folder: Path) -> float:
 
 
 def _start(folder: Path, at: Path) -> subprocess.Popen[str]:
-    settings = {"data.root": str(at / "data"), **SETTINGS}
-    command = [
-        sys.executable,
-        "-m",
-        "proco_jax.main",
-        f"--config={EXPERIMENT}:quick",
-        f"--workdir={at / 'run'}",
-        *(f"--config.{name}={value}" for name, value in settings.items()),
-    ]
     return subprocess.Popen(
-        command,
+        [sys.executable, "-m", "proco_jax.main", *small_flags(at / "run", _settings(at))],
         env=os.environ | _environment(folder),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -323,13 +278,10 @@ def _start(folder: Path, at: Path) -> subprocess.Popen[str]:
     )
 
 
+def _settings(at: Path) -> dict[str, Any]:
+    return {"data.root": str(at / "data"), **SETTINGS}
+
+
 def _environment(folder: Path) -> dict[str, str]:
-    """All commands and processes compile the same programs, and keep them."""
-    return {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": "1",
-        "XLA_FLAGS": "--xla_backend_optimization_level=1",
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
+    optimization = {"XLA_FLAGS": "--xla_backend_optimization_level=1"}
+    return one_compilation(folder / "compiled") | optimization
