@@ -7,6 +7,7 @@ from typing import Any
 from proco_jax.common.files import write_text
 from proco_jax.deployment import exporting
 from proco_jax.deployment.policy import load_policy
+from proco_jax.pipeline.workdir import DESCRIPTION
 from proco_jax.system.description import parse_system
 from proco_jax.types import TaskSpec
 
@@ -34,8 +35,8 @@ def export_run(
     inputs, actions, described = _names(workdir, policy.task)
     more = {"algorithm": algorithm, "augmentation": augmentation, "seed": seed, **described}
     exporting.export_policy(policy, out, inputs, actions, more)
-    if (workdir / "system.md").exists():
-        write_text(out / "system.md", (workdir / "system.md").read_text(encoding="utf-8"))
+    if (workdir / DESCRIPTION).exists():
+        write_text(out / DESCRIPTION, (workdir / DESCRIPTION).read_text(encoding="utf-8"))
     equality = exporting.check_equal(policy, out)
     if equality.differing > equality.states // 100:
         raise ValueError(
@@ -69,7 +70,7 @@ def _names(workdir: Path, task: TaskSpec) -> tuple[list[dict], list[dict], dict[
         {"name": name, "unit": unit, "low": a, "high": b}
         for (name, unit), a, b in zip(names, low, high, strict=True)
     ]
-    description = workdir / "system.md"
+    description = workdir / DESCRIPTION
     described: dict[str, Any] = {
         "episode_steps": task.episode_steps,
         "cost_limit": task.cost_limit,

@@ -35,7 +35,7 @@ from proco_jax.models.normalizer import fit_normalizer
 from proco_jax.pipeline import offline, policies, reports
 from proco_jax.pipeline.policies import Learner, Trained
 from proco_jax.pipeline.store import digest
-from proco_jax.pipeline.workdir import CONFIG, DONE, TIMING, Run
+from proco_jax.pipeline.workdir import CONFIG, DESCRIPTION, DONE, TIMING, Run
 from proco_jax.pipeline.world_model import (
     Data,
     FittedCost,
@@ -54,7 +54,6 @@ from proco_jax.system.description import task_of
 from proco_jax.training.loop import make_program
 from proco_jax.types import TaskSpec
 
-DESCRIPTION = "system.md"
 FORECAST = "violation_forecast.json"
 THRESHOLDS = ("qh_threshold", "planner_threshold")
 

@@ -18,9 +18,11 @@ from proco_jax.config.validation import validate
 CONFIG = "config.json"
 TIMING = "timing.json"
 DONE = "done.json"
+# The description of a system of the user's own.
+DESCRIPTION = "system.md"
 STORE = "store"
 # Files of a run that has not made anything yet.
-UNIMPORTANT = {CONFIG, TIMING, checksums.NAME, ".lock", "system.md"}
+UNIMPORTANT = {CONFIG, TIMING, checksums.NAME, ".lock", DESCRIPTION}
 
 
 class ConfigMismatchError(ValueError):
