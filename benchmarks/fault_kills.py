@@ -1,5 +1,6 @@
 """Kills of a running tiny pipeline, and damage between two runs of the same command."""
 
+import itertools
 import json
 import os
 import re
@@ -17,6 +18,7 @@ import numpy as np
 from benchmarks.fault_outcomes import Finding, Outcome, damage
 from benchmarks.small_settings import SMALL, one_compilation, small_config, small_flags
 from proco_jax.common import checksums
+from proco_jax.common.files import write_text
 from proco_jax.config.schema import Config
 from proco_jax.pipeline.workdir import TIMING
 
@@ -31,6 +33,7 @@ SETTINGS: dict[str, Any] = SMALL | {
     "bc.safe_only": False,
     "evaluation.interim_episodes": 0,
 }
+SECONDS = "seconds"
 POLICY = ("bc", "proco")
 TIMEOUT_S = 1800.0
 MOST_KILLS = 4
@@ -78,6 +81,27 @@ def finish_undisturbed(folder: Path) -> None:
     partial.rename(pristine(folder))
 
 
+def measure_undisturbed(folder: Path) -> None:
+    """Runs the tiny pipeline once more with compiled programs, which times it.
+
+    Raises:
+      RuntimeError: if the command fails, or its results are others.
+    """
+    if (folder / SECONDS).exists():
+        return
+    at = folder / "killed"
+    shutil.rmtree(at, ignore_errors=True)
+    begun = time.monotonic()
+    status, output = _finish(folder, at)
+    if status != 0:
+        raise RuntimeError(f"the undisturbed run failed:\n{output[-3000:]}")
+    seconds = time.monotonic() - begun
+    if changed := differences(pristine(folder), at):
+        raise RuntimeError(f"two undisturbed runs differ: {', '.join(changed)}")
+    print(f"with compiled programs: {seconds:.0f} s", flush=True)
+    write_text(folder / SECONDS, str(seconds))
+
+
 def set_environment(folder: Path) -> None:
     """Sets this process's environment to that of the commands."""
     os.environ.update(_environment(folder))
@@ -86,20 +110,22 @@ def set_environment(folder: Path) -> None:
 def kill_and_rerun(folder: Path, seed: int, end: float) -> Iterator[Finding]:
     """Kills and reruns the tiny pipeline while this likely ends before `time.monotonic()` is `end`.
 
+    The first `LEAST` are made in any case. Needs `finish_undisturbed` and `measure_undisturbed`.
+
     A run begins anew and is killed up to `MOST_KILLS` times, at random moments; every second kill
     also damages a file that it left. Then a finished run loses or has damaged one file.
     """
-    number = 0
     # Starting anew after each kill takes about as long as the run.
     longest = [2 * MOST_KILLS * _duration(folder), 2 * _duration(folder)]
-    while (begun := time.monotonic()) + longest[number % 2] < end:
+    for number in itertools.count():
+        begun = time.monotonic()
+        if number >= LEAST and begun + longest[number % 2] >= end:
+            return
         rng = np.random.default_rng([seed, 1, number])
         kind, make = [("kills", _chain), ("reruns", _rerun)][number % 2]
         fault, outcome, note = make(folder, rng)
-        seconds = time.monotonic() - begun
-        yield Finding(-1 - number, kind, fault, outcome, note, seconds)
-        longest[number % 2] = seconds
-        number += 1
+        longest[number % 2] = time.monotonic() - begun
+        yield Finding(-1 - number, kind, fault, outcome, note, longest[number % 2])
 
 
 def _chain(folder: Path, rng: np.random.Generator) -> tuple[str, Outcome, str]:
@@ -112,6 +138,8 @@ def _chain(folder: Path, rng: np.random.Generator) -> tuple[str, Outcome, str]:
         wait = float(rng.uniform(0.2, 1.0) * _duration(folder))
         status, output = _killed(folder, at, wait)
         if status == 0:
+            if not faults:
+                faults, outcome = ["ended before the first kill"], Outcome.HARMLESS
             break
         if status != -signal.SIGKILL:
             return f"before kill {kill}", *_failed(status, output)
@@ -251,21 +279,18 @@ def _killed(folder: Path, at: Path, wait: float) -> tuple[int, str]:
 
 def _finish(folder: Path, at: Path) -> tuple[int, str]:
     process = _start(folder, at)
-    begun = time.monotonic()
     try:
         output, _ = process.communicate(timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
         return -signal.SIGALRM, f"no end after {TIMEOUT_S:g} s"
-    if process.returncode == 0 and not (folder / "seconds").exists():
-        (folder / "seconds").write_text(str(time.monotonic() - begun))
     return process.returncode, output
 
 
 def _duration(folder: Path) -> float:
-    """Seconds of a run. Those of the undisturbed one, which compiled all programs, by half."""
-    return 0.5 * float((folder / "seconds").read_text())
+    """Seconds of an undisturbed run whose programs are compiled."""
+    return float((folder / SECONDS).read_text())
 
 
 def _start(folder: Path, at: Path) -> subprocess.Popen[str]:
