@@ -9,6 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from benchmarks.fault_arrays import same_arrays
 from benchmarks.fault_outcomes import Fault, Found, Outcome, damaged
 from proco_jax.data.dsrl import KEYS, read_dsrl
 from proco_jax.data.minari_store import read_dataset
@@ -68,7 +69,7 @@ class HostileFiles:
 
         def check() -> Found:
             found = self._read(kind, self._work)
-            if _same(found, self._clean[kind]):
+            if same_arrays(found, self._clean[kind]):
                 return Outcome.HARMLESS, ""
             return (Outcome.OTHER if legitimate else Outcome.SILENT), "other episodes"
 
@@ -105,14 +106,6 @@ def _write_dsrl(path: Path, episodes: list[Episode]) -> None:
     with h5py.File(path, "w") as file:
         for key in KEYS:
             file[key] = content[key]
-
-
-def _same(left: list[Episode], right: list[Episode]) -> bool:
-    return len(left) == len(right) and all(
-        np.array_equal(x, y)
-        for a, b in zip(left, right, strict=True)
-        for x, y in zip(a, b, strict=True)
-    )
 
 
 def _spoil_metadata(path: Path, rng: np.random.Generator) -> str:

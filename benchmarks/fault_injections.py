@@ -193,7 +193,7 @@ class DamagedRun:
                 ):
                     for episode, row in zip(part, rows, strict=True):
                         clean[row] = episode
-                same = _same_episodes(episodes, clean)
+                same = same_arrays(episodes, clean)
                 # Without a manifest, a changed number is a number.
                 return (Outcome.HARMLESS, "") if same else (Outcome.OTHER, "other numbers")
             changes = {"data.verify": "full"} if variant == "full" else {}
@@ -213,13 +213,6 @@ class DamagedRun:
             if not path.exists() or path.read_bytes() != content:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
-
-
-def _same_episodes(left: Any, right: Any) -> bool:
-    return len(left) == len(right) and all(
-        same_arrays(list(a[:4]), list(b[:4])) and a.terminated == b.terminated
-        for a, b in zip(left, right, strict=True)
-    )
 
 
 def _quiet(line: str) -> None:

@@ -1,5 +1,6 @@
 """Kills of a running tiny pipeline, and damage between two runs of the same command."""
 
+import itertools
 import json
 import os
 import re
@@ -15,61 +16,29 @@ from typing import Any
 import numpy as np
 
 from benchmarks.fault_outcomes import Finding, Outcome, damage
+from benchmarks.small_settings import SMALL, one_compilation, small_config, small_flags
 from proco_jax.common import checksums
-from proco_jax.config.presets import set_variant
-from proco_jax.config.schema import Config, replaced
+from proco_jax.common.files import write_text
+from proco_jax.config.schema import Config
 from proco_jax.pipeline.workdir import TIMING
 
-# The smallest run with every kind of saved file. Nothing is learned.
-SETTINGS: dict[str, Any] = {
+# The smallest run with every kind of saved file.
+SETTINGS: dict[str, Any] = SMALL | {
     "seeds": 1,
     "algorithms": ("bc",),
     "augmentations": ("proco",),
     "shields": ("planner",),
-    "data.episodes": 5,
-    "data.holdout_share": 0.2,
-    "encoder.bin_hidden": (8,),
-    "encoder.features": 16,
-    "dynamics.members": 2,
-    "dynamics.elites": 2,
-    "dynamics.bin_hidden": (8,),
-    "dynamics.hidden": (16,),
-    "dynamics.steps": 40,
-    "dynamics.holdout_every": 20,
-    "dynamics.batch": 32,
     "knowledge.model": "recorded",
-    "knowledge.rule_states": 1000,
-    "cost.members": 2,
-    "cost.hidden": (16,),
-    "cost.steps": 30,
-    "cost.batch": 64,
-    "cost.recall": 0.9,
-    "exploration.horizon": 4,
-    "exploration.starts": 4,
-    "exploration.candidates": 2,
-    "rollouts.horizon": 4,
-    "rollouts.starts": 4,
-    "rollouts.candidates": 2,
-    "rollouts.interval": 10,
-    "rollouts.generations": 2,
-    "rollouts.warmup": 1,
-    "feasibility.hidden": (16,),
-    "bc.hidden": (16,),
-    "shield.samples": 2,
-    "shield.planner_candidates": 4,
-    "shield.planner_horizon": 4,
-    "shield.forecast_starts": 2,
-    "train.batch": 16,
-    "train.steps": 30,
-    "train.chunk": 10,
-    "train.checkpoint_every": 10,
-    "evaluation.episodes": 1,
-    "evaluation.worlds": 2,
+    # The small cost network calls every row unsafe.
+    "bc.safe_only": False,
+    "evaluation.interim_episodes": 0,
 }
-EXPERIMENT = "experiments/point_goal.py"
+SECONDS = "seconds"
 POLICY = ("bc", "proco")
 TIMEOUT_S = 1800.0
 MOST_KILLS = 4
+# How many chains of kills and reruns, by turns, are made however long they take.
+LEAST = 2
 # Times, and what only a person reads, may differ between two runs.
 _UNCOMPARED = {TIMING, "metrics.jsonl", "report.md", checksums.NAME, ".lock", "replies.jsonl"}
 _KINDS = ("data", "store", "run")
@@ -87,9 +56,7 @@ def pristine(folder: Path) -> Path:
 
 def config_of(at: Path) -> Config:
     """The config of the tiny run with its data in `at / "data"`."""
-    changes = {"data.root": str(at / "data"), **SETTINGS}
-    config = set_variant(Config(experiment="point_goal", task="SafetyPointGoal1"), "quick")
-    return replaced(config, changes)
+    return small_config(_settings(at))
 
 
 def finish_undisturbed(folder: Path) -> None:
@@ -114,6 +81,27 @@ def finish_undisturbed(folder: Path) -> None:
     partial.rename(pristine(folder))
 
 
+def measure_undisturbed(folder: Path) -> None:
+    """Runs the tiny pipeline once more with compiled programs, which times it.
+
+    Raises:
+      RuntimeError: if the command fails, or its results are others.
+    """
+    if (folder / SECONDS).exists():
+        return
+    at = folder / "killed"
+    shutil.rmtree(at, ignore_errors=True)
+    begun = time.monotonic()
+    status, output = _finish(folder, at)
+    if status != 0:
+        raise RuntimeError(f"the undisturbed run failed:\n{output[-3000:]}")
+    seconds = time.monotonic() - begun
+    if changed := differences(pristine(folder), at):
+        raise RuntimeError(f"two undisturbed runs differ: {', '.join(changed)}")
+    print(f"with compiled programs: {seconds:.0f} s", flush=True)
+    write_text(folder / SECONDS, str(seconds))
+
+
 def set_environment(folder: Path) -> None:
     """Sets this process's environment to that of the commands."""
     os.environ.update(_environment(folder))
@@ -122,20 +110,22 @@ def set_environment(folder: Path) -> None:
 def kill_and_rerun(folder: Path, seed: int, end: float) -> Iterator[Finding]:
     """Kills and reruns the tiny pipeline while this likely ends before `time.monotonic()` is `end`.
 
+    The first `LEAST` are made in any case. Needs `finish_undisturbed` and `measure_undisturbed`.
+
     A run begins anew and is killed up to `MOST_KILLS` times, at random moments; every second kill
     also damages a file that it left. Then a finished run loses or has damaged one file.
     """
-    number = 0
     # Starting anew after each kill takes about as long as the run.
     longest = [2 * MOST_KILLS * _duration(folder), 2 * _duration(folder)]
-    while (begun := time.monotonic()) + longest[number % 2] < end:
+    for number in itertools.count():
+        begun = time.monotonic()
+        if number >= LEAST and begun + longest[number % 2] >= end:
+            return
         rng = np.random.default_rng([seed, 1, number])
         kind, make = [("kills", _chain), ("reruns", _rerun)][number % 2]
         fault, outcome, note = make(folder, rng)
-        seconds = time.monotonic() - begun
-        yield Finding(-1 - number, kind, fault, outcome, note, seconds)
-        longest[number % 2] = seconds
-        number += 1
+        longest[number % 2] = time.monotonic() - begun
+        yield Finding(-1 - number, kind, fault, outcome, note, longest[number % 2])
 
 
 def _chain(folder: Path, rng: np.random.Generator) -> tuple[str, Outcome, str]:
@@ -148,6 +138,8 @@ def _chain(folder: Path, rng: np.random.Generator) -> tuple[str, Outcome, str]:
         wait = float(rng.uniform(0.2, 1.0) * _duration(folder))
         status, output = _killed(folder, at, wait)
         if status == 0:
+            if not faults:
+                faults, outcome = ["ended before the first kill"], Outcome.HARMLESS
             break
         if status != -signal.SIGKILL:
             return f"before kill {kill}", *_failed(status, output)
@@ -287,35 +279,23 @@ def _killed(folder: Path, at: Path, wait: float) -> tuple[int, str]:
 
 def _finish(folder: Path, at: Path) -> tuple[int, str]:
     process = _start(folder, at)
-    begun = time.monotonic()
     try:
         output, _ = process.communicate(timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
         return -signal.SIGALRM, f"no end after {TIMEOUT_S:g} s"
-    if process.returncode == 0 and not (folder / "seconds").exists():
-        (folder / "seconds").write_text(str(time.monotonic() - begun))
     return process.returncode, output
 
 
 def _duration(folder: Path) -> float:
-    """Seconds of a run. Those of the undisturbed one, which compiled all programs, by half."""
-    return 0.5 * float((folder / "seconds").read_text())
+    """Seconds of an undisturbed run whose programs are compiled."""
+    return float((folder / SECONDS).read_text())
 
 
 def _start(folder: Path, at: Path) -> subprocess.Popen[str]:
-    settings = {"data.root": str(at / "data"), **SETTINGS}
-    command = [
-        sys.executable,
-        "-m",
-        "proco_jax.main",
-        f"--config={EXPERIMENT}:quick",
-        f"--workdir={at / 'run'}",
-        *(f"--config.{name}={value}" for name, value in settings.items()),
-    ]
     return subprocess.Popen(
-        command,
+        [sys.executable, "-m", "proco_jax.main", *small_flags(at / "run", _settings(at))],
         env=os.environ | _environment(folder),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -323,13 +303,10 @@ def _start(folder: Path, at: Path) -> subprocess.Popen[str]:
     )
 
 
+def _settings(at: Path) -> dict[str, Any]:
+    return {"data.root": str(at / "data"), **SETTINGS}
+
+
 def _environment(folder: Path) -> dict[str, str]:
-    """All commands and processes compile the same programs, and keep them."""
-    return {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": "1",
-        "XLA_FLAGS": "--xla_backend_optimization_level=1",
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
+    optimization = {"XLA_FLAGS": "--xla_backend_optimization_level=1"}
+    return one_compilation(folder / "compiled") | optimization

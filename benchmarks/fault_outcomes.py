@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-# What a command reports in one line, see `command_line.report_errors`.
-DOCUMENTED = (ValueError, OSError, ImportError, FloatingPointError)
+from proco_jax.common.commands import REPORTED_ERRORS
+
 MOST_BYTES = 1_500_000_000
 LONGEST_MESSAGE = 2500
 DAMAGES = ("flip", "flip", "flip", "truncate", "delete", "empty", "zero", "garbage", "append")
@@ -74,7 +74,7 @@ def observe(
             outcome, note = check()
     except Remade as made:
         outcome, note = Outcome.MENDED, f"made anew: {made}"
-    except DOCUMENTED as error:
+    except REPORTED_ERRORS as error:
         outcome, note = judge(error, words)
     except Exception:
         outcome, note = Outcome.TRACEBACK, traceback.format_exc()[-1500:]
@@ -85,7 +85,7 @@ def observe(
 
 
 def judge(error: Exception, words: tuple[str, ...]) -> Found:
-    """Whether an error of a documented kind explains itself, and names one of the words."""
+    """Whether an error of `REPORTED_ERRORS` explains itself, and names one of the words."""
     text = str(error)
     if not text or len(text) > LONGEST_MESSAGE or "Traceback" in text:
         return Outcome.TRACEBACK, f"no message for people: {type(error).__name__}: {text[:1000]}"

@@ -2,7 +2,8 @@
 
     nice -n 10 python -m benchmarks.faults --minutes=10 --seed=0 --out=faults.json
 
-A tiny run of PROCO is finished once, undisturbed. Each fault then damages a saved file, presents a
+A tiny run of PROCO is finished once, undisturbed. Before kills it is run again, to know its time
+with compiled programs; the results must be equal. Each fault then damages a saved file, presents a
 hostile file, reply or observation, or kills the same command at a random moment, and what happens
 is compared with the undisturbed run:
 
@@ -21,6 +22,7 @@ in a process of their own, so that one that crashes or hangs ends only this proc
 
 import collections
 import dataclasses
+import itertools
 import json
 import multiprocessing
 import shutil
@@ -37,6 +39,7 @@ from absl import app, flags
 
 from benchmarks import fault_kills
 from benchmarks.fault_outcomes import SURVIVORS, Finding, Outcome
+from proco_jax.common.commands import reject_arguments
 from proco_jax.common.files import write_text
 
 # Kinds of cheap faults with their shares.
@@ -53,7 +56,7 @@ SHARES = {
 KILLS = "kills"
 # What needs the undisturbed run.
 ON_RUN = {KILLS, "saved files", "dataset", "observations"}
-# Share of the time that is given to kills, and the least number of them.
+# Share of the time that is given to kills.
 KILL_TIME = 0.4
 PATIENCE_S = 300.0
 START_S = 900.0
@@ -72,16 +75,17 @@ def run() -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Injects faults until the time is over, and prints a table."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    reject_arguments(argv)
     o = flags.FLAGS
     if unknown := sorted({*o.kinds} - {KILLS, *SHARES}):
         raise app.UsageError(f"--kinds: found {unknown}, expected some of {[KILLS, *SHARES]}")
+    only = None if o.only < 0 else o.only
     folder = Path(o.folder or tempfile.mkdtemp(prefix="faults-")).absolute()
     try:
         if ON_RUN & {*o.kinds}:
             fault_kills.finish_undisturbed(folder)
-        only = None if o.only < 0 else o.only
+        if KILLS in o.kinds and only is None:
+            fault_kills.measure_undisturbed(folder)
         findings = inject(folder, o.minutes, o.seed, o.kinds, only)
     finally:
         if not o.folder:
@@ -102,35 +106,34 @@ def inject(
 
     Args:
       folder: of the undisturbed run.
-      minutes: time for all.
+      minutes: time for all. A few kills are made however long they take.
       seed: of the stream.
       kinds: of faults. Kills take a part of the time only; the numbers of the others depend on the
         kinds, so that one is repeated with the same kinds.
       only: number of the one fault to inject.
     """
-    start = time.monotonic()
     findings: list[Finding] = []
-
-    def left() -> float:
-        return 60.0 * minutes - (time.monotonic() - start)
-
+    seconds = 60.0 * minutes
     if KILLS in kinds and only is None:
-        end = start + KILL_TIME * 60.0 * minutes
+        end = time.monotonic() + KILL_TIME * seconds
         for finding in fault_kills.kill_and_rerun(folder, seed, end):
             findings.append(finding)
-            _progress(findings, left())
+            _progress(findings, end - time.monotonic())
+        seconds *= 1.0 - KILL_TIME
     names = [name for name in SHARES if name in kinds]
+    if not names:
+        return findings
     shares = np.array([SHARES[name] for name in names])
     with _Worker(folder, seed, names) as worker:
-        numbers = iter(range(sys.maxsize)) if only is None else iter([only])
-        for number in numbers:
-            if not names or (only is None and left() <= 0):
+        end = time.monotonic() + seconds
+        for number in itertools.count() if only is None else [only]:
+            if only is None and time.monotonic() >= end:
                 break
             kind = names[
                 np.random.default_rng([seed, number]).choice(len(names), p=shares / shares.sum())
             ]
             findings.append(worker.inject(number, kind, verbose=only is not None))
-            _progress(findings, left())
+            _progress(findings, end - time.monotonic())
     return findings
 
 
@@ -169,6 +172,7 @@ class _Worker:
         self._pipe: Any = None
 
     def __enter__(self) -> "_Worker":
+        self._start()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 from absl import app, flags, logging
 from scipy.stats import binomtest
 
+from proco_jax.common.commands import reject_arguments
 from proco_jax.common.files import write_text
 from proco_jax.config.presets import set_variant
 from proco_jax.config.schema import Config, differences, replaced
@@ -92,8 +93,7 @@ def run() -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Runs what is missing and prints a table."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    reject_arguments(argv)
     o = flags.FLAGS
     # Orbax tells every file that it writes.
     logging.set_verbosity(logging.WARNING)

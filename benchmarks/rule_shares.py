@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
+from proco_jax.common.commands import reject_arguments
 from proco_jax.common.files import write_text
 from proco_jax.config.schema import Config
 from proco_jax.envs.controllers import ControllerMixture, default_collect
@@ -70,8 +71,7 @@ def main(argv: Sequence[str]) -> None:
     Raises:
       ValueError: on an unknown task, or one whose controllers never avoid a violation.
     """
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    reject_arguments(argv)
     options = flags.FLAGS
     tasks = [get_task(name) for name in options.tasks]
     print("| task | episodes | states | logged | varied | rule |\n|---|---|---|---|---|---|")

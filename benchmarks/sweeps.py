@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
+from benchmarks.small_settings import SMALL
 from proco_jax.common.files import write_text
 from proco_jax.envs.tasks import get_task
 from proco_jax.evaluation.results import FILE, Row, result_row, write_rows
@@ -184,7 +185,10 @@ def kill_at_random(kills: int, folder: Path, seed: int) -> int:
     Raises:
       AssertionError: if the results differ.
     """
-    settings = {"data.root": str(folder / "data"), **_SMALL_SETTINGS}
+    # The small cost network calls every row unsafe.
+    settings = SMALL | {"data.root": str(folder / "data"), "bc.safe_only": False}
+    # A sweep sets it itself.
+    del settings["evaluation.interim_episodes"]
     file = folder / "small.py"
     write_text(file, _SMALL.format(settings=settings))
     quiet = folder / "undisturbed"
@@ -259,48 +263,6 @@ def _command(file: Path, root: Path) -> list[str]:
 
 def _environment(folder: Path) -> dict[str, str]:
     return os.environ | {"PROCO_JAX_CACHE": str(folder / "compiled")}
-
-
-# A few seconds of training.
-_SMALL_SETTINGS: dict[str, Any] = {
-    "data.episodes": 6,
-    "data.holdout_share": 0.2,
-    "encoder.bin_hidden": (8,),
-    "encoder.features": 16,
-    "dynamics.members": 2,
-    "dynamics.elites": 2,
-    "dynamics.bin_hidden": (8,),
-    "dynamics.hidden": (16,),
-    "dynamics.steps": 60,
-    "dynamics.holdout_every": 20,
-    "dynamics.batch": 32,
-    "knowledge.rule_states": 1000,
-    "cost.members": 2,
-    "cost.hidden": (16,),
-    "cost.steps": 30,
-    "cost.batch": 64,
-    "cost.recall": 0.9,
-    "exploration.horizon": 4,
-    "exploration.starts": 4,
-    "exploration.candidates": 2,
-    "rollouts.horizon": 4,
-    "rollouts.starts": 4,
-    "rollouts.candidates": 2,
-    "rollouts.interval": 10,
-    "rollouts.generations": 2,
-    "rollouts.warmup": 1,
-    "feasibility.hidden": (16,),
-    "bc.hidden": (16,),
-    # The small cost network calls every row unsafe.
-    "bc.safe_only": False,
-    "train.batch": 16,
-    "train.steps": 40,
-    "train.chunk": 10,
-    "train.checkpoint_every": 10,
-    "evaluation.episodes": 1,
-    "evaluation.interim_every": 20,
-    "evaluation.worlds": 2,
-}
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from proco_jax.knowledge.cache import ReplyCache, content_key
 
 WRITER = """
 import sys
-import warnings
 from pathlib import Path
 from proco_jax.knowledge.cache import ReplyCache
 cache = ReplyCache(Path(sys.argv[1]))

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
+from proco_jax.common.commands import reject_arguments
 from proco_jax.config.schema import BACKENDS, CollectConfig, Config, DataConfig, EnvConfig
 from proco_jax.config.validation import validate
 
@@ -57,8 +58,7 @@ def config_from_flags() -> Config:
 
 def main(argv: Sequence[str]) -> None:
     """Collects the dataset and prints its summary."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    reject_arguments(argv)
     # Imported late, because the simulator takes seconds.
     from proco_jax.data.card import summarize
     from proco_jax.data.collection import collect

@@ -10,6 +10,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from proco_jax.common.commands import REPORTED_ERRORS, reject_arguments
 from proco_jax.common.shipped import find_shipped, shipped_experiments
 from proco_jax.config.schema import Config, flatten
 
@@ -33,8 +34,7 @@ def run(command: Callable[[Config, Path], None]) -> None:
     """Entry point of a command: calls it with the config and the workdir of the flags."""
 
     def main(argv: Sequence[str]) -> None:
-        if len(argv) > 1:
-            raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+        reject_arguments(argv)
         if not flags.FLAGS["verbosity"].present:
             # Orbax tells every file that it writes; what concerns the user is a warning.
             logging.set_verbosity(logging.WARNING)
@@ -98,7 +98,7 @@ def report_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         print("\ninterrupted; the same command resumes", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+    except REPORTED_ERRORS as error:
         if flags.FLAGS.verbosity > 0:
             raise
         raise SystemExit(f"error: {error}") from None

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
+from proco_jax.common.commands import reject_arguments
+
 _SOURCE = flags.DEFINE_string(
     "source", None, "Path of a DSRL HDF5 file, or a task whose file is downloaded."
 )
@@ -24,8 +26,7 @@ flags.mark_flag_as_required("source")
 
 def main(argv: Sequence[str]) -> None:
     """Imports the file and prints the setting that selects the dataset."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    reject_arguments(argv)
     from proco_jax.data.dsrl import import_dsrl
     from proco_jax.data.minari_store import dataset_root
     from proco_jax.envs.tasks import get_task

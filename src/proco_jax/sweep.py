@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from absl import app, flags, logging
 
 from proco_jax import command_line
+from proco_jax.common.commands import reject_arguments
 from proco_jax.sweeps.description import Unit, expand, load_sweep
 from proco_jax.sweeps.folder import Root, check_root, write_plan
 from proco_jax.sweeps.shares import find_share, take_share
@@ -71,8 +72,7 @@ _RAY_ADDRESS = flags.DEFINE_string(
 
 def main(argv: Sequence[str]) -> None:
     """Runs the sweep of the flags."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    reject_arguments(argv)
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
     with command_line.report_errors():

@@ -29,9 +29,8 @@ def record(path: Path) -> None:
 
 
 def forget(path: Path) -> bool:
-    """Removes the record of a file that is going to change; returns whether there was one."""
-    folder = path.parent
-    known = (folder / NAME).exists() and path.name in _read_or_nothing(folder)
+    """Removes the record of a file that is no longer there; returns whether there was one."""
+    known = path.name in _read_or_nothing(path.parent)
     if known:
         _record(path, [])
     return known
@@ -50,10 +49,9 @@ def read_recorded(path: Path, remedy: str, grows: bool = False) -> str:
       ValueError: if it differs from what was written, or is no text.
     """
     content = path.read_bytes()
-    if path.parent.joinpath(NAME).exists():
-        known = _read(path.parent).get(path.name)
-        if known and _digest(content) not in known and not (grows and _begins(content, known)):
-            raise ValueError(f"{path} is damaged: it differs from what was written; {remedy}")
+    known = _read(path.parent).get(path.name)
+    if known and _digest(content) not in known and not (grows and _begins(content, known)):
+        raise ValueError(f"{path} is damaged: it differs from what was written; {remedy}")
     try:
         return content.decode()
     except UnicodeDecodeError as error:

@@ -36,7 +36,7 @@ class MetricsWriter:
         if self.path.exists():
             lines = load_metrics(self.path)
             if not self.path.read_bytes().endswith(b"\n"):
-                _rewrite(self.path, lines)
+                write_text(self.path, _text(lines))
         elif checksums.forget(self.path):
             logging.warning("%s is not there any more; training curves begin anew", self.path)
 
@@ -46,9 +46,7 @@ class MetricsWriter:
             lines = load_metrics(self.path)
             kept = [line for line in lines if line["stage"] != stage or line["step"] <= step]
             if len(kept) < len(lines):
-                checksums.forget(self.path)
-                _rewrite(self.path, kept)
-                self.seal()
+                checksums.write_recorded(self.path, _text(kept))
         if self._summary_writer is not None:
             self._close_board(stage)
             self._boards[stage] = self._new_board(stage, purge_step=step + 1)
@@ -129,8 +127,8 @@ def load_metrics(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _rewrite(path: Path, lines: list[dict[str, Any]]) -> None:
-    write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+def _text(lines: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(line) + "\n" for line in lines)
 
 
 def _import_tensorboard() -> Any:

@@ -20,6 +20,7 @@ from typing import Any
 
 from absl import app, flags
 
+from proco_jax.common.commands import reject_arguments
 from proco_jax.knowledge.cache import ReplyCache, content_key
 
 _LARGEST_REQUEST = 10_000_000
@@ -132,8 +133,7 @@ def run() -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Serves the replies until it is interrupted."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    reject_arguments(argv)
     values = flags.FLAGS.flag_values_dict()
     path = Path(values["from"])
     try:

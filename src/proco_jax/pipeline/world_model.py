@@ -182,7 +182,7 @@ def fit_bonus(
     folder = artifact(run.store, "bonus", inputs, make, run.log)
     actions = data.train.action.shape[-1]
     like = jax.eval_shape(lambda: bonus.empty_model(config.bonus, nets.spec, actions))
-    return load_arrays(folder / "model", like), folder
+    return load_arrays(folder / "model", like, verified=True), folder
 
 
 def _bonus_words(
