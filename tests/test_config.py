@@ -65,9 +65,15 @@ def fields(section: Any, prefix: str = "") -> Iterator[tuple[str, Field]]:
 
 
 FIELDS = dict(fields(Config()))
+LOG_SOURCES = "collect, minari:<dataset id>, dsrl:<file or task>, csv:<file> or parquet:<file>"
 BOUNDED = [name for name, field in FIELDS.items() if field.bound is not None]
 # Values of other settings with which every value of a setting within its bounds is accepted.
 PARTNERS: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "system.file": lambda file: {"data.source": "csv:logs.csv" if file else "collect"},
+    "system.env": lambda _: {"system.file": "system.md", "data.source": "csv:logs.csv"},
+    "data.source": lambda source: {
+        "system.file": "" if source == "collect" else "system.md",
+    },
     "seed": lambda _: {"seeds": 1},
     "augmentations": lambda _: {"shields": ("none",)},
     "evaluation.seed": lambda _: {"seeds": 1},
@@ -206,7 +212,10 @@ def test_every_number_has_a_bound_on_both_sides() -> None:
 def test_only_these_texts_may_be_anything() -> None:
     free = [name for name, x in FIELDS.items() if item_kind(x) is str and x.bound is None]
     assert free == [
+        "system.file",
+        "system.env",
         "data.root",
+        "data.cost_key",
         "knowledge.file",
         "knowledge.text",
         "knowledge.api_base",
@@ -289,8 +298,8 @@ def test_defaults_can_be_run() -> None:
         ("algorithms", ("ppo",), f"each item to be one of {ALGORITHMS}"),
         ("shields", ("none", "none"), "no item twice"),
         ("shields", (), "at least one item"),
-        ("data__source", "minari:", "collect, minari:<dataset id> or dsrl:<file or task>"),
-        ("data__source", "somewhere", "collect, minari:<dataset id> or dsrl:<file or task>"),
+        ("data__source", "minari:", LOG_SOURCES),
+        ("data__source", "somewhere", LOG_SOURCES),
         ("train__steps", 4001, "a multiple of --config.train.chunk=250"),
         ("evaluation__interim_every", 300, "a multiple of --config.train.chunk=250"),
         ("rollouts__interval", 100, "a divisor of --config.train.chunk=250"),

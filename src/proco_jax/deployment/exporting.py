@@ -78,7 +78,9 @@ def export_policy(
     key = jax.ShapeDtypeStruct((2,), jnp.uint32)
     # Without the first, what is exported beside an accelerator would run on such ones only.
     platforms = tuple(dict.fromkeys(("cpu", export.default_export_platform())))
-    exported = export.export(jax.jit(function), platforms=platforms)(like, numbers[0], key, *numbers[1:])
+    exported = export.export(jax.jit(function), platforms=platforms)(
+        like, numbers[0], key, *numbers[1:]
+    )
     program = bytes(exported.serialize())
     normalizer, guard = policy.deployed.normalizer, policy.deployed.shield
     meta = {
