@@ -103,6 +103,35 @@ def test_the_least_probability_of_the_ensemble_counts(data, fitted):
     assert np.any(each[0] != each[1])
 
 
+def test_what_an_event_draws_anew_is_what_jumps_at_it_alone():
+    rng = np.random.default_rng(0)
+    obs = rng.normal(size=(300, SPEC.size))
+    occurs = np.arange(300) % 30 == 0
+    # All fields move a little, twice as fast at events; the goal's ring jumps.
+    step = 0.1 * rng.normal(size=obs.shape) * np.where(occurs, 2.0, 1.0)[:, None]
+    step[np.ix_(occurs, np.arange(SPEC.size)[GOAL])] += 1.0
+    expected = np.zeros(SPEC.size, bool)
+    expected[GOAL] = True
+    found = bonus.redrawn_fields(SPEC, obs, obs + step, occurs)
+    np.testing.assert_array_equal(found, expected)
+    still = bonus.redrawn_fields(SPEC, obs, obs, occurs)
+    assert not still.any()
+
+
+def test_a_redraw_takes_these_numbers_from_one_logged_aftermath_and_no_others(data, fitted):
+    aftermaths = np.asarray(data.obs)[np.asarray(data.obs_index)[np.asarray(data.reward) > 1] + 1]
+    kept = np.asarray(fitted.after)
+    assert kept.shape == (bonus.KEPT, SPEC.size)
+    assert {x.tobytes() for x in kept} <= {x.tobytes() for x in aftermaths}
+    model = fitted._replace(redrawn=jnp.zeros(SPEC.size, bool).at[GOAL].set(True))
+    nxt = jnp.asarray(np.random.default_rng(1).normal(size=(50, SPEC.size)), jnp.float32)
+    found = np.asarray(bonus.redraw(model, jax.random.key(3), nxt))
+    others = ~np.asarray(model.redrawn)
+    np.testing.assert_array_equal(found[:, others], np.asarray(nxt)[:, others])
+    assert {x.tobytes() for x in found[:, GOAL]} <= {x.tobytes() for x in kept[:, GOAL]}
+    assert len({x.tobytes() for x in found[:, GOAL]}) > 10
+
+
 def test_logs_without_bonus_have_probability_0_and_fit_nothing():
     data = toy_dataset(3)
     normalizer = toy_normalizer(data)

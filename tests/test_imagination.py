@@ -20,8 +20,9 @@ SETTINGS = ImaginationConfig(
     updates=5, warmup=0, worlds=3, horizon=4, age=100, epochs=2, minibatches=2, learning_rate=1e-2
 )
 HYPER = imagination.make_hyper(SETTINGS)._replace(multiplier_rate=jnp.float32(0.02))
-# The state is a position; it is lost beyond LOST, unsafe above 0, and a goal at GOAL or more.
-LOST, GOAL, BONUS = -5.0, 5.0, 7.0
+# The state is a position; it is lost beyond LOST, unsafe above 0, and a goal at GOAL or more, after
+# which it is AFTER.
+LOST, GOAL, BONUS, AFTER = -5.0, 5.0, 7.0, -3.0
 
 
 class Line(nn.Module):
@@ -57,7 +58,11 @@ def line_world(start: float = -1.0) -> World:
     def starts(key: jax.Array, n: int, share: jax.Array) -> jax.Array:
         return jnp.full((n, 1), start)
 
-    return World(Normalizer(jnp.zeros(1), jnp.ones(1)), step, jnp.float32(BONUS), starts, logged)
+    def after_bonus(key: jax.Array, next_obs: jax.Array) -> jax.Array:
+        return jnp.full_like(next_obs, AFTER)
+
+    normalizer = Normalizer(jnp.zeros(1), jnp.ones(1))
+    return World(normalizer, step, jnp.float32(BONUS), after_bonus, starts, logged)
 
 
 def params(slope: float, bias: float, log_std: float | None = None) -> Any:
@@ -252,16 +257,16 @@ def test_steps_by_hand():
     assert not steps.ends.any()
 
 
-def test_a_world_starts_anew_after_a_bonus_and_no_other_does():
-    # 4 + 1 is the goal; starts are at -1 with a value of -2.
+def test_a_world_continues_after_a_bonus_with_what_it_draws_anew():
+    # 4 + 1 is the goal; the value of AFTER is -6.
     (obs, age), steps = act(begun([-4.0, 4.0, -2.0]), horizon=1)
-    np.testing.assert_allclose(obs[:, 0], [-3.0, -1.0, -1.0], atol=1e-6)
-    np.testing.assert_array_equal(age, [1, 0, 1])
-    np.testing.assert_array_equal(steps.ends[0], [False, True, False])
-    np.testing.assert_array_equal(steps.bonus, steps.ends)
+    np.testing.assert_allclose(obs[:, 0], [-3.0, AFTER, -1.0], atol=1e-6)
+    np.testing.assert_array_equal(age, [1, 1, 1])
+    np.testing.assert_array_equal(steps.bonus[0], [False, True, False])
+    assert not steps.ends.any()
     np.testing.assert_allclose(steps.reward[0], [-3, BONUS - 5, -1], atol=1e-6)
-    np.testing.assert_allclose(steps.next_value[0], [-6, -2, -2], atol=1e-6)
-    np.testing.assert_allclose(steps.next_cost_value[0], [1, 0, 1])
+    np.testing.assert_allclose(steps.next_value[0], [-6, -6, -2], atol=1e-6)
+    np.testing.assert_allclose(steps.next_cost_value, 1.0)
 
 
 def test_a_lost_world_starts_anew_and_nothing_more_is_earned_in_it():
@@ -278,9 +283,10 @@ def test_no_world_continues_from_a_state_beyond_its_end():
     (obs, _), steps = act(begun([3.0, 4.0, -4.0]), horizon=20)
     seen = np.concatenate([steps.obs[..., 0], np.asarray(obs).T])
     assert np.all(seen < GOAL - 1e-3) and np.all(seen > LOST)
-    ends = np.asarray(steps.ends)
-    np.testing.assert_allclose(seen[1:][ends], -1.0, atol=1e-6)
-    np.testing.assert_allclose((seen[1:] - seen[:-1])[~ends], 1.0, atol=1e-5)
+    bonus = np.asarray(steps.bonus)
+    assert bonus.sum(axis=0).min() > 0
+    np.testing.assert_allclose(seen[1:][bonus], AFTER, atol=1e-6)
+    np.testing.assert_allclose((seen[1:] - seen[:-1])[~bonus], 1.0, atol=1e-5)
 
 
 def test_what_ends_one_world_has_no_effect_on_others():

@@ -6,11 +6,10 @@ and improves the policy by what happens there: proximal policy optimization (Sch
 with generalized advantage estimation (Schulman et al. 2016) for reward and cost, and a multiplier
 on the cost by dual ascent (PPO-Lagrangian, Ray et al. 2019).
 
-Worlds continue across updates, so the policy visits the states to which it leads itself. A world
-starts anew from a logged state
+Worlds continue across updates, so the policy visits the states to which it leads itself. They
+continue after a rare bonus too, with what it draws anew, e.g. where the next goal is: a robot that
+passes a goal at full speed meets what is behind it. A world starts anew from a logged state
 
-- after a rare bonus, as the goal is elsewhere then: what follows has the mean value of starts and
-  no cost;
 - where it is lost, because the dynamics ensemble disagrees: no reward follows;
 - at random beyond an age, as errors of the model add up; this is no end, values bootstrap.
 
@@ -262,7 +261,6 @@ def act(
     Returns:
       Where the worlds are then, `[W, O]`, and their ages `[W]`; and the steps, `[T, W, ...]`.
     """
-    start_key, step_key = jax.random.split(key)
 
     def value(obs: Array) -> jax.Array:
         return apply(nets.value, state.values["reward"], obs)[..., 0]
@@ -270,21 +268,19 @@ def act(
     def cost_value(obs: Array) -> jax.Array:
         return apply(nets.cost_value, state.values["cost"], obs)[..., 0]
 
-    starts = world.starts(start_key, settings.worlds, hyper.risky_start_share)
-    fresh_value = jnp.mean(value(world.normalizer(starts)))
-
     def step(carry: tuple[Array, Array], key: Array) -> tuple[tuple[Array, Array], Steps]:
         obs, age = carry
-        action_key, bonus_key, age_key, start_key = jax.random.split(key, 4)
+        action_key, bonus_key, redraw_key, age_key, start_key = jax.random.split(key, 5)
         seen = world.normalizer(obs)
         mean, log_std = apply(nets.policy, state.policy, seen)
         action = mean + jnp.exp(log_std) * jax.random.normal(action_key, mean.shape)
         found: Outcome = world.step(obs, jnp.clip(action, -1.0, 1.0))
         bonus = jax.random.bernoulli(bonus_key, found.bonus)
         old = jax.random.bernoulli(age_key, RESTART_PROBABILITY, age.shape)
-        ends = bonus | found.lost | (old & (age >= settings.age))
-        following = world.normalizer(found.next_obs)
-        later = jnp.where(found.lost, 0.0, value(following))
+        ends = found.lost | (old & (age >= settings.age))
+        redrawn = world.after_bonus(redraw_key, found.next_obs)
+        next_obs = jnp.where(bonus[:, None], redrawn, found.next_obs)
+        following = world.normalizer(next_obs)
         steps = Steps(
             obs=seen,
             action=action,
@@ -293,16 +289,16 @@ def act(
             cost=found.unsafe.astype(jnp.float32),
             value=value(seen),
             cost_value=cost_value(seen),
-            next_value=jnp.where(bonus, fresh_value, later),
-            next_cost_value=jnp.where(bonus, 0.0, cost_value(following)),
+            next_value=jnp.where(found.lost, 0.0, value(following)),
+            next_cost_value=cost_value(following),
             ends=ends,
             lost=found.lost,
             bonus=bonus,
         )
         starts = world.starts(start_key, settings.worlds, hyper.risky_start_share)
-        return restart(ends, found.next_obs, age, starts), steps
+        return restart(ends, next_obs, age, starts), steps
 
-    return jax.lax.scan(step, (state.obs, state.age), jax.random.split(step_key, settings.horizon))
+    return jax.lax.scan(step, (state.obs, state.age), jax.random.split(key, settings.horizon))
 
 
 def restart(ends: Array, next_obs: Array, age: Array, starts: Array) -> tuple[jax.Array, jax.Array]:

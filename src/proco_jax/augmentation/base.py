@@ -79,6 +79,7 @@ class World(NamedTuple):
       normalizer: of observations.
       step: raw obs `[..., O]` and actions `[..., A]` to the outcome.
       bonus: scalar, the size of a rare bonus.
+      after_bonus: (key, next obs `[n, O]` as they would be without bonus) to those after one.
       starts: (key, n, share) to raw obs `[n, O]` of logged states, a share of them risky ones.
       logged: (key, n) to logged raw obs `[n, O]`, actions `[n, A]`, and whether the next state
         counts as safe, `[n]` bool.
@@ -87,6 +88,7 @@ class World(NamedTuple):
     normalizer: Normalizer
     step: Callable[[Array, Array], Outcome]
     bonus: Array
+    after_bonus: Callable[[Array, Array], Array]
     starts: Callable[[Array, int, Array], Array]
     logged: Callable[[Array, int], tuple[Array, Array, Array]]
 

@@ -54,5 +54,8 @@ def learned_world(
         index = jax.random.randint(key, (n,), 0, data.size)
         return data.obs[data.obs_index[index]], data.action[index], ~world.unsafe[index]
 
+    def after_bonus(key: Array, next_obs: Array) -> Array:
+        return next_obs if events is None else bonus.redraw(events, key, next_obs)
+
     size = jnp.zeros(()) if events is None else events.size
-    return World(context.normalizer, step, size, starts, logged)
+    return World(context.normalizer, step, size, after_bonus, starts, logged)

@@ -6,6 +6,10 @@ often than they occur; the weights and a shift of the logit restore their freque
 an ensemble the least probability counts, so that imagined bonuses have to convince all members.
 What decides about an event is how near the nearest objects are, far more finely than closeness
 tells: each ring's largest bin is therefore standardized by its values at the logged events.
+
+A bonus may also draw a part of the world anew, as a reached goal moves to a random place. These are
+the fields that change far more in the logged events than elsewhere; in imagination they are drawn
+from what followed the logged events, and all else goes on as the dynamics predict.
 """
 
 import functools
@@ -31,6 +35,10 @@ EVENT_SHARE = 0.25
 EVENT_WEIGHT = 10.0
 # Of the standardized closeness of the nearest objects.
 CLIP = 10.0
+# How many times as much as elsewhere a field changes at an event that draws it anew.
+REDRAWN = 3.0
+# Logged observations after events that are kept, and transitions that events are compared with.
+KEPT, COMPARED = 1024, 20_000
 
 
 class BonusModel(NamedTuple):
@@ -42,6 +50,8 @@ class BonusModel(NamedTuple):
       spread: `[R]` its range from the 10% to the 90% quantile.
       normalizer: of the observations.
       size: the median bonus of the logs; 0 if they hold none.
+      redrawn: `[O]` bool, what a bonus draws anew.
+      after: `[KEPT, O]` raw, logged observations after events, drawn at random.
     """
 
     params: Any
@@ -49,6 +59,8 @@ class BonusModel(NamedTuple):
     spread: Array
     normalizer: Normalizer
     size: Array
+    redrawn: Array
+    after: Array
 
 
 class BonusNetwork(nn.Module):
@@ -85,6 +97,31 @@ def probability(spec: ObservationSpec, model: BonusModel, obs: Array, action: Ar
     return jnp.where(model.size != 0, jax.nn.sigmoid(logit), 0.0)
 
 
+def redraw(model: BonusModel, key: Array, next_obs: Array) -> jax.Array:
+    """Observations `[N, O]` after a bonus, from those that would follow without one."""
+    index = jax.random.randint(key, next_obs.shape[:1], 0, KEPT)
+    return jnp.where(model.redrawn, model.after[index], next_obs)
+
+
+def redrawn_fields(
+    spec: ObservationSpec, obs: np.ndarray, next_obs: np.ndarray, occurs: np.ndarray
+) -> np.ndarray:
+    """Which numbers of an observation an event draws anew, `[O]` bool.
+
+    Args:
+      spec: of the observation.
+      obs: `[N, O]` raw, where actions are taken.
+      next_obs: `[N, O]` raw, after them.
+      occurs: `[N]` bool, at least one true and one false.
+    """
+    change = np.square(next_obs - obs)
+    there, elsewhere = change[occurs].mean(axis=0), change[~occurs].mean(axis=0)
+    redrawn = np.zeros(spec.size, bool)
+    for part in spec.slices.values():
+        redrawn[part] = there[part].mean() > REDRAWN**2 * elsewhere[part].mean()
+    return redrawn
+
+
 def fit(
     config: BonusConfig,
     spec: ObservationSpec,
@@ -100,16 +137,26 @@ def fit(
     events = np.flatnonzero(occurs)
     if not len(events):
         return model
-    size = np.median(split_reward(reward[events], usual)[1])
+    size = np.float32(np.median(split_reward(reward[events], usual)[1]))
     center, spread = model.center, model.spread
     if spec.rings:
         near = np.asarray(_nearest(spec, data.obs[data.obs_index[events]]))
         low, middle, high = np.quantile(near, (0.1, 0.5, 0.9), axis=0)
-        center, spread = middle, high - low + 1e-3
-    model = model._replace(center=center, spread=spread, size=size)
-    model = jax.tree.map(
-        lambda x: jnp.asarray(x, jnp.float32), model._replace(normalizer=normalizer)
+        center, spread = np.float32(middle), np.float32(high - low + 1e-3)
+    compared = np.union1d(events, np.linspace(0, data.size - 1, COMPARED).astype(int))
+    at = np.asarray(data.obs_index)
+    redrawn = redrawn_fields(
+        spec,
+        np.asarray(data.obs[at[compared]]),
+        np.asarray(data.obs[at[compared] + 1]),
+        occurs[compared],
     )
+    key, after_key = jax.random.split(key)
+    kept = np.asarray(jax.random.choice(after_key, events, (KEPT,)))
+    model = BonusModel(
+        model.params, center, spread, normalizer, size, redrawn, data.obs[at[kept] + 1]
+    )
+    model = jax.tree.map(jnp.asarray, model)
     run = jax.jit(functools.partial(_fit_members, config, spec))
     params = run(model, data, jnp.asarray(occurs), jnp.asarray(events), key)
     return model._replace(params=params)
@@ -123,7 +170,13 @@ def empty_model(config: BonusConfig, spec: ObservationSpec, actions: int) -> Bon
     # Orbax does not save empty arrays: without rings there is one entry that nothing reads.
     rings = max(len(spec.rings), 1)
     return BonusModel(
-        params, jnp.zeros(rings), jnp.ones(rings), Normalizer(each, each), jnp.zeros(())
+        params,
+        center=jnp.zeros(rings),
+        spread=jnp.ones(rings),
+        normalizer=Normalizer(each, each),
+        size=jnp.zeros(()),
+        redrawn=jnp.zeros(spec.size, bool),
+        after=jnp.zeros((KEPT, spec.size)),
     )
 
 

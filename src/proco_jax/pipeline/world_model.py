@@ -34,7 +34,7 @@ from proco_jax.types import Array, Dataset, LabeledStates
 
 COST_CHUNK = 500
 # Raised when the meaning of an artifact changes while its settings do not.
-VERSIONS = {"dynamics": 2, "bonus": 1, "labels": 1, "cost": 1}
+VERSIONS = {"dynamics": 2, "bonus": 2, "labels": 1, "cost": 1}
 LOGGED_CANDIDATES = 60_000
 EXPLORATIONS = 16
 LABELS = "labels.npz"
