@@ -359,7 +359,7 @@ def test_trajectory_loss_of_a_hand_worked_prediction():
     config, targets, windows = windows_of([0.0] * 4, horizon=2)
     settings = dataclasses.replace(config.trajectory, reward_weight=0.5)
     config = dataclasses.replace(config, trajectory=settings)
-    normalizer = Normalizer(jnp.zeros(2), jnp.ones(2))
+    normalizer = Normalizer(jnp.zeros(2), jnp.full(2, 0.1))
     # Both windows exist for 1 step, one of them for 2. The prediction moves by (1, 2) where the
     # logs move by (2, 2), and says 1 for both parts of the reward, which are 0.
     # Step 1: mean of (1 / 1)^2 and 0. Step 2: mean of (2 / sqrt 2)^2 and 0, twice the size.
@@ -368,6 +368,52 @@ def test_trajectory_loss_of_a_hand_worked_prediction():
     of_reward = 3 * 0.5 * 2 * losses.robust_square(jnp.ones(()), dynamics_targets.ROBUST)
     found = dynamics.trajectory_loss(config, MOVES, targets, normalizer, jnp.float32(1.0), windows)
     np.testing.assert_allclose(found, (of_obs + of_reward) / 3, rtol=1e-6)
+
+
+def test_the_unit_of_an_error_does_not_exceed_the_range_in_the_logs():
+    config, targets, windows = windows_of([0.0] * 4, horizon=4)
+    config = dataclasses.replace(
+        config, trajectory=dataclasses.replace(config.trajectory, reward_weight=0.0)
+    )
+    # Changes of size 1, in logs with deviations of 1.5 and 9: the unit of the first one is 1,
+    # sqrt 2, and 1.5 from then on. It is off by h after h steps, the second one never.
+    normalizer = Normalizer(jnp.zeros(2), 1.0 / jnp.array([1.5, 9.0]))
+    unit = jnp.array([1.0, 1.0, np.sqrt(2.0), 1.5, 1.5])
+    off = jnp.array([1.0, 1.0, 2.0, 3.0, 4.0])
+    robust = losses.robust_square(off / unit, dynamics_targets.ROBUST)
+    targets = targets._replace(size=jnp.array([1.0, 2.0, 1.0, 1.0]))
+    found = dynamics.trajectory_loss(config, MOVES, targets, normalizer, jnp.float32(1.0), windows)
+    np.testing.assert_allclose(found, jnp.sum(robust) / 2 / 5, rtol=1e-6)
+
+
+def test_fields_that_vary_weigh_the_same_and_so_do_their_numbers():
+    varies = np.ones(SPEC.size, np.float32)
+    first, second = SPEC.fields[0], SPEC.fields[1]
+    varies[SPEC.slices[first.name]] = 0.0
+    varies[SPEC.slices[second.name].start] = 0.0
+    found = np.asarray(dynamics.field_weights(SPEC, jnp.asarray(varies)))
+    np.testing.assert_allclose(found.sum(), 1.0, rtol=1e-6)
+    np.testing.assert_array_equal(found[varies == 0], 0.0)
+    for f in SPEC.fields[1:]:
+        part = found[SPEC.slices[f.name]]
+        np.testing.assert_allclose(part.sum(), 1 / (len(SPEC.fields) - 1), rtol=1e-6)
+        np.testing.assert_allclose(part[part > 0], part.max(), rtol=1e-6)
+
+
+def test_residuals_are_what_the_prediction_misses_outside_of_rings(
+    data, normalizer, targets, state
+):
+    model = dynamics.model(CONFIG, NET, targets, normalizer, data, state, (0.9, 2.0))
+    found = np.asarray(dynamics.residuals(NET, model, data, 1, 7))
+    rows = np.linspace(0, data.size - 1, 7).astype(int)
+    at = np.asarray(data.obs_index)[rows]
+    predicted = dynamics.predict_mean(NET, model, data.obs[at], data.action[rows], 1).next_obs
+    ring = np.concatenate([np.full(f.size, f.kind == "ring") for f in SPEC.fields])
+    expected = np.where(ring, 0.0, np.asarray(data.obs)[at + 1] - np.asarray(predicted))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert ring.any() and np.all(
+        found[:, ~ring].any(axis=0) == np.asarray(normalizer.varies)[~ring]
+    )
 
 
 def test_a_perfect_prediction_has_no_trajectory_loss_and_others_have_a_gradient():

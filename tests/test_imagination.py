@@ -58,11 +58,11 @@ def line_world(start: float = -1.0) -> World:
     def starts(key: jax.Array, n: int, share: jax.Array) -> jax.Array:
         return jnp.full((n, 1), start)
 
-    def after_bonus(key: jax.Array, next_obs: jax.Array) -> jax.Array:
-        return jnp.full_like(next_obs, AFTER)
+    def sample(key: jax.Array, next_obs: jax.Array, bonus: jax.Array) -> jax.Array:
+        return jnp.where(bonus[:, None], AFTER, next_obs)
 
     normalizer = Normalizer(jnp.zeros(1), jnp.ones(1))
-    return World(normalizer, step, jnp.float32(BONUS), after_bonus, starts, logged)
+    return World(normalizer, step, jnp.float32(BONUS), sample, starts, logged)
 
 
 def params(slope: float, bias: float, log_std: float | None = None) -> Any:

@@ -270,7 +270,7 @@ def act(
 
     def step(carry: tuple[Array, Array], key: Array) -> tuple[tuple[Array, Array], Steps]:
         obs, age = carry
-        action_key, bonus_key, redraw_key, age_key, start_key = jax.random.split(key, 5)
+        action_key, bonus_key, sample_key, age_key, start_key = jax.random.split(key, 5)
         seen = world.normalizer(obs)
         mean, log_std = apply(nets.policy, state.policy, seen)
         action = mean + jnp.exp(log_std) * jax.random.normal(action_key, mean.shape)
@@ -278,8 +278,7 @@ def act(
         bonus = jax.random.bernoulli(bonus_key, found.bonus)
         old = jax.random.bernoulli(age_key, RESTART_PROBABILITY, age.shape)
         ends = found.lost | (old & (age >= settings.age))
-        redrawn = world.after_bonus(redraw_key, found.next_obs)
-        next_obs = jnp.where(bonus[:, None], redrawn, found.next_obs)
+        next_obs = world.sample(sample_key, found.next_obs, bonus)
         following = world.normalizer(next_obs)
         steps = Steps(
             obs=seen,

@@ -30,6 +30,8 @@ class WorldModel(NamedTuple):
       risky: `[R]` indices of the logged transitions whose states score highest.
       trajectories: fixed trajectories, for the augmentation `replay` alone.
       bonus: the fitted event model of rare bonuses; None without one, then none is imagined.
+      residuals: `[K, O]` what the dynamics do not predict of logged observations, for worlds in
+        which a policy is improved.
     """
 
     dynamics: Model
@@ -38,6 +40,7 @@ class WorldModel(NamedTuple):
     risky: Array
     trajectories: Buffer | None = None
     bonus: BonusModel | None = None
+    residuals: Array | None = None
 
 
 class Context(NamedTuple):
@@ -79,7 +82,8 @@ class World(NamedTuple):
       normalizer: of observations.
       step: raw obs `[..., O]` and actions `[..., A]` to the outcome.
       bonus: scalar, the size of a rare bonus.
-      after_bonus: (key, next obs `[n, O]` as they would be without bonus) to those after one.
+      sample: (key, predicted next obs `[n, O]`, whether a bonus occurs `[n]`) to next obs `[n, O]`,
+        with what the dynamics cannot predict.
       starts: (key, n, share) to raw obs `[n, O]` of logged states, a share of them risky ones.
       logged: (key, n) to logged raw obs `[n, O]`, actions `[n, A]`, and whether the next state
         counts as safe, `[n]` bool.
@@ -88,7 +92,7 @@ class World(NamedTuple):
     normalizer: Normalizer
     step: Callable[[Array, Array], Outcome]
     bonus: Array
-    after_bonus: Callable[[Array, Array], Array]
+    sample: Callable[[Array, Array, Array], Array]
     starts: Callable[[Array, int, Array], Array]
     logged: Callable[[Array, int], tuple[Array, Array, Array]]
 

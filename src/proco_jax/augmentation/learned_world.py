@@ -3,6 +3,10 @@
 Where the dynamics ensemble disagrees beyond its limit, or predicts a number that is not finite, the
 world is lost: the state may not be continued. Without a cost network, as in the control, leaving
 the support of the logs is what counts as unsafe.
+
+Some sensors can hardly be predicted, e.g. an accelerometer. A policy that was improved with their
+means acts on noise once it is deployed, so residuals of logged transitions are added to them. Rings
+get none: errors of where objects are would add up to a random walk.
 """
 
 import jax
@@ -54,8 +58,14 @@ def learned_world(
         index = jax.random.randint(key, (n,), 0, data.size)
         return data.obs[data.obs_index[index]], data.action[index], ~world.unsafe[index]
 
-    def after_bonus(key: Array, next_obs: Array) -> Array:
-        return next_obs if events is None else bonus.redraw(events, key, next_obs)
+    def sample(key: Array, next_obs: Array, occurs: Array) -> Array:
+        residual_key, redraw_key = jax.random.split(key)
+        if world.residuals is not None:
+            index = jax.random.randint(residual_key, occurs.shape, 0, world.residuals.shape[0])
+            next_obs = next_obs + world.residuals[index]
+        if events is None:
+            return next_obs
+        return jnp.where(occurs[:, None], bonus.redraw(events, redraw_key, next_obs), next_obs)
 
     size = jnp.zeros(()) if events is None else events.size
-    return World(context.normalizer, step, size, after_bonus, starts, logged)
+    return World(context.normalizer, step, size, sample, starts, logged)

@@ -33,6 +33,11 @@ class Normalizer:
         return jnp.clip((jnp.asarray(obs) - self.shift) * self.factor, -CLIP, CLIP)
 
     @property
+    def size(self) -> jax.Array:
+        """`[O]`, the standard deviation that is normalized to 1; 1 where the logs are constant."""
+        return jnp.where(self.varies, 1.0 / jnp.where(self.varies, self.factor, 1.0), 1.0)
+
+    @property
     def varies(self) -> Array:
         """`[O]`, whether a dimension ever changes in the logs."""
         return self.factor > 0

@@ -33,8 +33,10 @@ from proco_jax.training.loop import make_cost_chunk, make_dynamics_chunk
 from proco_jax.types import Array, Dataset, LabeledStates
 
 COST_CHUNK = 500
+# Logged transitions whose residuals imagined worlds draw from.
+RESIDUALS = 8192
 # Raised when the meaning of an artifact changes while its settings do not.
-VERSIONS = {"dynamics": 2, "bonus": 2, "labels": 1, "cost": 1}
+VERSIONS = {"dynamics": 3, "bonus": 2, "labels": 1, "cost": 1}
 LOGGED_CANDIDATES = 60_000
 EXPLORATIONS = 16
 LABELS = "labels.npz"
@@ -404,9 +406,14 @@ def make_world(
 
     Without a cost network nothing is unsafe, and starts are drawn from all logs.
     """
-    size = data.train.size
+    size, residuals = data.train.size, None
+    if config.proco.imagination.updates:
+        elites = config.proco.imagination.elites
+        find = jax.jit(lambda x, y: dynamics.residuals(nets.dynamics, x, y, elites, RESIDUALS))
+        residuals = find(model, data.train)
     if cost_model is None:
-        return WorldModel(model, None, jnp.zeros(size, bool), jnp.arange(size), bonus=events)
+        nothing = jnp.zeros(size, bool)
+        return WorldModel(model, None, nothing, jnp.arange(size), None, events, residuals)
 
     @jax.jit
     def run(cost_model: cost.CostModel, train: Dataset) -> tuple[Array, Array]:
@@ -419,7 +426,7 @@ def make_world(
 
     unsafe, risky = run(cost_model, data.train)
     top = max(1, int(size * config.rollouts.risky_top))
-    return WorldModel(model, cost_model, unsafe, risky[:top], bonus=events)
+    return WorldModel(model, cost_model, unsafe, risky[:top], None, events, residuals)
 
 
 def rule_score(grounding: Grounding) -> Score | None:
