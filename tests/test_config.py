@@ -240,14 +240,14 @@ def test_every_setting_is_described() -> None:
 
 
 @pytest.mark.parametrize("name", list(FIELDS))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(data=st.data())
 def test_values_within_the_bounds_are_accepted(name: str, data: st.DataObject) -> None:
     accept(name, data.draw(inside(FIELDS[name])))
 
 
 @pytest.mark.parametrize("name", BOUNDED)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(data=st.data())
 def test_values_outside_of_the_bounds_are_refused(name: str, data: st.DataObject) -> None:
     refuse(name, data.draw(outside(FIELDS[name])))
