@@ -9,6 +9,8 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 # Commands would otherwise keep compiled programs in the user's cache folder.
 os.environ.setdefault("PROCO_JAX_CACHE", "off")
 
+from collections.abc import Iterator
+
 import jax
 import pytest
 from core_toys import SPEC
@@ -28,6 +30,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     )
     rank = {name: i for i, name in enumerate(longest)}
     items.sort(key=lambda item: rank.get(item.path.name, len(longest)))
+
+
+@pytest.fixture(scope="module")
+def unchecked_keys() -> Iterator[None]:
+    """For trainings: the checker of keys refuses a scan over keys inside a map over members."""
+    jax.config.update("jax_debug_key_reuse", False)
+    yield
+    jax.config.update("jax_debug_key_reuse", True)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """Algorithms are safer with imagined rows than without, where violation-free logs mislead them."""
 
-import jax
 import numpy as np
 import pytest
 from braking_world import (
@@ -15,16 +14,10 @@ from braking_world import (
     train_and_drive,
 )
 
+pytestmark = pytest.mark.usefixtures("unchecked_keys")
+
 # Gradient steps after which each algorithm is trained with imagined rows.
 ALGORITHMS = {"bcq_lag": 1500, "bear_lag": 1500}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _reuse_of_keys_unchecked():
-    # The checker rejects a scan over keys inside the vmap over members.
-    jax.config.update("jax_debug_key_reuse", False)
-    yield
-    jax.config.update("jax_debug_key_reuse", True)
 
 
 def test_logs_have_no_violation_and_imagined_trajectories_have():

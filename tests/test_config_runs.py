@@ -18,7 +18,7 @@ from proco_jax.deployment.acting import Deployed, initial_previous, make_actor
 from proco_jax.deployment.shield import ShieldState
 from proco_jax.training import loop
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unchecked_keys")]
 
 MEMBERS, EPISODES = 2, 3
 SECTIONS = ("proco", "bc", "feasibility", "augmentation", "rollouts", "shield")
@@ -46,14 +46,6 @@ CORNERS: dict[str, dict[str, Any]] = {
         "train.batch": 1,
     },
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _reuse_of_keys_unchecked():
-    # The checker refuses a scan over keys inside the vmap over members.
-    jax.config.update("jax_debug_key_reuse", False)
-    yield
-    jax.config.update("jax_debug_key_reuse", True)
 
 
 def float_settings() -> dict[str, st.SearchStrategy[float]]:

@@ -18,6 +18,8 @@ from proco_jax.observation import Field, ObservationSpec
 from proco_jax.training import improvement, loop
 from proco_jax.types import TaskSpec
 
+pytestmark = pytest.mark.usefixtures("unchecked_keys")
+
 CONFIG = tiny_config()
 # The numbers of the small observation without their geometry: programs that compile fast.
 FLAT = ObservationSpec((Field("numbers", 21, "flat", "", "All numbers."),))
@@ -25,14 +27,6 @@ TASK = TaskSpec(FLAT, ACTIONS, episode_steps=20, cost_limit=10.0)
 PROGRAM = loop.make_program(CONFIG, TASK, "proco", "proco")
 IMPROVEMENT = improvement.make_improvement(PROGRAM)
 HYPER = improvement.make_hyper(PROGRAM, 2)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _reuse_of_keys_unchecked():
-    # The checker rejects a scan over keys inside the vmap over members.
-    jax.config.update("jax_debug_key_reuse", False)
-    yield
-    jax.config.update("jax_debug_key_reuse", True)
 
 
 @pytest.fixture(scope="module")

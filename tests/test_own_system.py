@@ -2,7 +2,6 @@
 
 import csv
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -181,14 +180,6 @@ def test_an_environment_that_cannot_be_used_is_an_error_before_any_work(
     assert not (tmp_path / "run" / "dataset.json").exists()
 
 
-@pytest.fixture
-def unchecked_keys() -> Iterator[None]:
-    """The checker refuses a scan over keys inside the loop over members."""
-    jax.config.update("jax_debug_key_reuse", False)
-    yield
-    jax.config.update("jax_debug_key_reuse", True)
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("unchecked_keys")
 def test_from_logs_to_an_exported_policy_without_and_with_an_environment(tmp_path) -> None:
@@ -216,7 +207,6 @@ def test_from_logs_to_an_exported_policy_without_and_with_an_environment(tmp_pat
     again = json.loads((judged / "offline_evaluation.json").read_text())
     assert again == report
     first, second = (load_policy(folder, "bc", "proco", "filter") for folder in (offline, judged))
-    import jax
 
     obs = np.array([1.0, 50.0, 1.0])
     np.testing.assert_array_equal(first(obs, jax.random.key(0)), second(obs, jax.random.key(0)))

@@ -98,6 +98,9 @@ def finished(tmp_path_factory):
         for step in (10, 20, 30):
             writer.write("train/fisor-proco", step, {"agent/q_loss": 1.0 / step})
             writer.write("train/fisor-none", step, {"agent/q_loss": 2.0 / step})
+            writer.write("train/fisor-proco/imagination", step, {"imagination/cost": 3.0})
+            writer.write("dynamics", step, {"dynamics/loss": 1.0 / step})
+            writer.write("dynamics/trajectories", step, {"dynamics/trajectory_loss": 1.0})
     (folder / "pictures").mkdir()
     for name in ("v_h-seed0", "extra"):
         (folder / "pictures" / f"{name}.png").write_bytes(b"")
@@ -155,7 +158,10 @@ def test_a_config_without_a_setting_is_refused(finished, tmp_path):
 
 def test_every_picture_is_embedded_once_and_is_there(finished):
     text = (finished / "report.md").read_text()
-    for name in ("results", "learning_curves", "open_loop", "metrics-train"):
+    # Second parts of a training have pictures of their own.
+    stages = ("train", "train-imagination", "dynamics", "dynamics-trajectories")
+    metrics = [f"metrics-{name}" for name in stages]
+    for name in ("results", "learning_curves", "open_loop", *metrics):
         assert text.count(f"(pictures/{name}.png)") == 1
         assert (finished / "pictures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     feasibility, later = text.index("## Feasibility critics"), text.index("## Violation forecast")

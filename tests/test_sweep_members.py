@@ -46,9 +46,9 @@ def trained(store: Path) -> list[Path]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unchecked_keys")
 def test_members_equal_their_own_trainings(tmp_path: Path, context: Context) -> None:
     rates, task = (1e-3, 3e-2), get_task("SafetyPointGoal1")
-    jax.config.update("jax_debug_key_reuse", False)
     alone = []
     for rate, program in zip(rates, programs(*rates), strict=True):
         with open_run(config(rate), tmp_path / f"alone-{rate}", log=lambda line: None) as run:
@@ -69,7 +69,6 @@ def test_members_equal_their_own_trainings(tmp_path: Path, context: Context) -> 
             # It was taken from the store, not trained.
             assert any("policies: found" in line for line in lines)
             same_leaves(found, expected, rtol=1e-5, atol=1e-6)
-    jax.config.update("jax_debug_key_reuse", True)
 
 
 @pytest.mark.parametrize(

@@ -32,20 +32,14 @@ from proco_jax.training import loop
 from proco_jax.training.sampling import draw_transitions
 from proco_jax.types import TaskSpec
 
+pytestmark = pytest.mark.usefixtures("unchecked_keys")
+
 CONFIG = tiny_config()
 PROGRAM = toy_program("proco", "proco")
 TRAINING = loop.make_training(PROGRAM)
 # The numbers of the small observation without their geometry: programs that compile fast.
 FLAT = ObservationSpec((Field("numbers", 21, "flat", "", "All numbers."),))
 FLAT_TASK = TaskSpec(FLAT, ACTIONS, episode_steps=20, cost_limit=10.0)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _reuse_of_keys_unchecked():
-    # The checker rejects a scan over keys inside the vmap over members; rollouts alone pass it.
-    jax.config.update("jax_debug_key_reuse", False)
-    yield
-    jax.config.update("jax_debug_key_reuse", True)
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,8 @@ from proco_jax.report.tables import (
 
 FILE = "report.md"
 PICTURES = "pictures"
+# Names that end the stages of second parts of a training.
+_SECOND_PARTS = ("trajectories", "imagination")
 
 
 def write_report(workdir: Path) -> Path:
@@ -335,14 +337,22 @@ def _training(workdir: Path, shown: set[Path]) -> str:
     families: dict[str, list[dict[str, Any]]] = {}
     for line in metrics.load_metrics(workdir / metrics.FILE):
         if any(value is not None for name, value in line.items() if name not in ("stage", "step")):
-            families.setdefault(line["stage"].split("/")[0], []).append(line)
+            families.setdefault(_family(line["stage"]), []).append(line)
     drawn = [
         pictures.metric_curves(
-            workdir / PICTURES / f"metrics-{family}.png", lines, f"{family}: means over seeds"
+            workdir / PICTURES / f"metrics-{family}.png",
+            lines,
+            f"{family}: means over {'seeds' if family.startswith('train') else 'members'}",
         )
         for family, lines in families.items()
     ]
     return "\n".join(["## Training metrics\n", *_embedded(workdir, drawn, shown)])
+
+
+def _family(stage: str) -> str:
+    """The picture of a stage; second parts of a training have steps and losses of their own."""
+    first, *others = stage.split("/")
+    return "-".join([first, *(part for part in others[-1:] if part in _SECOND_PARTS)])
 
 
 def _other_pictures(workdir: Path, shown: set[Path]) -> str:

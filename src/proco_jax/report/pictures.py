@@ -19,7 +19,6 @@ from proco_jax.report.plot_style import (
     error_bar,
     figure_title,
     label,
-    legend,
     legend_below,
     panels,
     save,
@@ -194,7 +193,8 @@ def open_loop_curves(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     label(correlation, "prediction horizon [steps]", "correlation with the true change")
     error.set_ylim(bottom=0)
     correlation.set_ylim(min(0, correlation.get_ylim()[0]), 1.02)
-    legend(error, loc="best")
+    handles, _ = error.get_legend_handles_labels()
+    legend_below(figure, handles, len(sets) if len(sets) > 1 else 2)
     return save(figure, path)
 
 
