@@ -324,6 +324,27 @@ def one_update(state: State, key: jax.Array) -> tuple[State, Any]:
     return imagination.update(settings, HYPER, NETS, line_world(), state, key)
 
 
+def test_the_learning_rate_decays_to_a_tenth_after_the_warmup():
+    settings = dataclasses.replace(SETTINGS, warmup=2, updates=12)
+    shares = [float(imagination.rate_share(settings, jnp.int32(n))) for n in (0, 2, 7, 12)]
+    np.testing.assert_allclose(shares, [1.0, 1.0, 0.55, 0.1], rtol=1e-6)
+
+    # The first step of Adam moves a parameter by the learning rate.
+    settings = dataclasses.replace(settings, epochs=1, minibatches=1)
+    begin = begun([-2.0, 1.0, -4.0], log_std=-1.0)
+
+    @jax.jit
+    def moved(updates: jax.Array) -> jax.Array:
+        state = dataclasses.replace(begin, updates=updates)
+        key, world = jax.random.key(2), line_world()
+        after, _ = imagination.update(settings, HYPER, NETS, world, state, key)
+        return jnp.abs(after.policy["params"]["bias"] - begin.policy["params"]["bias"])
+
+    for updates, share in ((2, 1.0), (12, 0.1)):
+        expected = share * SETTINGS.learning_rate
+        np.testing.assert_allclose(moved(jnp.int32(updates)), expected, rtol=5e-2)
+
+
 def test_warmup_moves_values_alone_and_then_policy_and_multiplier_move():
     begin = begun([-2.0, 1.0, -4.0], log_std=-1.0)
     first, metrics = one_update(begin, jax.random.key(2))

@@ -51,6 +51,8 @@ REWARD_VALUE_WEIGHT = 10.0
 # A minibatch has so many times as many imagined actions as logged ones.
 LOGGED_PART = 4
 SMALLEST_MULTIPLIER = 0.01
+# The policy's learning rate at the last update, as a share of that at the first.
+LAST_RATE = 0.1
 # Of a world beyond its age, per step.
 RESTART_PROBABILITY = 0.1
 # Metrics count events per so many steps, about the length of an episode.
@@ -196,12 +198,14 @@ def update(
 ) -> tuple[State, Metrics]:
     """One update: imagined steps, then `epochs` passes of gradient steps over them.
 
-    During the first `settings.warmup` updates policy and multiplier stay as they are.
+    During the first `settings.warmup` updates policy and multiplier stay as they are. Then the
+    policy's learning rate decays linearly to a tenth.
     """
     act_key, learn_key = jax.random.split(key)
     (obs, age), steps = act(settings, hyper, nets, world, state, act_key)
     batch = _with_advantages(hyper, steps)
     learns = state.updates >= settings.warmup
+    rate = hyper.learning_rate * rate_share(settings, state.updates)
     learned = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
 
     def epoch(state: State, key: Array) -> tuple[State, Metrics]:
@@ -215,7 +219,7 @@ def update(
             index, key = inputs
             part = jax.tree.map(lambda x: x[index], learned)
             logged = world.logged(key, known)
-            return _gradient_steps(hyper, nets, world, state, part, logged, learns)
+            return _gradient_steps(hyper, nets, world, state, part, logged, rate, learns)
 
         keys = jax.random.split(row_key, settings.minibatches)
         return jax.lax.scan(minibatch, state, (rows, keys))
@@ -246,6 +250,13 @@ def update(
         "imagination/cost_value_explained": _explained(steps.cost_value, batch.cost_target),
     }
     return state, metrics
+
+
+def rate_share(settings: ImaginationConfig, updates: Array) -> jax.Array:
+    """The share of the learning rate after so many updates, from 1 after the warmup to a tenth."""
+    span = max(settings.updates - settings.warmup, 1)
+    done = jnp.clip((updates - settings.warmup) / span, 0.0, 1.0)
+    return 1.0 - (1.0 - LAST_RATE) * done
 
 
 def act(
@@ -445,9 +456,10 @@ def _gradient_steps(
     state: State,
     batch: Batch,
     logged: tuple[Array, Array, Array],
+    rate: Array,
     learns: Array,
 ) -> tuple[State, Metrics]:
-    """One step of the values, and one of the policy if it learns."""
+    """One step of the values, and one of the policy if it learns, with a learning rate."""
     obs, action, safe = logged
     known = (world.normalizer(obs), action, safe)
 
@@ -456,7 +468,7 @@ def _gradient_steps(
 
     grads, metrics = jax.grad(loss, has_aux=True)(state.policy)
     grads, _ = clip_gradient(grads, POLICY_GRADIENT_LIMIT)
-    moved = descend(state.policy, state.policy_optimizer, grads, hyper.learning_rate, eps=ADAM_EPS)
+    moved = descend(state.policy, state.policy_optimizer, grads, rate, eps=ADAM_EPS)
     policy, policy_optimizer = jax.tree.map(
         lambda new, old: jnp.where(learns, new, old), moved, (state.policy, state.policy_optimizer)
     )

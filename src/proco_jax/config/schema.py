@@ -499,7 +499,7 @@ class ImaginationConfig:
       epochs: passes over the steps of an update.
       minibatches: gradient steps per pass.
       elites: members of the dynamics ensemble that predict, the best ones.
-      learning_rate: of the policy's Adam.
+      learning_rate: of the policy's Adam; decays linearly to a tenth.
       discount: of rewards.
       cost_discount: of costs.
       gae: lambda of generalized advantage estimation.
@@ -528,10 +528,10 @@ class ImaginationConfig:
     gae: float = fraction(0.95)
     clip: float = fraction(0.2)
     likelihood_weight: float = nonnegative(0.01)
-    multiplier: float = nonnegative(0.4)
-    multiplier_rate: float = share(0.0)
-    multiplier_limit: float = nonnegative(0.6)
-    target_cost: float = setting(20.0, low=1e-3, high=1000.0)
+    multiplier: float = nonnegative(0.01)
+    multiplier_rate: float = share(0.02)
+    multiplier_limit: float = nonnegative(0.15)
+    target_cost: float = setting(10.0, low=1e-3, high=1000.0)
     risky_start_share: float = share(0.3)
 
 
