@@ -39,7 +39,7 @@ from absl import app, flags
 
 from benchmarks import fault_kills
 from benchmarks.fault_outcomes import SURVIVORS, Finding, Outcome
-from proco_jax.common.commands import reject_arguments
+from proco_jax.common.commands import begin_command
 from proco_jax.common.files import write_text
 
 # Kinds of cheap faults with their shares.
@@ -75,7 +75,7 @@ def run() -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Injects faults until the time is over, and prints a table."""
-    reject_arguments(argv)
+    begin_command(argv)
     o = flags.FLAGS
     if unknown := sorted({*o.kinds} - {KILLS, *SHARES}):
         raise app.UsageError(f"--kinds: found {unknown}, expected some of {[KILLS, *SHARES]}")

@@ -18,10 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import app, flags, logging
+from absl import app, flags
 from scipy.stats import binomtest
 
-from proco_jax.common.commands import reject_arguments
+from proco_jax.common.commands import begin_command
 from proco_jax.common.files import write_text
 from proco_jax.config.presets import set_variant
 from proco_jax.config.schema import Config, differences, replaced
@@ -93,10 +93,8 @@ def run() -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Runs what is missing and prints a table."""
-    reject_arguments(argv)
+    begin_command(argv)
     o = flags.FLAGS
-    # Orbax tells every file that it writes.
-    logging.set_verbosity(logging.WARNING)
     print(table(measure(o.task, o.repetitions, Path(o.folder), Path(o.out) if o.out else None)))
 
 

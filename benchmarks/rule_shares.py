@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
-from proco_jax.common.commands import reject_arguments
+from proco_jax.common.commands import begin_command
 from proco_jax.common.files import write_text
 from proco_jax.config.schema import Config
 from proco_jax.envs.controllers import ControllerMixture, default_collect
@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
     Raises:
       ValueError: on an unknown task, or one whose controllers never avoid a violation.
     """
-    reject_arguments(argv)
+    begin_command(argv)
     options = flags.FLAGS
     tasks = [get_task(name) for name in options.tasks]
     print("| task | episodes | states | logged | varied | rule |\n|---|---|---|---|---|---|")

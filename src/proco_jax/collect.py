@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
-from proco_jax.common.commands import reject_arguments
+from proco_jax.common.commands import begin_command
 from proco_jax.config.schema import BACKENDS, CollectConfig, Config, DataConfig, EnvConfig
 from proco_jax.config.validation import validate
 
@@ -58,7 +58,7 @@ def config_from_flags() -> Config:
 
 def main(argv: Sequence[str]) -> None:
     """Collects the dataset and prints its summary."""
-    reject_arguments(argv)
+    begin_command(argv)
     # Imported late, because the simulator takes seconds.
     from proco_jax.data.card import summarize
     from proco_jax.data.collection import collect

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
-from proco_jax.common.commands import REPORTED_ERRORS, reject_arguments
+from proco_jax.common.commands import REPORTED_ERRORS, begin_command
 from proco_jax.common.shipped import find_shipped, shipped_experiments
 from proco_jax.config.schema import Config, flatten
 
@@ -34,10 +34,7 @@ def run(command: Callable[[Config, Path], None]) -> None:
     """Entry point of a command: calls it with the config and the workdir of the flags."""
 
     def main(argv: Sequence[str]) -> None:
-        reject_arguments(argv)
-        if not flags.FLAGS["verbosity"].present:
-            # Orbax tells every file that it writes; what concerns the user is a warning.
-            logging.set_verbosity(logging.WARNING)
+        begin_command(argv)
         config = _CONFIG.value
         # Importing JAX takes seconds; wrong flags are reported before.
         from proco_jax.common.compilation_cache import use_compilation_cache

@@ -9,7 +9,7 @@ from pathlib import Path
 from absl import app, flags
 
 from proco_jax import command_line
-from proco_jax.common.commands import reject_arguments
+from proco_jax.common.commands import begin_command
 
 _DATA = flags.DEFINE_string("data", None, "Logs: a .csv or .parquet file.")
 _OUT = flags.DEFINE_string("out", "", "File to write; empty for the name of the logs with .md.")
@@ -18,7 +18,7 @@ _ACTIONS = flags.DEFINE_list("actions", [], "Columns that are actions; guessed i
 
 
 def _main(argv: list[str]) -> None:
-    reject_arguments(argv)
+    begin_command(argv)
     data = Path(str(_DATA.value))
     out = Path(_OUT.value) if _OUT.value else data.with_suffix(".md")
     # This takes seconds to import; wrong flags are reported before.

@@ -9,7 +9,7 @@ from pathlib import Path
 from absl import app, flags
 
 from proco_jax import command_line
-from proco_jax.common.commands import reject_arguments
+from proco_jax.common.commands import begin_command
 
 _OUT = flags.DEFINE_string("out", None, "Folder to make; it must not exist, or be empty.")
 _ALGORITHM = flags.DEFINE_string("algorithm", "proco", "Name of the algorithm in the results.")
@@ -21,7 +21,7 @@ _SEED = flags.DEFINE_integer("seed", 0, "Which of the run's policies, counted fr
 
 
 def _main(argv: list[str]) -> None:
-    reject_arguments(argv)
+    begin_command(argv)
     # These take seconds to import; wrong flags are reported before.
     from proco_jax.common.compilation_cache import use_compilation_cache
     from proco_jax.pipeline.export import export_run

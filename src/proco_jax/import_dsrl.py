@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
-from proco_jax.common.commands import reject_arguments
+from proco_jax.common.commands import begin_command
 
 _SOURCE = flags.DEFINE_string(
     "source", None, "Path of a DSRL HDF5 file, or a task whose file is downloaded."
@@ -26,7 +26,7 @@ flags.mark_flag_as_required("source")
 
 def main(argv: Sequence[str]) -> None:
     """Imports the file and prints the setting that selects the dataset."""
-    reject_arguments(argv)
+    begin_command(argv)
     from proco_jax.data.dsrl import import_dsrl
     from proco_jax.data.minari_store import dataset_root
     from proco_jax.envs.tasks import get_task

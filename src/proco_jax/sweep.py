@@ -7,10 +7,10 @@ them. The same command resumes. `--dry_run` says what would be done.
 import os
 from collections.abc import Sequence
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from proco_jax import command_line
-from proco_jax.common.commands import reject_arguments
+from proco_jax.common.commands import begin_command
 from proco_jax.sweeps.description import Unit, expand, load_sweep
 from proco_jax.sweeps.folder import Root, check_root, write_plan
 from proco_jax.sweeps.shares import find_share, take_share
@@ -72,9 +72,7 @@ _RAY_ADDRESS = flags.DEFINE_string(
 
 def main(argv: Sequence[str]) -> None:
     """Runs the sweep of the flags."""
-    reject_arguments(argv)
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
+    begin_command(argv)
     with command_line.report_errors():
         workdir = flags.FLAGS.workdir
         if not workdir and not _DRY_RUN.value:

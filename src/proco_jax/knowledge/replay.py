@@ -20,7 +20,7 @@ from typing import Any
 
 from absl import app, flags
 
-from proco_jax.common.commands import reject_arguments
+from proco_jax.common.commands import begin_command
 from proco_jax.knowledge.cache import ReplyCache, content_key
 
 _LARGEST_REQUEST = 10_000_000
@@ -133,7 +133,7 @@ def run() -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Serves the replies until it is interrupted."""
-    reject_arguments(argv)
+    begin_command(argv)
     values = flags.FLAGS.flag_values_dict()
     path = Path(values["from"])
     try:

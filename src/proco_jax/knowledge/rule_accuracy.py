@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
-from proco_jax.common.commands import reject_arguments
+from proco_jax.common.commands import begin_command
 from proco_jax.common.files import write_text
 from proco_jax.common.statistics import recall_and_precision
 from proco_jax.config.schema import CollectConfig, Config, CostConfig
@@ -118,7 +118,7 @@ def run() -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Checks the tasks and prints a table."""
-    reject_arguments(argv)
+    begin_command(argv)
     options = flags.FLAGS
     try:
         tasks = [get_task(name) for name in options.tasks]
