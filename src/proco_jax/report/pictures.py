@@ -13,6 +13,7 @@ from proco_jax.report.plot_style import (
     SHIELD_LINES,
     SHIELD_NAMES,
     TEXT,
+    color_handles,
     colorbar,
     cost_axis,
     cost_limit_line,
@@ -295,14 +296,12 @@ def _groups(trainings: Sequence[Training]) -> dict[str, dict[Training, str]]:
 
 def _training_handles(groups: Mapping[str, Mapping[Training, str]]) -> list[Any]:
     """A legend entry for each trained policy; for each augmentation if there are many panels."""
-    from matplotlib.lines import Line2D
-
     names = {
         policy_name(*training) if len(groups) == 1 else f"augmentation {training[1]}": color
         for trainings in groups.values()
         for training, color in trainings.items()
     }
-    return [Line2D([], [], color=color, lw=3, label=name) for name, color in names.items()]
+    return color_handles(names)
 
 
 def _shield_handle(shield: str, line: str = "") -> Any:

@@ -1,6 +1,6 @@
 """The style of all pictures: figures, fonts, colors, legends and common axes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,13 @@ def legend(axes: Any, **options: Any) -> None:
     if axes.get_legend_handles_labels()[0]:
         box = {"frameon": True, "framealpha": 0.8, "edgecolor": "none"}
         axes.legend(fontsize=7.5, labelcolor=TEXT, handletextpad=0.4, **(box | options))
+
+
+def color_handles(colors: Mapping[str, str]) -> list[Any]:
+    """Legend entries from labels to the colors of their lines."""
+    from matplotlib.lines import Line2D
+
+    return [Line2D([], [], color=color, lw=3, label=name) for name, color in colors.items()]
 
 
 def legend_below(figure: Any, handles: Sequence[Any], columns: int) -> None:

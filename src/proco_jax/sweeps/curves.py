@@ -11,6 +11,7 @@ from proco_jax.evaluation.results import SHIELDS, Row, policy_name, rounded
 from proco_jax.report.plot_style import (
     COLORS,
     SHIELD_NAMES,
+    color_handles,
     figure_title,
     label,
     legend_below,
@@ -131,7 +132,7 @@ def _draw(path: Path, curves: Sequence[Curve], key: tuple[str, str, str]) -> Non
             _value_axis(one, sorted({point.value for curve in drawn for point in curve.points}))
             one.tick_params(labelbottom=lowest)
     figure_title(figure, setting_title("", task, f"{regime} logs"))
-    legend_below(figure, _handles(colors), 2)
+    legend_below(figure, color_handles(colors), 2)
     save(figure, path)
 
 
@@ -150,9 +151,3 @@ def _value_axis(axes: Any, values: Sequence[float]) -> None:
     if len(values) <= 6:
         axes.set_xticks(values, [f"{value:g}" for value in values])
         axes.minorticks_off()
-
-
-def _handles(colors: Mapping[str, str]) -> list[Any]:
-    from matplotlib.lines import Line2D
-
-    return [Line2D([], [], color=color, lw=3, label=name) for name, color in colors.items()]
