@@ -19,7 +19,9 @@ from proco_jax.data.tables import find_tables, read_tables
 from proco_jax.deployment.policy import load_policy
 from proco_jax.envs.own import OwnEnv, OwnWorlds, find_maker
 from proco_jax.evaluation.results import load_rows
+from proco_jax.pipeline import stages
 from proco_jax.pipeline.export import export_run
+from proco_jax.pipeline.workdir import open_run
 from proco_jax.system.description import load_system, with_system
 
 FOLDER = Path(__file__).resolve().parent.parent / "experiments" / "own_system"
@@ -178,6 +180,19 @@ def test_an_environment_that_cannot_be_used_is_an_error_before_any_work(
     with pytest.raises(ValueError, match=message):
         run_here(config, tmp_path / "run")
     assert not (tmp_path / "run" / "dataset.json").exists()
+
+
+def test_a_training_that_is_evaluated_later_asks_for_no_environment(tmp_path, monkeypatch) -> None:
+    def begin(run) -> None:
+        raise InterruptedError("work begins")
+
+    monkeypatch.setattr(stages, "load_inputs", begin)
+    config = tank_config(**{"system.env": "'nothing.py:make'"})
+    with (
+        pytest.raises(InterruptedError, match="work begins"),
+        open_run(config, tmp_path / "run", log=lambda line: None) as run,
+    ):
+        stages.make_results(run, evaluate=False)
 
 
 @pytest.mark.slow

@@ -114,7 +114,7 @@ def make_results(run: Run, render: bool = False, evaluate: bool = True) -> None:
     # The user's own algorithms and environments that cannot be used are an error before any work.
     for name in run.config.algorithms:
         find_maker(name)
-    if run.config.system.env:
+    if evaluate and run.config.system.env:
         make_evaluation_env(run.config, task, 1, 1).close()
     logs, grounding = load_inputs(run)
     _learn_and_evaluate(run, task, logs, grounding, render, evaluate)
