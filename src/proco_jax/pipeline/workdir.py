@@ -18,8 +18,6 @@ from proco_jax.config.validation import validate
 CONFIG = "config.json"
 TIMING = "timing.json"
 DONE = "done.json"
-# The description of a system of the user's own.
-DESCRIPTION = "system.md"
 STORE = "store"
 # A copy of the description of a system of the user's own.
 DESCRIPTION = "system.md"

@@ -413,7 +413,8 @@ def make_world(
         residuals = find(model, data.train)
     if cost_model is None:
         nothing = jnp.zeros(size, bool)
-        return WorldModel(model, None, nothing, jnp.arange(size), None, events, residuals)
+        every = jnp.arange(size)
+        return WorldModel(model, None, nothing, every, bonus=events, residuals=residuals)
 
     @jax.jit
     def run(cost_model: cost.CostModel, train: Dataset) -> tuple[Array, Array]:
@@ -426,7 +427,8 @@ def make_world(
 
     unsafe, risky = run(cost_model, data.train)
     top = max(1, int(size * config.rollouts.risky_top))
-    return WorldModel(model, cost_model, unsafe, risky[:top], None, events, residuals)
+    risky = risky[:top]
+    return WorldModel(model, cost_model, unsafe, risky, bonus=events, residuals=residuals)
 
 
 def rule_score(grounding: Grounding) -> Score | None:
