@@ -34,7 +34,7 @@ def get_config(variant: str = "default") -> Config:
     # Three numbers are observed: small networks suffice.
     config.encoder.features = 64
     config.dynamics.hidden = (64, 64)
-    config.dynamics.steps = 2000
+    config.dynamics.steps, config.dynamics.trajectory.steps = 2000, 600
     config.cost.hidden = config.proco.hidden = config.bc.hidden = (64,)
     config.feasibility.hidden = (64,)
     config.cost.steps = 1000

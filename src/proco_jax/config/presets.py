@@ -72,7 +72,6 @@ def _quick(config: Config) -> Config:
     config.data.episodes = 60
     config.dynamics.members, config.dynamics.elites = 3, 2
     config.dynamics.steps = 1000
-    config.dynamics.trajectory.steps = 200
     config.cost.steps = 1000
     config.train.steps = config.train.checkpoint_every = 1000
     config.evaluation.interim_episodes = 0
@@ -85,7 +84,6 @@ def _paper(config: Config) -> Config:
     config.data.episodes = 2000
     config.dynamics.members, config.dynamics.elites = 7, 5
     config.dynamics.steps = 100_000
-    config.dynamics.trajectory.steps, config.dynamics.trajectory.batch = 10_000, 256
     config.cost.steps = 20_000
     config.encoder.features = 256
     config.proco.hidden = config.bc.hidden = config.feasibility.hidden = (256, 256)

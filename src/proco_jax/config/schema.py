@@ -229,7 +229,7 @@ class TrajectoryFitConfig:
     """The second part of the dynamics fit: errors of whole predicted trajectories.
 
     Attributes:
-      steps: gradient steps; 0 leaves the fit at single transitions.
+      steps: gradient steps, e.g. 600; 0 leaves the fit at single transitions.
       horizon: steps of a trajectory, through all of which gradients flow.
       batch: trajectories per step, drawn for each member separately.
       learning_rate: of Adam at the start; decays to 0 over the steps by a cosine.
@@ -237,7 +237,7 @@ class TrajectoryFitConfig:
       reward_weight: weight of the error in the reward.
     """
 
-    steps: int = count(600, low=0)
+    steps: int = count(0, low=0)
     horizon: int = count(12, high=1000)
     batch: int = count(64, high=LARGEST_BATCH)
     learning_rate: float = positive(1e-3)

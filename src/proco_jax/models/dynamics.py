@@ -6,12 +6,13 @@ likelihood, the variance grows on hard dimensions and their mean is never learne
 2022, of whose beta-NLL this is the limit). Members differ by initialization and bootstrap; the best
 on held-out episodes, the elites, predict, as in MOPO (Yu et al. 2020).
 
-The fit has two parts. The first is on single transitions. Errors that are small in one step add up:
-the mean over ambiguous outcomes spreads a ring's nearest object over several bins, and after 20
-steps objects seem closer than they are. The second part therefore fits predicted trajectories to
-logged ones, with gradients through all of their steps (as in Abbeel et al. 2005). Fields count the
-same in it, whatever their size: where dimensions did, the 48 bins of three rings outweighed the one
-number of a gyroscope, which was then used to improve the rings and exceeded its range.
+The fit has two parts, of which the second is optional. The first is on single transitions. Errors
+that are small in one step add up: the mean over ambiguous outcomes spreads a ring's nearest object
+over several bins, and after 20 steps objects seem closer than they are. The second part therefore
+fits predicted trajectories to logged ones, with gradients through all of their steps (as in Abbeel
+et al. 2005). Fields count the same in it, whatever their size: where dimensions did, the 48 bins of
+three rings outweighed the one number of a gyroscope, which was then used to improve the rings and
+exceeded its range.
 """
 
 import functools
