@@ -188,6 +188,7 @@ def test_rows_of_weight_zero_do_not_count(state):
     check_rows_of_weight_zero(updated, state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_published", [False, True])
 def test_on_costs_of_zero_it_is_plain_bear(state, as_published):
     laws.on_costs_of_zero_the_multiplier_does_not_matter(CASE, state, as_published)
@@ -197,6 +198,7 @@ def test_published_cost_backups_pass_terminations_and_ours_do_not(state):
     laws.published_cost_backups_pass_terminations_and_ours_do_not(CASE, state)
 
 
+@pytest.mark.slow
 def test_it_executes_the_best_of_its_samples_or_as_published_the_mean(state):
     laws.it_proposes_different_actions_and_executes_the_best_of_them(CASE, state)
     obs = jnp.full(SIZE, 0.3)

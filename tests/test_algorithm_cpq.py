@@ -142,6 +142,7 @@ def test_actions_rarer_than_the_logged_ones_are_pushed_up_to_the_target():
     assert pushes(SETTINGS, batch, usual) == (0.0, 0.0)
 
 
+@pytest.mark.slow
 def test_published_the_rarest_quarter_of_the_policys_actions_is_pushed_without_bound():
     settings = dataclasses.replace(PUBLISHED, samples=50)
     batch = rows_of_zeros(4)._replace(imagined=jnp.array([False, False, False, True]))
@@ -175,6 +176,7 @@ def test_the_push_moves_the_cost_critic_and_published_it_does_not(state):
         assert moved_parts(pushed, off) - {"policy"} == ({"qc"} if moves else set())
 
 
+@pytest.mark.slow
 def test_the_push_raises_rare_actions(state):
     batch = random_rows()
 

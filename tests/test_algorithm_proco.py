@@ -126,6 +126,7 @@ def test_imagined_rows_count_only_in_infeasible_states():
     np.testing.assert_allclose(found, expected[order], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_temperature_does_not_depend_on_the_size_of_rewards():
     nets = critics(lambda o, a: -jnp.ones(o.shape[0]), vh=lambda o: -jnp.ones((o.shape[0], 1)))
     batch = rows(jnp.zeros((5, SPEC.size)), [False] * 5)
@@ -189,6 +190,7 @@ def test_each_loss_moves_only_its_own_network(state, batch):
         assert not moved(target_grads) and not moved(critic_grads), name
 
 
+@pytest.mark.slow
 def test_one_update_moves_every_part_and_repeats_exactly(state, batch):
     step = jax.jit(lambda s: proco.update(HYPER, NETS, s, batch))
     new, metrics = step(state)

@@ -70,6 +70,7 @@ def test_the_optimum_of_a_weighted_event_is_its_probability_after_the_shift():
     np.testing.assert_allclose(shifted, p, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_events_are_found_and_others_are_not(data, fitted):
     new = with_bonus(toy_dataset(60))
     rows = (new.obs[new.obs_index][-400:], new.action[-400:])
@@ -150,6 +151,7 @@ def test_empty_model_has_the_structure_and_shapes_of_a_fitted_one(fitted):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
 
 
+@pytest.mark.slow
 def test_an_observation_without_rings_has_no_empty_array():
     flat = ObservationSpec((Field("numbers", 2 * BINS, "flat", "", "All numbers."),))
     config = dataclasses.replace(tiny_config().bonus, members=1)

@@ -345,6 +345,7 @@ def test_the_learning_rate_decays_to_a_tenth_after_the_warmup():
         np.testing.assert_allclose(moved(jnp.int32(updates)), expected, rtol=5e-2)
 
 
+@pytest.mark.slow
 def test_warmup_moves_values_alone_and_then_policy_and_multiplier_move():
     begin = begun([-2.0, 1.0, -4.0], log_std=-1.0)
     first, metrics = one_update(begin, jax.random.key(2))

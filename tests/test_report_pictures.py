@@ -93,6 +93,7 @@ def test_the_results_picture_has_a_color_for_each_training(tmp_path):
     assert shown(["proco", "control", "none"], ["none"]) == one + 2
 
 
+@pytest.mark.slow
 def test_many_trainings_get_a_panel_for_each_algorithm(tmp_path):
     names = ("bc", "bcq_lag", "cdt", "cpq", "fisor")
     rows = [

@@ -220,7 +220,9 @@ def test_the_planner_takes_the_best_plan_by_each_policys_own_critics(program, de
         np.testing.assert_array_equal(found[s, n], search(critics, toy_obs(STATES)[s, n]))
 
 
-@pytest.mark.parametrize("block", [1, 3, 64])
+@pytest.mark.parametrize(
+    "block", [pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(64, marks=pytest.mark.slow)]
+)
 def test_the_block_of_the_planner_does_not_change_its_actions(block, deployed, actors, proposals):
     shield = dataclasses.replace(tiny_config().shield, planner_block=block)
     config = dataclasses.replace(tiny_config(), shield=shield)
@@ -230,6 +232,7 @@ def test_the_block_of_the_planner_does_not_change_its_actions(block, deployed, a
         np.testing.assert_allclose(run(some), actors["planner"](some), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shield", ["none", "planner"])
 def test_a_policy_acts_the_same_alone_and_beside_others(
     program, deployed, actors, proposals, shield
@@ -266,6 +269,7 @@ def test_an_unknown_shield_is_refused(program):
             make_actor(program, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shield", ["filter", "planner"])
 @pytest.mark.parametrize("name", ["bc", "deployment_toys:make_unsampled"])
 def test_other_algorithms_act_under_every_shield_as_proco_does(name, shield):

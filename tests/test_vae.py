@@ -57,6 +57,7 @@ def test_log_std_stays_in_range(params):
     assert low <= float(log_std.min()) and float(log_std.max()) <= high  # pyright: ignore
 
 
+@pytest.mark.slow
 def test_samples_vary_within_the_clipped_latent(params):
     obs = jnp.zeros((3, SIZE))
     found = vae.sample(NETS, params, obs, jax.random.key(2), 64)
@@ -77,6 +78,7 @@ def test_both_parts_learn_from_the_loss(params):
     assert nonzero(found["posterior"]) and nonzero(found["decoder"])
 
 
+@pytest.mark.slow
 def test_the_vae_tells_frequent_from_rare_actions(params):
     """Logged: action x_0 with a little noise. Samples are near; the opposite has a large KL."""
 

@@ -97,6 +97,7 @@ def test_a_diverged_model_ends_trajectories_without_a_violation(counted, policie
     assert counted(True, np.inf, 0, broken) == ([0] * POLICIES, [0] * POLICIES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "algorithm", ["deployment_toys:make_unsampled", "deployment_toys:make_remembering"]
 )
@@ -189,6 +190,7 @@ def test_the_interval_contains_the_point(violating, steps):
     assert more is not None and more <= high
 
 
+@pytest.mark.slow
 def test_the_table_begins_with_the_configs_thresholds_and_has_none_twice(policies):
     program, deployed = policies
     shield = dataclasses.replace(
