@@ -32,8 +32,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     longest = (
         "test_pipeline.py",
         "test_training.py",
-        "test_rollouts.py",
-        "test_data_collection.py",
+        "test_config_runs.py",
+        "test_batched.py",
+        "test_own_system.py",
+        "test_braking.py",
     )
     rank = {name: i for i, name in enumerate(longest)}
     items.sort(key=lambda item: rank.get(item.path.name, len(longest)))
