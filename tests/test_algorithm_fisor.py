@@ -117,7 +117,7 @@ def test_dropout_needs_a_random_stream(state, batch):
     inputs = (batch.obs, batch.action, jnp.zeros(len(batch.obs), jnp.int32))
 
     @jax.jit
-    def noise(rate: float, **rngs: Any) -> jax.Array:
+    def noise(rate: float, **rngs: Any) -> Any:
         return policy.apply(params, *inputs, rate, rngs=rngs)
 
     plain = noise(0.0)
