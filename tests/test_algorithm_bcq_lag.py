@@ -141,6 +141,7 @@ def test_each_term_of_the_policy_loss_moves_the_policy(state):
     assert not nonzero(gradient(policy, low, 0 * ones, none))
 
 
+@pytest.mark.slow
 def test_rewards_move_the_reward_critic_and_costs_the_cost_critic(state):
     laws.rewards_move_the_reward_critic_and_costs_the_cost_critic(CASE, state)
 

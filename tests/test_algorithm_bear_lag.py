@@ -84,6 +84,7 @@ def test_mmd_by_hand():
     np.testing.assert_allclose(found, [np.sqrt(square + 1e-6)], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_mmd_is_symmetric_and_almost_zero_for_the_same_samples():
     x, y = (jax.random.normal(jax.random.key(i), (5, 3, 2)) for i in range(2))
     b = jnp.float32(50.0)
@@ -172,6 +173,7 @@ def test_each_term_of_the_policy_loss_moves_the_policy(state):
     assert not nonzero(gradient(policy, 0.0, 1e6, 1.0, all_))
 
 
+@pytest.mark.slow
 def test_rewards_move_the_reward_critic_and_costs_the_cost_critic(state):
     laws.rewards_move_the_reward_critic_and_costs_the_cost_critic(CASE, state)
 

@@ -221,6 +221,7 @@ def test_the_mask_is_causal(state, forward):
         np.testing.assert_array_equal(moved.next_obs[kind], later, err_msg=f"next_obs, {kind}")
 
 
+@pytest.mark.slow
 def test_acting_equals_teacher_forcing(state, forward):
     """The mean action of every step of an episode is that of the segment which ends there."""
     steps = 2 * K

@@ -159,6 +159,7 @@ def test_each_loss_moves_only_its_own_parameters(state, batch):
             assert moved == (part == name), f"{name} loss, {part}"
 
 
+@pytest.mark.slow
 def test_imagined_rows_are_no_initial_states_but_shape_nu(state, batch):
     def learn(rows: Transition) -> Any:
         return UPDATE(jax.random.key(3), state, rows)[0].params

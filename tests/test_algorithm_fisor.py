@@ -230,6 +230,7 @@ def test_each_loss_moves_only_its_own_network(state, batch):
         assert not moved(others), name
 
 
+@pytest.mark.slow
 def test_imagined_rewards_reach_no_loss(state, batch):
     changed = batch._replace(reward=jnp.where(batch.imagined, 99.0, batch.reward))
     before, after = (UPDATE(jax.random.key(5), state, rows) for rows in (batch, changed))

@@ -105,6 +105,7 @@ def test_log_probability_by_hand():
     np.testing.assert_allclose(found, [0.0, -0.5], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_imagined_rows_count_only_in_infeasible_states():
     vh = jnp.array([-1.0, 1, -1, 1, 1, -1])
     obs = jnp.zeros((6, SPEC.size)).at[:, 0].set(vh)
@@ -152,6 +153,7 @@ def test_advantages_of_imagined_rows_do_not_count():
     np.testing.assert_array_equal(weights[0][2:], 0.0)
 
 
+@pytest.mark.slow
 def test_value_loss_ignores_imagined_rows(state, batch):
     """The value is fitted to the logged rows; imagined rewards lack goal bonuses."""
     steps = batch.n_step

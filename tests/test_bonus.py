@@ -92,6 +92,7 @@ def test_the_size_is_the_median_bonus_and_features_are_standardized_at_events(da
     np.testing.assert_allclose(fitted.spread[i], spread, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_least_probability_of_the_ensemble_counts(data, fitted):
     obs, action = data.obs[data.obs_index[:20]], data.action[:20]
 
@@ -133,6 +134,7 @@ def test_a_redraw_takes_these_numbers_from_one_logged_aftermath_and_no_others(da
     assert len({x.tobytes() for x in found[:, GOAL]}) > 10
 
 
+@pytest.mark.slow
 def test_logs_without_bonus_have_probability_0_and_fit_nothing():
     data = toy_dataset(3)
     normalizer = toy_normalizer(data)

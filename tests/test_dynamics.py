@@ -234,6 +234,7 @@ def test_holdout_keeps_the_best_parameters_of_each_member(data):
     assert float(metrics["dynamics/holdout_mse"]) == 2.5
 
 
+@pytest.mark.slow
 def test_elites_are_the_best_on_the_holdout_and_the_limit_is_a_quantile_of_theirs(data):
     flat = dataclasses.replace(data, obs=jnp.zeros((len(data.obs), 2)))
     given = moves(1.0, 50.0, 3.0)

@@ -188,6 +188,7 @@ def test_the_learned_world_is_that_of_model_cost_network_and_event_model(context
     assert not found.lost.any() and world_of(context).bonus == 2.0
 
 
+@pytest.mark.slow
 def test_a_world_is_lost_where_the_elites_disagree_or_a_prediction_is_not_finite(context):
     world = context.world
     obs, action = context.data.obs[:3], context.data.action[:3]
@@ -210,6 +211,7 @@ def test_without_a_cost_network_leaving_the_logs_is_unsafe(context):
     assert world_of(context._replace(world=strict)).step(obs, action).unsafe.all()
 
 
+@pytest.mark.slow
 def test_a_share_of_the_starts_is_risky_and_logged_rows_know_what_is_safe(context):
     data, world = context.data, world_of(context)
     risky = np.asarray(data.obs[data.obs_index[:20]])

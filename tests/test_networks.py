@@ -198,6 +198,7 @@ def test_dynamics_network_batched_equals_per_row(obs, action):
         np.testing.assert_allclose(log_variance[i], one[1], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_mean_and_variance_heads_share_no_gradient(obs, action):
     net = dynamics_network()
     params = drawn_params(net, 13, obs[0], action[0])

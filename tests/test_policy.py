@@ -91,6 +91,7 @@ def test_a_loaded_policy_acts_as_the_trained_one(saved, maker, shield):
     assert shield == "planner" or not np.allclose(expected[0], expected[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("maker", NAMES)
 def test_all_that_was_saved_is_loaded(saved, maker):
     program = deployed_program(maker)
@@ -108,6 +109,7 @@ def test_loading_changes_no_file(saved):
     assert files() == before
 
 
+@pytest.mark.slow
 def test_the_default_shield_is_the_planner_where_there_are_critics(saved):
     assert load_policy(saved).shield == "planner"
     assert load_policy(saved, "bc", "none").shield == "none"
@@ -258,6 +260,7 @@ def test_a_policy_can_be_compiled_into_a_larger_program(policy):
     np.testing.assert_allclose(many, np.stack([expected] * 3), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_memory_is_carried_through_an_episode_and_starts_anew(saved):
     policy = load_policy(saved, "remembering", shield="filter")
     first = policy(OBS, jax.random.key(0))

@@ -153,6 +153,7 @@ def test_the_filter_accepts_an_action_exactly_at_its_threshold(program, deployed
         np.testing.assert_allclose(least[row], proposals.least[0, row], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_without_a_shield_the_action_is_the_policys_own(name):
     program = deployed_program(name)
@@ -177,6 +178,7 @@ def test_without_a_shield_the_action_is_the_policys_own(name):
     np.testing.assert_array_equal(run(deployed, jnp.zeros((POLICIES, STATES), bool)), expected)
 
 
+@pytest.mark.slow
 def test_the_planner_is_the_filter_where_nothing_exceeds_its_threshold(deployed, actors):
     for qh in (ALWAYS, 0.0, NEVER):
         calm = with_thresholds(deployed, qh, NEVER)
@@ -198,6 +200,7 @@ def test_the_planner_acts_only_above_its_threshold_in_active_rows(deployed, acto
     assert np.all(np.any(planned != filtered, axis=-1)) and np.all(np.abs(planned) <= 1.0)
 
 
+@pytest.mark.slow
 def test_the_planner_takes_the_best_plan_by_each_policys_own_critics(program, deployed, actors):
     config = program.config
     settings = config.shield
@@ -298,6 +301,7 @@ def remembering() -> tuple[Program, Deployed]:
     return program, toy_deployed(program)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shield", SHIELDS)
 def test_a_memory_sees_the_executed_action_under_every_shield(remembering, shield):
     program, deployed = remembering

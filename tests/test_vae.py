@@ -49,6 +49,7 @@ def test_loss_by_hand():
     np.testing.assert_allclose(narrow, np.exp(-2.0) - 1.0 + 2.0, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_log_std_stays_in_range(params):
     wide = jax.tree.map(lambda x: 1e3 * x, params)
     obs = jax.random.normal(jax.random.key(1), (8, SIZE))
@@ -111,6 +112,7 @@ def test_the_vae_tells_frequent_from_rare_actions(params):
     assert np.all(np.asarray(rare - usual)[far] > 0)
 
 
+@pytest.mark.slow
 def test_squashed_gaussian_samples_and_mean():
     net = SquashedGaussian(ENCODER, (8,), 2)
     own = drawn_params(net, 1, jnp.zeros(SIZE))
@@ -126,6 +128,7 @@ def test_squashed_gaussian_samples_and_mean():
     assert one.shape == (2, 2)
 
 
+@pytest.mark.slow
 def test_squashed_gaussian_gradient_passes_samples_and_std_is_bounded():
     net = SquashedGaussian(ENCODER, (8,), 2)
     own, obs = drawn_params(net, 1, jnp.zeros(SIZE)), jnp.ones((3, SIZE))

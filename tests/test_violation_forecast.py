@@ -83,6 +83,7 @@ def test_steps_on_which_the_elites_disagree_do_not_count(counted):
     assert counted(True, -1.0) == ([0] * POLICIES, [0] * POLICIES)
 
 
+@pytest.mark.slow
 def test_the_first_steps_do_not_count(counted):
     rest = [STARTS * (HORIZON - 2)] * POLICIES
     assert counted(False, np.inf, 2) == ([0] * POLICIES, rest)
