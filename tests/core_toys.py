@@ -48,6 +48,9 @@ SPEC = ObservationSpec(
 
 
 TASK = TaskSpec(SPEC, ACTIONS, episode_steps=20, cost_limit=10.0)
+# The same numbers without their geometry: programs that compile fast.
+FLAT = ObservationSpec((Field("numbers", SPEC.size, "flat", "", "All numbers."),))
+FLAT_TASK = TASK._replace(observation=FLAT)
 
 
 def tiny_config() -> Config:
@@ -117,9 +120,9 @@ def toy_dataset(episodes: int = 12) -> Dataset:
     return jax.tree.map(jnp.asarray, to_dataset([toy_episode(i) for i in range(episodes)]))
 
 
-def toy_normalizer(data: Dataset) -> Normalizer:
+def toy_normalizer(data: Dataset, spec: ObservationSpec = SPEC) -> Normalizer:
     """The normalizer fitted on these logs."""
-    return jax.tree.map(jnp.asarray, fit_normalizer(SPEC, np.asarray(data.obs)))
+    return jax.tree.map(jnp.asarray, fit_normalizer(spec, np.asarray(data.obs)))
 
 
 def drawn(like: Any, seed: int = 0) -> Any:
@@ -133,36 +136,42 @@ def drawn_params(net: Any, seed: int, *inputs: jax.Array) -> Any:
     return drawn(jax.eval_shape(net.init, jax.random.key(0), *inputs), seed)
 
 
-def toy_model(config: Config, data: Dataset, normalizer: Normalizer) -> dynamics.Model:
+def toy_model(
+    config: Config, data: Dataset, normalizer: Normalizer, spec: ObservationSpec = SPEC
+) -> dynamics.Model:
     """An ensemble that was never fitted, and whose rollouts never end."""
     settings = config.dynamics
-    like = jax.eval_shape(lambda k: dynamics.init(settings, SPEC, ACTIONS, k), jax.random.key(7))
+    like = jax.eval_shape(lambda k: dynamics.init(settings, spec, ACTIONS, k), jax.random.key(7))
     params = drawn(like.params)
-    targets = jax.tree.map(jnp.asarray, dynamics_targets.fit_targets(SPEC, normalizer, data))
+    targets = jax.tree.map(jnp.asarray, dynamics_targets.fit_targets(spec, normalizer, data))
     return dynamics.Model(
         params, jnp.arange(settings.elites), normalizer, targets, jnp.float32(1e9)
     )
 
 
-def toy_cost_model(config: Config, data: Dataset, normalizer: Normalizer) -> cost.CostModel:
+def toy_cost_model(
+    config: Config, data: Dataset, normalizer: Normalizer, spec: ObservationSpec = SPEC
+) -> cost.CostModel:
     """A cost network that was never fitted and calls about a tenth of the logs unsafe."""
-    net = cost.network(config.cost, config.encoder, SPEC)
+    net = cost.network(config.cost, config.encoder, spec)
     like = jax.eval_shape(lambda k: cost.init(config.cost, net, k), jax.random.key(8))
     model = cost.CostModel(drawn(like.params), normalizer, jnp.float32(1.0), jnp.float32(0.0))
     scores = jax.jit(lambda m, o: cost.score(net, m, o))(model, data.obs)
     return model._replace(threshold=jnp.quantile(scores, 0.9))
 
 
-def toy_context(config: Config | None = None, with_world: bool = True) -> Context:
+def toy_context(
+    config: Config | None = None, with_world: bool = True, spec: ObservationSpec = SPEC
+) -> Context:
     """What training reads: logs, normalizer, and a world model that was never fitted."""
     config = config or tiny_config()
     data = toy_dataset()
-    normalizer = toy_normalizer(data)
+    normalizer = toy_normalizer(data, spec)
     if not with_world:
         return Context(data, normalizer, None)
-    model = toy_model(config, data, normalizer)
-    cost_model = toy_cost_model(config, data, normalizer)
-    net = cost.network(config.cost, config.encoder, SPEC)
+    model = toy_model(config, data, normalizer, spec)
+    cost_model = toy_cost_model(config, data, normalizer, spec)
+    net = cost.network(config.cost, config.encoder, spec)
     unsafe = jax.jit(lambda m, o: cost.unsafe(net, m, o))(cost_model, data.obs[data.obs_index + 1])
     return Context(data, normalizer, WorldModel(model, cost_model, unsafe, jnp.arange(20)))
 

@@ -88,12 +88,14 @@ def test_without_a_row_that_counts_the_loss_is_zero_and_finite(state):
     assert float(LOSS(state.params, batch, True)) == 0.0
 
 
+@pytest.mark.slow
 def test_on_logs_without_violations_safe_only_changes_nothing(state):
     action = jax.random.uniform(jax.random.key(1), (6, ACTIONS), minval=-1.0)
     batch = rows(action, [[False, False]] * 6, [False] * 6)
     same_leaves(UPDATE(HYPER, state, batch, True), UPDATE(HYPER, state, batch, False))
 
 
+@pytest.mark.slow
 def test_policy_learns_the_logged_action(state):
     action = jnp.broadcast_to(jnp.array([0.5, -0.25]), (8, ACTIONS))
     batch = rows(action, [[False, False]] * 8, [False] * 8)

@@ -141,6 +141,7 @@ def test_each_term_of_the_policy_loss_moves_the_policy(state):
     assert not nonzero(gradient(policy, low, 0 * ones, none))
 
 
+@pytest.mark.slow
 def test_rewards_move_the_reward_critic_and_costs_the_cost_critic(state):
     laws.rewards_move_the_reward_critic_and_costs_the_cost_critic(CASE, state)
 
@@ -165,6 +166,7 @@ def test_targets_are_moving_averages(state):
             np.testing.assert_allclose(got, 0.995 * old + 0.005 * now, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_published", [False, True])
 def test_on_costs_of_zero_it_is_plain_bcq(state, as_published):
     laws.on_costs_of_zero_the_multiplier_does_not_matter(CASE, state, as_published)
@@ -174,6 +176,7 @@ def test_published_cost_backups_pass_terminations_and_ours_do_not(state):
     laws.published_cost_backups_pass_terminations_and_ours_do_not(CASE, state)
 
 
+@pytest.mark.slow
 def test_it_proposes_different_actions_and_executes_the_best_of_them(state):
     laws.it_proposes_different_actions_and_executes_the_best_of_them(CASE, state)
 

@@ -84,6 +84,7 @@ def test_mmd_by_hand():
     np.testing.assert_allclose(found, [np.sqrt(square + 1e-6)], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_mmd_is_symmetric_and_almost_zero_for_the_same_samples():
     x, y = (jax.random.normal(jax.random.key(i), (5, 3, 2)) for i in range(2))
     b = jnp.float32(50.0)
@@ -172,6 +173,7 @@ def test_each_term_of_the_policy_loss_moves_the_policy(state):
     assert not nonzero(gradient(policy, 0.0, 1e6, 1.0, all_))
 
 
+@pytest.mark.slow
 def test_rewards_move_the_reward_critic_and_costs_the_cost_critic(state):
     laws.rewards_move_the_reward_critic_and_costs_the_cost_critic(CASE, state)
 
@@ -188,6 +190,7 @@ def test_rows_of_weight_zero_do_not_count(state):
     check_rows_of_weight_zero(updated, state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_published", [False, True])
 def test_on_costs_of_zero_it_is_plain_bear(state, as_published):
     laws.on_costs_of_zero_the_multiplier_does_not_matter(CASE, state, as_published)
@@ -197,6 +200,7 @@ def test_published_cost_backups_pass_terminations_and_ours_do_not(state):
     laws.published_cost_backups_pass_terminations_and_ours_do_not(CASE, state)
 
 
+@pytest.mark.slow
 def test_it_executes_the_best_of_its_samples_or_as_published_the_mean(state):
     laws.it_proposes_different_actions_and_executes_the_best_of_them(CASE, state)
     obs = jnp.full(SIZE, 0.3)

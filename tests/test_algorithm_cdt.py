@@ -221,6 +221,7 @@ def test_the_mask_is_causal(state, forward):
         np.testing.assert_array_equal(moved.next_obs[kind], later, err_msg=f"next_obs, {kind}")
 
 
+@pytest.mark.slow
 def test_acting_equals_teacher_forcing(state, forward):
     """The mean action of every step of an episode is that of the segment which ends there."""
     steps = 2 * K
@@ -310,12 +311,13 @@ def two_step_logs(reward: list[float], cost: list[float]) -> tuple[Dataset, ToGo
 
 
 def test_targets_by_hand(state):
+    set_targets = jax.jit(cdt.set_targets)
     # Returns 1, 3, 9, 2 at costs 0, 10, 11, 0.
     logs = two_step_logs([1.0, 0.0, 1.0, 2.0, 4.0, 5.0, 2.0, 0.0], [0, 0, 4, 6, 1, 10, 0, 0])
 
     def targets(**settings: float) -> tuple[float, float]:
-        hyper = HYPER._replace(**{n: jnp.float32(x) for n, x in settings.items()})
-        found = cdt.set_targets(hyper, state, *logs)
+        hyper = jax.tree.map(jnp.float32, HYPER._replace(**settings))
+        found = set_targets(hyper, state, *logs)
         return float(found.target_return), float(found.target_cost)
 
     assert targets(target_quantile=1.0) == (3.0, 10.0)
@@ -328,6 +330,7 @@ def test_targets_by_hand(state):
     assert targets(target_quantile=1.0) == (1.0, 10.0)
 
 
+@pytest.mark.slow
 def test_published_segments_leave_costly_episodes_out():
     data, to_go = two_step_logs([0.0] * 6, [0.0, 35.0, 70.0, 0.0, 0.0, 0.0])
 
@@ -353,6 +356,7 @@ def updated() -> Any:
     return jax.jit(ALGORITHM.update)
 
 
+@pytest.mark.slow
 def test_the_temperature_holds_the_entropy_at_minus_the_action_size(state, updated):
     batch = segments()
 
@@ -373,6 +377,7 @@ def test_the_temperature_holds_the_entropy_at_minus_the_action_size(state, updat
     assert moves(-3.0) == pytest.approx(rate, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_first_steps_are_short_and_gradients_bounded(state, updated):
     """Adam's step is independent of a gradient's size, so the clip shows in its moments."""
     batch = segments(return_to_go=1e3 * jnp.ones((4, K)), action=1e3 * jnp.ones((4, K, ACTIONS)))
@@ -386,6 +391,7 @@ def test_the_first_steps_are_short_and_gradients_bounded(state, updated):
     assert max(jax.tree.leaves(change)) == pytest.approx(1.0 / 500.0, rel=1e-2)
 
 
+@pytest.mark.slow
 def test_a_probe_is_solved_to_its_constrained_optimum():
     """Three actions in one state: the best of those within the target cost is taken."""
     choice = jnp.array([0.1, -0.5, 0.8])
@@ -435,6 +441,7 @@ def test_a_probe_is_solved_to_its_constrained_optimum():
         assert float(action[0]) == pytest.approx(best, abs=0.1), share
 
 
+@pytest.mark.slow
 def test_resume_is_bit_exact_and_members_are_one_trace(tmp_path):
     program = toy_program("cdt", "none", FLAT)
     traces: list[int] = []
@@ -469,6 +476,7 @@ def test_resume_is_bit_exact_and_members_are_one_trace(tmp_path):
     np.testing.assert_array_equal(second.algorithm.target_cost, 10.0)
 
 
+@pytest.mark.slow
 def test_a_loaded_policy_acts_under_every_shield_and_remembers(tmp_path):
     program = deployed_program("cdt", FLAT)
     deployed = toy_deployed(program, (0.0, -1e9))

@@ -129,6 +129,7 @@ def pushes(settings, batch, nets=None, limit=LIMIT) -> tuple[float, float]:
     return float(push), float(gap)
 
 
+@pytest.mark.slow
 def test_actions_rarer_than_the_logged_ones_are_pushed_up_to_the_target():
     # Logged: actions up to 0.5, evenly. The policy's are all tanh(1) = 0.76, or all 0.3.
     batch = rows_of_zeros(101)
@@ -142,6 +143,7 @@ def test_actions_rarer_than_the_logged_ones_are_pushed_up_to_the_target():
     assert pushes(SETTINGS, batch, usual) == (0.0, 0.0)
 
 
+@pytest.mark.slow
 def test_published_the_rarest_quarter_of_the_policys_actions_is_pushed_without_bound():
     settings = dataclasses.replace(PUBLISHED, samples=50)
     batch = rows_of_zeros(4)._replace(imagined=jnp.array([False, False, False, True]))
@@ -157,6 +159,7 @@ def test_published_the_rarest_quarter_of_the_policys_actions_is_pushed_without_b
     assert low[0] < 0.0
 
 
+@pytest.mark.slow
 def test_imagined_states_have_no_rare_actions():
     batch = two_rows()
     far = batch._replace(obs=batch.obs.at[1].add(9.0))
@@ -166,6 +169,7 @@ def test_imagined_states_have_no_rare_actions():
     assert pushes(SETTINGS, nothing) == (0.0, 0.0) == pushes(PUBLISHED, nothing)
 
 
+@pytest.mark.slow
 def test_the_push_moves_the_cost_critic_and_published_it_does_not(state):
     batch = random_rows()
     for update, moves in ((UPDATE, True), (UPDATE_PUBLISHED, False)):
@@ -175,6 +179,7 @@ def test_the_push_moves_the_cost_critic_and_published_it_does_not(state):
         assert moved_parts(pushed, off) - {"policy"} == ({"qc"} if moves else set())
 
 
+@pytest.mark.slow
 def test_the_push_raises_rare_actions(state):
     batch = random_rows()
 

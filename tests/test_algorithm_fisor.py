@@ -116,8 +116,9 @@ def test_dropout_needs_a_random_stream(state, batch):
     params, policy = state.params["policy"], NETS.policy
     inputs = (batch.obs, batch.action, jnp.zeros(len(batch.obs), jnp.int32))
 
-    def noise(rate: float, **rngs: Any) -> np.ndarray:
-        return np.asarray(policy.apply(params, *inputs, rate, rngs=rngs))
+    @jax.jit
+    def noise(rate: float, **rngs: Any) -> Any:
+        return policy.apply(params, *inputs, rate, rngs=rngs)
 
     plain = noise(0.0)
     np.testing.assert_array_equal(noise(0.5), plain)
@@ -229,12 +230,14 @@ def test_each_loss_moves_only_its_own_network(state, batch):
         assert not moved(others), name
 
 
+@pytest.mark.slow
 def test_imagined_rewards_reach_no_loss(state, batch):
     changed = batch._replace(reward=jnp.where(batch.imagined, 99.0, batch.reward))
     before, after = (UPDATE(jax.random.key(5), state, rows) for rows in (batch, changed))
     same_leaves(before[0].params, after[0].params)
 
 
+@pytest.mark.slow
 def test_without_costs_all_is_feasible_and_weights_follow_the_advantage(state, batch):
     steps = batch.n_step
     safe = batch._replace(
@@ -261,6 +264,7 @@ def test_without_costs_all_is_feasible_and_weights_follow_the_advantage(state, b
     np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_published_time_limits_are_terminations(state, batch):
     steps = batch.n_step
     last = jnp.arange(10) == 2
@@ -304,6 +308,7 @@ def test_one_update_moves_every_part_and_repeats_exactly(state, batch):
     assert {"fisor/q_loss", "feasibility/q_loss"} <= set(metrics)
 
 
+@pytest.mark.slow
 def test_of_the_candidates_the_one_with_the_least_qh_acts(state):
     assert ALGORITHM.sample_actions is not None and ALGORITHM.critics is not None
     obs = jnp.full(SPEC.size, 0.3)

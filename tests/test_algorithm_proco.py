@@ -105,6 +105,7 @@ def test_log_probability_by_hand():
     np.testing.assert_allclose(found, [0.0, -0.5], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_imagined_rows_count_only_in_infeasible_states():
     vh = jnp.array([-1.0, 1, -1, 1, 1, -1])
     obs = jnp.zeros((6, SPEC.size)).at[:, 0].set(vh)
@@ -126,6 +127,7 @@ def test_imagined_rows_count_only_in_infeasible_states():
     np.testing.assert_allclose(found, expected[order], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_temperature_does_not_depend_on_the_size_of_rewards():
     nets = critics(lambda o, a: -jnp.ones(o.shape[0]), vh=lambda o: -jnp.ones((o.shape[0], 1)))
     batch = rows(jnp.zeros((5, SPEC.size)), [False] * 5)
@@ -151,6 +153,7 @@ def test_advantages_of_imagined_rows_do_not_count():
     np.testing.assert_array_equal(weights[0][2:], 0.0)
 
 
+@pytest.mark.slow
 def test_value_loss_ignores_imagined_rows(state, batch):
     """The value is fitted to the logged rows; imagined rewards lack goal bonuses."""
     steps = batch.n_step
@@ -189,6 +192,7 @@ def test_each_loss_moves_only_its_own_network(state, batch):
         assert not moved(target_grads) and not moved(critic_grads), name
 
 
+@pytest.mark.slow
 def test_one_update_moves_every_part_and_repeats_exactly(state, batch):
     step = jax.jit(lambda s: proco.update(HYPER, NETS, s, batch))
     new, metrics = step(state)

@@ -17,6 +17,7 @@ def play(env, act, seeds, steps):
         obs = env.step(act(obs, np.asarray(seeds), np.full(len(seeds), t))).obs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     (

@@ -75,6 +75,7 @@ def test_an_unknown_command_is_refused() -> None:
         benchmark.main(["benchmark", "games"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["PointCircle1", "HopperVelocity"])
 def test_shares_of_rules_are_measured_on_violation_free_episodes(name: str) -> None:
     task = get_task(name)

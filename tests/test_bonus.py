@@ -70,6 +70,7 @@ def test_the_optimum_of_a_weighted_event_is_its_probability_after_the_shift():
     np.testing.assert_allclose(shifted, p, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_events_are_found_and_others_are_not(data, fitted):
     new = with_bonus(toy_dataset(60))
     rows = (new.obs[new.obs_index][-400:], new.action[-400:])
@@ -91,6 +92,7 @@ def test_the_size_is_the_median_bonus_and_features_are_standardized_at_events(da
     np.testing.assert_allclose(fitted.spread[i], spread, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_least_probability_of_the_ensemble_counts(data, fitted):
     obs, action = data.obs[data.obs_index[:20]], data.action[:20]
 
@@ -132,6 +134,7 @@ def test_a_redraw_takes_these_numbers_from_one_logged_aftermath_and_no_others(da
     assert len({x.tobytes() for x in found[:, GOAL]}) > 10
 
 
+@pytest.mark.slow
 def test_logs_without_bonus_have_probability_0_and_fit_nothing():
     data = toy_dataset(3)
     normalizer = toy_normalizer(data)
@@ -150,6 +153,7 @@ def test_empty_model_has_the_structure_and_shapes_of_a_fitted_one(fitted):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
 
 
+@pytest.mark.slow
 def test_an_observation_without_rings_has_no_empty_array():
     flat = ObservationSpec((Field("numbers", 2 * BINS, "flat", "", "All numbers."),))
     config = dataclasses.replace(tiny_config().bonus, members=1)

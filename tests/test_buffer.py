@@ -177,6 +177,7 @@ def draw_segments(buffer: Buffer, share: float = 0.5, seed: int = 20) -> Segment
     return found._replace(obs=np.round(10.0 * found.obs, 3))
 
 
+@pytest.mark.slow
 def test_segments_join_a_logged_past_and_an_imagined_future_by_hand():
     # Rows: obs, action, reward, cost, return to go, cost to go, time step, imagined.
     joined = [

@@ -129,6 +129,7 @@ def test_a_step_depends_on_its_state_alone(fitted):
     same_leaves(step(fitted[0])[0], step(fitted[0])[0])
 
 
+@pytest.mark.slow
 def test_fits_of_different_keys_differ():
     state = jax.eval_shape(lambda k: cost.init(CONFIG, NET, k), jax.random.key(0))
     params = drawn(state.params)

@@ -196,6 +196,7 @@ def test_bootstrap_is_a_fixed_resample_that_misses_a_third_of_the_logs():
     np.testing.assert_allclose(seen, 1 - np.exp(-1), atol=0.02)
 
 
+@pytest.mark.slow
 def test_learning_rate_is_zero_at_the_last_step(state, step):
     def moved(done: int) -> bool:
         counted = jax.tree.map(
@@ -233,6 +234,7 @@ def test_holdout_keeps_the_best_parameters_of_each_member(data):
     assert float(metrics["dynamics/holdout_mse"]) == 2.5
 
 
+@pytest.mark.slow
 def test_elites_are_the_best_on_the_holdout_and_the_limit_is_a_quantile_of_theirs(data):
     flat = dataclasses.replace(data, obs=jnp.zeros((len(data.obs), 2)))
     given = moves(1.0, 50.0, 3.0)
@@ -304,6 +306,7 @@ def test_a_fresh_ensemble_has_the_types_of_a_fitted_one(data, normalizer, target
     ]
 
 
+@pytest.mark.slow
 def test_ensemble_fits_a_small_world(data, normalizer, targets, state):
     held = toy_dataset(3)
     config = dataclasses.replace(
@@ -323,10 +326,10 @@ def test_empty_model_has_the_structure_and_shapes_of_a_fitted_one(data, normaliz
         return dynamics.model(CONFIG, NET, targets, normalizer, data, state, (0.9, 2.0))
 
     def plain(model: Model):
-        return jax.tree.map(lambda x: (x.shape, x.dtype), jax.eval_shape(lambda: model))
+        return jax.tree.map(lambda x: (x.shape, x.dtype), model)
 
-    empty = dynamics.empty_model(CONFIG, SPEC, ACTIONS)
-    assert plain(empty) == jax.tree.map(lambda x: (x.shape, x.dtype), jax.eval_shape(fitted))
+    empty = jax.eval_shape(lambda: dynamics.empty_model(CONFIG, SPEC, ACTIONS))
+    assert plain(empty) == plain(jax.eval_shape(fitted))
 
 
 def windows_of(reward: list[float], horizon: int, usual=(-1.0, 1.0), steps: int = 4):
@@ -400,14 +403,17 @@ def test_fields_that_vary_weigh_the_same_and_so_do_their_numbers():
         np.testing.assert_allclose(part[part > 0], part.max(), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_residuals_are_what_the_prediction_misses_outside_of_rings(
     data, normalizer, targets, state
 ):
-    model = dynamics.model(CONFIG, NET, targets, normalizer, data, state, (0.9, 2.0))
+    fitted = functools.partial(dynamics.model, CONFIG, NET, limit=(0.9, 2.0))
+    model = jax.jit(fitted)(targets, normalizer, data, state)
     found = np.asarray(dynamics.residuals(NET, model, data, 1, 7))
     rows = np.linspace(0, data.size - 1, 7).astype(int)
     at = np.asarray(data.obs_index)[rows]
-    predicted = dynamics.predict_mean(NET, model, data.obs[at], data.action[rows], 1).next_obs
+    predict = jax.jit(lambda model, o, a: dynamics.predict_mean(NET, model, o, a, 1).next_obs)
+    predicted = predict(model, data.obs[at], data.action[rows])
     ring = np.concatenate([np.full(f.size, f.kind == "ring") for f in SPEC.fields])
     expected = np.where(ring, 0.0, np.asarray(data.obs)[at + 1] - np.asarray(predicted))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
@@ -425,10 +431,12 @@ def test_a_perfect_prediction_has_no_trajectory_loss_and_others_have_a_gradient(
     def loss(params: Any) -> jax.Array:
         return dynamics.trajectory_loss(config, MOVES, targets, normalizer, params, windows)
 
-    assert loss(jnp.float32(1.0)) == 0
-    assert jax.grad(loss)(jnp.float32(1.5)) > 0 > jax.grad(loss)(jnp.float32(0.5))
+    both = jax.jit(jax.value_and_grad(loss))
+    assert both(jnp.float32(1.0))[0] == 0
+    assert both(jnp.float32(1.5))[1] > 0 > both(jnp.float32(0.5))[1]
 
 
+@pytest.mark.slow
 def test_the_fit_to_trajectories_lowers_the_open_loop_error(data, normalizer, targets, state):
     held = toy_dataset(3)
     settings = dataclasses.replace(CONFIG.trajectory, steps=100, horizon=4, batch=16)
@@ -438,9 +446,10 @@ def test_the_fit_to_trajectories_lowers_the_open_loop_error(data, normalizer, ta
     index = jnp.arange(held.size)
     windows = dynamics.take_windows(targets, held, index, config)
 
-    def error(params: Any) -> float:
+    @jax.jit
+    def error(params: Any) -> jax.Array:
         own = jax.tree.map(lambda x: x[0], params)
-        return float(dynamics.trajectory_loss(config, NET, targets, normalizer, own, windows))
+        return dynamics.trajectory_loss(config, NET, targets, normalizer, own, windows)
 
     before = error(fitted.params)
     chunk = loop.make_dynamics_chunk(whole, NET, 100, trajectories=True)

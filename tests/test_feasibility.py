@@ -148,6 +148,7 @@ def test_outcome_of_one_step_is_the_target_of_qh():
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_outcome_is_the_backup_over_the_steps_that_followed(state):
     params, last = state.params, jnp.eye(4)[2:3]
     batch = transitions(last, last, [[False, True, False]])

@@ -180,6 +180,7 @@ def policy_gradient(data: Batch, multiplier: float, safe: bool, weight: float = 
     return jax.grad(loss)(params(0.0, 0.0, 0.0))["params"]["bias"][0]
 
 
+@pytest.mark.slow
 def test_reward_raises_the_density_of_better_actions():
     zero = jnp.zeros(2)
     # Of the actions 0.5 and 0.1 at mean 0, the first one is better by two deviations:
@@ -289,6 +290,7 @@ def test_no_world_continues_from_a_state_beyond_its_end():
     np.testing.assert_allclose((seen[1:] - seen[:-1])[~bonus], 1.0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_ends_one_world_has_no_effect_on_others():
     others = act(begun([-4.0, 4.0, -2.0]), horizon=3)[1]
     alone = act(begun([-4.0, -4.0, -2.0]), horizon=3)[1]
@@ -345,6 +347,7 @@ def test_the_learning_rate_decays_to_a_tenth_after_the_warmup():
         np.testing.assert_allclose(moved(jnp.int32(updates)), expected, rtol=5e-2)
 
 
+@pytest.mark.slow
 def test_warmup_moves_values_alone_and_then_policy_and_multiplier_move():
     begin = begun([-2.0, 1.0, -4.0], log_std=-1.0)
     first, metrics = one_update(begin, jax.random.key(2))

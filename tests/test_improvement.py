@@ -7,24 +7,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from core_toys import ACTIONS, drawn, same_leaves, tiny_config, toy_dataset, toy_keys
+from core_toys import (
+    ACTIONS,
+    FLAT,
+    FLAT_TASK,
+    drawn,
+    same_leaves,
+    tiny_config,
+    toy_dataset,
+    toy_keys,
+)
 
 from proco_jax.augmentation.base import Context, WorldModel
 from proco_jax.augmentation.learned_world import learned_world
 from proco_jax.common.checkpoint import Checkpoints
 from proco_jax.models import bonus, cost, dynamics, dynamics_targets
 from proco_jax.models.normalizer import fit_normalizer
-from proco_jax.observation import Field, ObservationSpec
 from proco_jax.training import improvement, loop
-from proco_jax.types import TaskSpec
 
 pytestmark = pytest.mark.usefixtures("unchecked_keys")
 
 CONFIG = tiny_config()
-# The numbers of the small observation without their geometry: programs that compile fast.
-FLAT = ObservationSpec((Field("numbers", 21, "flat", "", "All numbers."),))
-TASK = TaskSpec(FLAT, ACTIONS, episode_steps=20, cost_limit=10.0)
-PROGRAM = loop.make_program(CONFIG, TASK, "proco", "proco")
+PROGRAM = loop.make_program(CONFIG, FLAT_TASK, "proco", "proco")
 IMPROVEMENT = improvement.make_improvement(PROGRAM)
 HYPER = improvement.make_hyper(PROGRAM, 2)
 
@@ -83,11 +87,13 @@ def after(context: Context, begin: Any) -> Any:
     return kept, third, metrics
 
 
+@pytest.mark.slow
 def test_chunks_of_any_number_of_updates_are_one_compiled_program(after):
     assert IMPROVEMENT.compiled._cache_size() == 1
     np.testing.assert_array_equal(after[1].imagination.updates, [5, 5])
 
 
+@pytest.mark.slow
 def test_policy_values_critics_and_imagined_rows_move_and_nothing_else(after, begin):
     kept, last, metrics = after
     first = begin()
@@ -107,6 +113,7 @@ def test_policy_values_critics_and_imagined_rows_move_and_nothing_else(after, be
     assert {"imagination/reward", "imagination/cost", "feasibility/q_loss"} < set(metrics)
 
 
+@pytest.mark.slow
 def test_the_improved_policy_is_what_the_algorithm_acts_with(after):
     _, last, _ = after
     found = improvement.improved(PROGRAM, last).algorithm
@@ -115,6 +122,7 @@ def test_the_improved_policy_is_what_the_algorithm_acts_with(after):
     same_leaves(found.feasibility, last.train.algorithm.feasibility)
 
 
+@pytest.mark.slow
 def test_resume_is_bit_exact(tmp_path, context, after, begin):
     kept, last, _ = after
     with Checkpoints(tmp_path / "checkpoints") as saved:
@@ -128,6 +136,7 @@ def test_resume_is_bit_exact(tmp_path, context, after, begin):
     same_leaves(state, last)
 
 
+@pytest.mark.slow
 def test_a_member_equals_it_alone(context, after, begin):
     hyper, first = (jax.tree.map(lambda x: x[1:], tree) for tree in (HYPER, begin()))
     state, _ = IMPROVEMENT.chunk(context, hyper, first, 2)
@@ -155,7 +164,7 @@ def test_members_learn_apart(after):
 def test_which_policies_are_improved(algorithm, augmentation, updates, expected):
     config = tiny_config()
     config.proco.imagination.updates = updates
-    program = loop.make_program(config, TASK, algorithm, augmentation)
+    program = loop.make_program(config, FLAT_TASK, algorithm, augmentation)
     assert improvement.improves(program) is expected
 
 
@@ -179,6 +188,7 @@ def test_the_learned_world_is_that_of_model_cost_network_and_event_model(context
     assert not found.lost.any() and world_of(context).bonus == 2.0
 
 
+@pytest.mark.slow
 def test_a_world_is_lost_where_the_elites_disagree_or_a_prediction_is_not_finite(context):
     world = context.world
     obs, action = context.data.obs[:3], context.data.action[:3]
@@ -201,6 +211,7 @@ def test_without_a_cost_network_leaving_the_logs_is_unsafe(context):
     assert world_of(context._replace(world=strict)).step(obs, action).unsafe.all()
 
 
+@pytest.mark.slow
 def test_a_share_of_the_starts_is_risky_and_logged_rows_know_what_is_safe(context):
     data, world = context.data, world_of(context)
     risky = np.asarray(data.obs[data.obs_index[:20]])

@@ -71,6 +71,7 @@ def test_exact_rules_agree_with_the_simulator(name: str) -> None:
     assert found.wide_recall is None or found.wide_recall > 0.999
 
 
+@pytest.mark.slow
 def test_circle_walls_are_found_from_lidar_and_compass() -> None:
     task = get_task("CarCircle2")
     rule = shipped_rule(load_knowledge(task.name, task.spec))

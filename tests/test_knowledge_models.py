@@ -507,7 +507,9 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("name", UNREADABLE)
-@pytest.mark.parametrize("model", ["openai/test", "deepseek/test"])
+@pytest.mark.parametrize(
+    "model", ["openai/test", pytest.param("deepseek/test", marks=pytest.mark.slow)]
+)
 def test_a_body_that_python_cannot_read_is_asked_for_again(
     tmp_path: Path, name: str, model: str
 ) -> None:

@@ -73,6 +73,7 @@ def test_what_is_not_named_stays_and_the_seed_decides() -> None:
     assert varied_fields(SPEC) == ("velocity", "holes", "speed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["CarButton1", "PointCircle2", "HopperVelocity", "AntVelocity"])
 def test_safe_states_become_unsafe_ones_and_stay_safe_ones(name: str) -> None:
     task = get_task(name)

@@ -148,6 +148,7 @@ def test_cross_entropy_stays_finite_for_any_logit():
     np.testing.assert_allclose(loss, [0.0, 3e4, 1e4, 0.0])
 
 
+@pytest.mark.slow
 def test_batched_targets_and_weights_equal_each_row():
     a, b, c = (jnp.asarray(x, jnp.float32) for x in RNG.normal(size=(3, 20)))
 
@@ -159,6 +160,7 @@ def test_batched_targets_and_weights_equal_each_row():
         np.testing.assert_allclose(batched, rows, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("argument", [0, 1, 2])
 def test_targets_and_weights_carry_no_gradient(argument):
     inputs = [jnp.array([0.3, -0.2]), jnp.array([-0.5, 0.1]), jnp.array([1.0, -1.0])]

@@ -34,6 +34,7 @@ def test_needed_rows_get_the_function_and_others_zeros(block):
         assert not found[~mask].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", BLOCKS)
 def test_policies_that_need_different_numbers_of_rows_do_not_disturb_each_other(block):
     """All masks at once, as policies of one program: each with rows of its own."""

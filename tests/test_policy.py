@@ -70,8 +70,15 @@ def expected_actions(program: Program, deployed: Deployed, shield: str) -> np.nd
     return np.asarray(run(deployed))[:, 0]
 
 
-@pytest.mark.parametrize("shield", SHIELDS)
-@pytest.mark.parametrize("maker", ["proco", "toy_algorithm:make"])
+# The planner of PROCO's policies alone is not slow: it has all that is saved.
+@pytest.mark.parametrize(
+    ("maker", "shield"),
+    [
+        *[pytest.param("proco", x, marks=pytest.mark.slow) for x in ("none", "filter")],
+        ("proco", "planner"),
+        *[pytest.param("toy_algorithm:make", x, marks=pytest.mark.slow) for x in SHIELDS],
+    ],
+)
 def test_a_loaded_policy_acts_as_the_trained_one(saved, maker, shield):
     program = deployed_program(maker)
     expected = expected_actions(program, toy_deployed(program, THRESHOLDS), shield)
@@ -84,6 +91,7 @@ def test_a_loaded_policy_acts_as_the_trained_one(saved, maker, shield):
     assert shield == "planner" or not np.allclose(expected[0], expected[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("maker", NAMES)
 def test_all_that_was_saved_is_loaded(saved, maker):
     program = deployed_program(maker)
@@ -101,6 +109,7 @@ def test_loading_changes_no_file(saved):
     assert files() == before
 
 
+@pytest.mark.slow
 def test_the_default_shield_is_the_planner_where_there_are_critics(saved):
     assert load_policy(saved).shield == "planner"
     assert load_policy(saved, "bc", "none").shield == "none"
@@ -251,6 +260,7 @@ def test_a_policy_can_be_compiled_into_a_larger_program(policy):
     np.testing.assert_allclose(many, np.stack([expected] * 3), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_memory_is_carried_through_an_episode_and_starts_anew(saved):
     policy = load_policy(saved, "remembering", shield="filter")
     first = policy(OBS, jax.random.key(0))
@@ -268,6 +278,7 @@ def test_a_memory_is_carried_through_an_episode_and_starts_anew(saved):
     np.testing.assert_array_equal(policy(OBS, jax.random.key(0)), first)
 
 
+@pytest.mark.slow
 def test_in_an_evaluation_a_memory_is_reset_where_an_episode_begins():
     """Two worlds of each policy; the second begins its next episode at the third step."""
     program = deployed_program("deployment_toys:make_remembering")
@@ -373,6 +384,7 @@ def test_a_policy_saved_twice_replaces_the_first(tmp_path):
     assert [p.name for p in (tmp_path / "policies").iterdir()] == ["toy-proco"]
 
 
+@pytest.mark.slow
 def test_a_save_that_was_killed_leaves_nothing_that_is_loaded(saved, tmp_path):
     """What a kill leaves is the hidden folder that the next save replaces."""
     run = damaged_copy(saved, tmp_path)

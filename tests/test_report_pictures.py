@@ -93,6 +93,7 @@ def test_the_results_picture_has_a_color_for_each_training(tmp_path):
     assert shown(["proco", "control", "none"], ["none"]) == one + 2
 
 
+@pytest.mark.slow
 def test_many_trainings_get_a_panel_for_each_algorithm(tmp_path):
     names = ("bc", "bcq_lag", "cdt", "cpq", "fisor")
     rows = [
@@ -121,6 +122,7 @@ def test_the_name_of_the_cost_limit_lies_outside_of_the_data():
     assert name.get_window_extent(renderer).x0 > axes.get_window_extent(renderer).x1
 
 
+@pytest.mark.slow
 def test_learning_curves_leave_out_what_was_evaluated_once(tmp_path):
     rows = [row(step=50), row(step=100), row("none", step=100)]
     both = pictures.learning_curves(tmp_path / "both.png", [*rows, row("none", step=50)])

@@ -63,6 +63,17 @@ def walk(model: RolloutModel, start, plan, source=BEHAVIOR, policy=stay) -> Imag
     )
 
 
+def generate(config, hyper, model, policy, data, elites, key) -> Imagined:
+    """A regeneration as one compiled program; the first transitions are risky."""
+
+    @jax.jit
+    def run(hyper, data, key):
+        risky = jnp.arange(5)
+        return rollouts.generate(config, hyper, model, policy, data, risky, elites, key)
+
+    return run(hyper, data, key)
+
+
 def three(unsafe, length, source=(RISK,)) -> Imagined:
     """Three trajectories of two steps."""
     return Imagined(
@@ -180,10 +191,10 @@ def test_rollouts_start_in_the_logs_with_actions_in_range():
         return jnp.zeros((*obs.shape[:-1], 2))
 
     config = dataclasses.replace(CONFIG, recovery_share=0.5)
-    found = rollouts.generate(
-        config, HYPER, model, policy, data, jnp.arange(5), 2, jax.random.key(5)
-    )
+    found = generate(config, HYPER, model, policy, data, 2, jax.random.key(5))
     assert found.obs.shape == (18, 6, data.obs.shape[1])
+    like = rollouts.generated_shapes(config, data, 2)
+    assert [(x.shape, x.dtype) for x in like] == [(x.shape, x.dtype) for x in found]
     first = np.asarray(found.obs[:, 0])
     logged = np.asarray(data.obs)[np.asarray(data.obs_index)]
     recoveries = np.asarray(found.source) == RECOVERY
@@ -215,9 +226,7 @@ def test_recoveries_are_less_risky_than_risk_seeking_rollouts():
 
     config = dataclasses.replace(CONFIG, starts=200, recovery_share=1.0, candidates=8)
     hyper = HYPER._replace(risk_share=jnp.float32(1.0))
-    found = rollouts.generate(
-        config, hyper, model, policy, data, jnp.arange(5), 2, jax.random.key(6)
-    )
+    found = generate(config, hyper, model, policy, data, 2, jax.random.key(6))
     risk = np.asarray(found.obs[:, :, 0].max(axis=1) - found.obs[:, 0, 0])
     recoveries = np.asarray(found.source) == RECOVERY
     assert risk[recoveries].mean() < 0.2 * risk[~recoveries].mean()
@@ -232,13 +241,12 @@ def test_sources_have_the_shares_of_the_hyperparameters():
     def policy(key, obs):
         return jnp.zeros((*obs.shape[:-1], 2))
 
-    found = rollouts.generate(
-        config, hyper, model, policy, data, jnp.arange(5), 1, jax.random.key(13)
-    )
+    found = generate(config, hyper, model, policy, data, 1, jax.random.key(13))
     shares = np.bincount(np.asarray(found.source), minlength=4) / 2000
     np.testing.assert_allclose(shares, [0.6, 0.2, 0.2, 0.3], atol=0.04)
 
 
+@pytest.mark.slow
 def test_without_a_cost_network_no_state_is_unsafe():
     config, data = tiny_config(), toy_dataset(1)
     dynamics_net = dynamics.network(config.dynamics, SPEC)

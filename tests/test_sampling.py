@@ -22,7 +22,12 @@ from proco_jax.config.schema import replaced
 from proco_jax.data.logs import to_dataset
 from proco_jax.models import cost, dynamics
 from proco_jax.training import loop, sampling
-from proco_jax.types import Dataset, Segment, Transition
+from proco_jax.types import Dataset, Segment, ToGo, Transition
+
+# One program for each number of rows, in place of one for each operation.
+GATHER_TRANSITIONS = jax.jit(sampling.gather_transitions, static_argnums=4)
+GATHER_SEGMENTS = jax.jit(sampling.gather_segments, static_argnums=4)
+SUMS_TO_GO = jax.jit(sampling.sums_to_go)
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +41,13 @@ def data() -> Dataset:
 
 def transitions(data: Dataset, *index: int, n: int = 3) -> Transition:
     normalizer = toy_normalizer(data)
-    return sampling.gather_transitions(data, normalizer, data.cost, jnp.array(index), n)
+    return GATHER_TRANSITIONS(data, normalizer, data.cost, jnp.array(index), n)
 
 
 def segments(data: Dataset, *index: int, length: int = 3) -> Segment:
     normalizer = toy_normalizer(data)
-    to_go = sampling.sums_to_go(data, data.cost)
-    return sampling.gather_segments(data, normalizer, to_go, jnp.array(index), length)
+    to_go = SUMS_TO_GO(data, data.cost)
+    return GATHER_SEGMENTS(data, normalizer, to_go, jnp.array(index), length)
 
 
 def replay_context() -> Context:
@@ -186,7 +191,7 @@ def test_relabeled_costs_by_hand(name, expected):
 def test_relabeled_states_violate_in_every_window_that_holds_them(data):
     normalizer, index = toy_normalizer(data), jnp.arange(3)
     costs = jnp.asarray(relabeled("proco"))[:40]
-    found = sampling.gather_transitions(data, normalizer, costs, index, 2).n_step.violation
+    found = GATHER_TRANSITIONS(data, normalizer, costs, index, 2).n_step.violation
     np.testing.assert_array_equal(found, [[True, True], [True, False], [False, False]])
 
 
@@ -199,25 +204,34 @@ def test_batches_without_augmentation_hold_logged_rows_alone():
     program = toy_program("proco", "none")
     context = toy_context(with_world=False)
     key = jax.random.key(0)
-    found = sampling.draw_transitions(
-        program.config.train, program.augmentation, context, None, None, key
-    )
+    settings, augmentation = program.config.train, program.augmentation
+
+    @jax.jit
+    def draw(context: Context, key: jax.Array) -> Transition:
+        return sampling.draw_transitions(settings, augmentation, context, None, None, key)
+
+    found = draw(context, key)
     assert found.obs.shape == (program.config.train.batch, SPEC.size)
     assert not np.any(found.imagined)
     assert found.n_step.valid.shape[1] == program.config.train.n_step
 
 
-@pytest.mark.parametrize("share", [0.5, 0.25, 0.0])
+@pytest.mark.parametrize("share", [pytest.param(0.5, marks=pytest.mark.slow), 0.25, 0.0])
 def test_imagined_segments_have_the_stated_share(share):
     config = replaced(tiny_config(), {"augmentation.imagined_share": share})
     program, context = toy_program("cdt", "replay", config), replay_context()
     context = context._replace(data=dataclasses.replace(context.data, cost=jnp.zeros(40)))
     cost = program.augmentation.cost(context)
-    to_go = sampling.sums_to_go(context.data, cost)
+    to_go = SUMS_TO_GO(context.data, cost)
     spec, hyper = program.algorithm.segments, program.augmentation.hyper
     assert spec is not None
-    inputs = (spec, program.augmentation, context, hyper, (), to_go, jax.random.key(0))
-    found = sampling.draw_segments(*inputs)
+
+    @jax.jit
+    def draw(context: Context, to_go: ToGo, key: jax.Array) -> Segment:
+        inputs = (spec, program.augmentation, context, hyper, (), to_go, key)
+        return sampling.draw_segments(*inputs)
+
+    found = draw(context, to_go, jax.random.key(0))
     joined = np.asarray(found.imagined.any(axis=1))
     logged, count = spec.batch, len(joined)
     assert count == logged + round(logged * share / (1.0 - share))

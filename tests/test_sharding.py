@@ -12,6 +12,7 @@ print(jax.device_count())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("members", "flags", "devices"),
     [

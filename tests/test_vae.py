@@ -49,6 +49,7 @@ def test_loss_by_hand():
     np.testing.assert_allclose(narrow, np.exp(-2.0) - 1.0 + 2.0, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_log_std_stays_in_range(params):
     wide = jax.tree.map(lambda x: 1e3 * x, params)
     obs = jax.random.normal(jax.random.key(1), (8, SIZE))
@@ -57,6 +58,7 @@ def test_log_std_stays_in_range(params):
     assert low <= float(log_std.min()) and float(log_std.max()) <= high  # pyright: ignore
 
 
+@pytest.mark.slow
 def test_samples_vary_within_the_clipped_latent(params):
     obs = jnp.zeros((3, SIZE))
     found = vae.sample(NETS, params, obs, jax.random.key(2), 64)
@@ -77,6 +79,7 @@ def test_both_parts_learn_from_the_loss(params):
     assert nonzero(found["posterior"]) and nonzero(found["decoder"])
 
 
+@pytest.mark.slow
 def test_the_vae_tells_frequent_from_rare_actions(params):
     """Logged: action x_0 with a little noise. Samples are near; the opposite has a large KL."""
 
@@ -109,6 +112,7 @@ def test_the_vae_tells_frequent_from_rare_actions(params):
     assert np.all(np.asarray(rare - usual)[far] > 0)
 
 
+@pytest.mark.slow
 def test_squashed_gaussian_samples_and_mean():
     net = SquashedGaussian(ENCODER, (8,), 2)
     own = drawn_params(net, 1, jnp.zeros(SIZE))
@@ -124,6 +128,7 @@ def test_squashed_gaussian_samples_and_mean():
     assert one.shape == (2, 2)
 
 
+@pytest.mark.slow
 def test_squashed_gaussian_gradient_passes_samples_and_std_is_bounded():
     net = SquashedGaussian(ENCODER, (8,), 2)
     own, obs = drawn_params(net, 1, jnp.zeros(SIZE)), jnp.ones((3, SIZE))

@@ -83,6 +83,7 @@ def test_steps_on_which_the_elites_disagree_do_not_count(counted):
     assert counted(True, -1.0) == ([0] * POLICIES, [0] * POLICIES)
 
 
+@pytest.mark.slow
 def test_the_first_steps_do_not_count(counted):
     rest = [STARTS * (HORIZON - 2)] * POLICIES
     assert counted(False, np.inf, 2) == ([0] * POLICIES, rest)
@@ -97,6 +98,7 @@ def test_a_diverged_model_ends_trajectories_without_a_violation(counted, policie
     assert counted(True, np.inf, 0, broken) == ([0] * POLICIES, [0] * POLICIES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "algorithm", ["deployment_toys:make_unsampled", "deployment_toys:make_remembering"]
 )
@@ -189,6 +191,7 @@ def test_the_interval_contains_the_point(violating, steps):
     assert more is not None and more <= high
 
 
+@pytest.mark.slow
 def test_the_table_begins_with_the_configs_thresholds_and_has_none_twice(policies):
     program, deployed = policies
     shield = dataclasses.replace(

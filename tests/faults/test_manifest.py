@@ -188,6 +188,7 @@ def files_of(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.is_file() and p.stat().st_size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_a_damaged_checkpoint_falls_back_on_the_one_before(tmp_path: Path, kind: str) -> None:
     with Checkpoints(tmp_path / "saved") as saved:

@@ -37,6 +37,7 @@ def test_files_that_store_the_same_numbers_in_another_way_are_read(
     assert read and {f[1] for f in read} == {Outcome.HARMLESS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
 def test_an_interrupted_fit_with_a_damaged_file_ends_equally_or_in_words(
     tmp_path: Path, seed: int
@@ -47,6 +48,7 @@ def test_an_interrupted_fit_with_a_damaged_file_ends_equally_or_in_words(
     assert outcome not in SURVIVORS, (fault, note)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
 def test_no_damage_of_recorded_replies_changes_a_rule(tmp_path: Path, seed: int) -> None:
     replies = HostileReplies(tmp_path)

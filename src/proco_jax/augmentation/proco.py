@@ -71,8 +71,8 @@ def make_imagining(name, config: Config, model_of, cost, world) -> Augmentation:
     def init(hyper: Hyper, context: Context, policy: Policy) -> buffer.Buffer | None:
         if not rows:
             return None
-        key = jax.random.key(0)
-        like = jax.eval_shape(lambda: generate(key, hyper, context, policy))
+        elites = _world(context).dynamics.elites.shape[0]
+        like = rollouts.generated_shapes(settings, context.data, elites)
         return buffer.empty_buffer(settings.generations, like)
 
     def refresh(

@@ -6,7 +6,7 @@ depends on the largest of a ring's bins, so the noise of a single elite would cr
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -106,12 +106,35 @@ def generate(
     start, plan, source = plan_actions(config, hyper, model, data, index, plan_key)
     found = imagine(model, policy, start, plan, source, walk_key)
     found = found._replace(origin=index.reshape(-1).astype(jnp.int32))
-    recoveries = round(config.recovery_share * config.starts)
+    recoveries = recovery_rollouts(config)
     if not recoveries:
         return found
     shape = (elites, recoveries)
     recovered = _recover_from(config, hyper, model, policy, data, found, shape, recovery_key)
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), found, recovered)
+
+
+def generated_shapes(config: Settings, data: Dataset, elites: int) -> Imagined:
+    """Shapes and types of what `generate` returns, without its trace."""
+    count, horizon = elites * (config.starts + recovery_rollouts(config)), config.horizon
+
+    def like(dtype: Any, *shape: int) -> Any:
+        return jax.ShapeDtypeStruct((count, *shape), dtype)
+
+    return Imagined(
+        obs=like(data.obs.dtype, horizon + 1, data.obs.shape[-1]),
+        action=like(data.action.dtype, horizon, data.action.shape[-1]),
+        reward=like(data.reward.dtype, horizon),
+        unsafe=like(jnp.bool_, horizon),
+        length=like(jnp.int32),
+        source=like(jnp.int32),
+        origin=like(jnp.int32),
+    )
+
+
+def recovery_rollouts(config: Settings) -> int:
+    """Recovery rollouts of each elite."""
+    return round(config.recovery_share * config.starts)
 
 
 def plan_actions(

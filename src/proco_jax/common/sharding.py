@@ -1,5 +1,6 @@
 """Members of a program spread over devices; without an accelerator, each CPU core is a device."""
 
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -95,9 +96,12 @@ def over_members(
             index, own = inputs
             if members is None or members >= rows:
                 return one(shared, own)
-            like = jax.eval_shape(one, shared, own)[1]
+            # Traced once, for its shapes and for the program.
+            traced = jax.jit(one, inline=True)
+            like = jax.eval_shape(traced, shared, own)[1]
             idle = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
-            return jax.lax.cond(index < members, lambda: one(shared, own), lambda: (own[-1], idle))
+            run = functools.partial(traced, shared, own)
+            return jax.lax.cond(index < members, run, lambda: (own[-1], idle))
 
         return jax.lax.map(row, (first + jnp.arange(each), own))
 

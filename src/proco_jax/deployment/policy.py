@@ -202,11 +202,12 @@ def load_policy(
         shield.
     """
     folder = Path(workdir) / FOLDER / policy_name(algorithm, augmentation)
-    meta, program, deployed = _load(folder)
+    meta = _read_meta(folder)
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
         raise ValueError(f"seed: found {seed!r}, expected an integer")
     if not 0 <= seed < meta["seeds"]:
         raise ValueError(f"seed: found {seed}, the run has {meta['seeds']} policies, from 0")
+    program, deployed = _load(folder, meta)
     guard = deployed.shield
     shield = shield or ("none" if guard is None else "planner")
     if guard is None and shield != "none":
@@ -228,13 +229,12 @@ def load_policies(
       FileNotFoundError: if the folder holds no such policies.
       ValueError: if a file is damaged or of another version.
     """
-    _, program, deployed = _load(Path(workdir) / FOLDER / policy_name(algorithm, augmentation))
-    return program, deployed
+    folder = Path(workdir) / FOLDER / policy_name(algorithm, augmentation)
+    return _load(folder, _read_meta(folder))
 
 
-def _load(folder: Path) -> tuple[dict[str, Any], Program, Deployed]:
-    """The content of `policy.json`, and the policies of all seeds."""
-    meta = _read_meta(folder)
+def _load(folder: Path, meta: dict[str, Any]) -> tuple[Program, Deployed]:
+    """The policies of all seeds, with the content of `policy.json`."""
     found = digests(folder / ARRAYS)
     if found != meta["files"]:
         changed = sorted(
@@ -256,7 +256,7 @@ def _load(folder: Path) -> tuple[dict[str, Any], Program, Deployed]:
         lambda: _empty(program, int(meta["seeds"]), with_shield=meta["shield"] is not None)
     )
     deployed: Deployed = load_arrays(folder / ARRAYS, like, verified=True)
-    return meta, program, deployed
+    return program, deployed
 
 
 def _empty(program: Program, seeds: int, with_shield: bool) -> Deployed:
@@ -277,6 +277,7 @@ def _empty(program: Program, seeds: int, with_shield: bool) -> Deployed:
 
 
 def _read_meta(folder: Path) -> dict[str, Any]:
+    """The content of `policy.json`."""
     path = folder / META
     if not path.exists():
         there = sorted(p.name for p in folder.parent.glob("[!.]*"))

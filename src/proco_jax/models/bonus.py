@@ -166,7 +166,8 @@ def empty_model(config: BonusConfig, spec: ObservationSpec, actions: int) -> Bon
     """A model of the structure and shapes of a fitted one, without a bonus."""
     each, near = jnp.zeros(spec.size), jnp.zeros(len(spec.rings))
     keys = jax.random.split(jax.random.key(0), config.members)
-    params = jax.vmap(lambda k: BonusNetwork().init(k, near, each, jnp.zeros(actions)))(keys)
+    inputs = (near, each, jnp.zeros(actions))
+    params = jax.jit(jax.vmap(lambda k: BonusNetwork().init(k, *inputs)))(keys)
     # Orbax does not save empty arrays: without rings there is one entry that nothing reads.
     rings = max(len(spec.rings), 1)
     return BonusModel(

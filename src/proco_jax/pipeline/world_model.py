@@ -132,7 +132,7 @@ def fit_dynamics(run: Run, nets: Nets, data: Data) -> tuple[dynamics.Model, Path
             )
 
         def first() -> dynamics.DynamicsState:
-            return dynamics.init(settings, nets.spec, actions, key)
+            return jax.jit(functools.partial(dynamics.init, settings, nets.spec, actions))(key)
 
         state = fit("dynamics", "checkpoints", settings.steps, first, False)
         if settings.trajectory.steps:
@@ -324,6 +324,7 @@ def fit_cost(
             chunk = make_cost_chunk(config, nets.cost, steps)
             return lambda state: chunk(on_device, state)
 
+        begin = jax.jit(functools.partial(cost.init, settings, nets.cost))
         state = run_fit(
             run,
             "cost",
@@ -331,7 +332,7 @@ def fit_cost(
             settings.steps,
             COST_CHUNK,
             make_chunk,
-            lambda: cost.init(settings, nets.cost, stream_key(config.seed, Stream.COST)),
+            functools.partial(begin, stream_key(config.seed, Stream.COST)),
         )
         model = cost.CostModel(
             state.params, normalizer, jnp.float32(settings.ucb_coefficient), jnp.float32(0)
@@ -380,11 +381,12 @@ def cost_uncertainty(
     """
     settings = config.cost
     chunk = make_cost_chunk(config, nets.cost, settings.steps // 3 + 1)
+    begin = jax.jit(functools.partial(cost.init, settings, nets.cost))
 
     def ask(labels: LabeledStates, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         key = stream_key(config.seed, Stream.COST_UNCERTAINTY)
         on_device = cost.Labels(normalizer(labels.obs), jnp.asarray(labels.unsafe))
-        state = chunk(on_device, cost.init(settings, nets.cost, key))[0]
+        state = chunk(on_device, begin(key))[0]
         mean_model = cost.CostModel(state.params, normalizer, jnp.float32(0), jnp.float32(0))
         upper_model = mean_model._replace(ucb_coefficient=jnp.float32(1))
         mean = diagnostics.cost_scores(nets.cost, mean_model, obs)

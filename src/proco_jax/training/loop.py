@@ -372,6 +372,8 @@ def repeat(
     step: Callable[[Any], tuple[Any, Metrics]], state: Any, times: Array
 ) -> tuple[Any, Metrics]:
     """Applies a step so many times; the metrics are means over the steps, 0 without any."""
+    # Traced once: what its shapes are found with is taken again for the loop's body.
+    step = jax.jit(step, inline=True)
     like = jax.eval_shape(step, state)[1]
     zeros = {name: jnp.zeros(x.shape, x.dtype) for name, x in like.items()}
 
