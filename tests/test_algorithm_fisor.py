@@ -156,16 +156,25 @@ def test_weights_by_hand():
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
-def test_published_weights_are_those_of_the_equation(state, batch):
-    critics = dataclasses.replace(state.feasibility, params=drawn(state.feasibility.params, 3))
-    own = dataclasses.replace(state, feasibility=critics)
-    weights = np.asarray(fisor.policy_weights(HYPER, NETS, own, batch))
-    vh = feasibility.vh(NETS.feasibility, critics.params, batch.obs)
-    # In some infeasible state the logged action is worse than the best one.
-    assert np.any((np.asarray(vh) > 0) & ~np.asarray(batch.imagined) & (weights < 1.0))
-    for as_published in (False, True):
-        metrics = UPDATE(jax.random.key(9), own, batch, as_published)[1]
-        assert float(metrics["fisor/weight"]) == pytest.approx(weights.mean(), rel=1e-4)
+def test_published_weights_in_infeasible_states_by_hand(state, batch):
+    """They have no lower bound in the published code either."""
+
+    def constant(tree: Any, value: float) -> Any:
+        """Parameters whose output is a constant: the biases of the outputs are of size 1."""
+        return jax.tree.map(lambda x: jnp.full(x.shape, value if x.shape == (1,) else 0.0), tree)
+
+    own = state.feasibility
+    critics = dataclasses.replace(
+        own,
+        params={"q": own.params["q"], "v": constant(own.params["v"], 2.0)},
+        target_q=constant(own.target_q, 2.2),
+    )
+    metrics = UPDATE(
+        jax.random.key(9), dataclasses.replace(state, feasibility=critics), batch, True
+    )[1]
+    # exp(5 (2 - 2.2)) in six logged rows, and times the weight of imagined ones in four.
+    expected = math.exp(-1.0) * (6.0 + 4.0 * float(HYPER.imagined_weight)) / 10.0
+    assert float(metrics["fisor/weight"]) == pytest.approx(expected, rel=1e-4)
 
 
 def test_reward_losses_by_hand():
