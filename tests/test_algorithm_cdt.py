@@ -136,6 +136,24 @@ def test_losses_by_hand():
     published = found(hyper, as_published=True)
     for name in ("log_likelihood", "entropy", "action_loss"):
         assert published[f"cdt/{name}"] == pytest.approx(got[f"cdt/{name}"] / 2.0, rel=1e-5)
+    # The published mean of the costs is over all four steps, and one does not count.
+    assert published["cdt/cost_loss"] == pytest.approx(cost * 3.0 / 4.0, rel=1e-5)
+
+
+def test_a_block_by_hand():
+    """Without attention, and with one hidden unit that reads the first number behind the norm."""
+    block, x = cdt.Block(heads=1), jnp.array([[0.01, -0.01]])
+    allowed = jnp.ones((1, 1), bool)
+    like = jax.eval_shape(lambda: block.init(jax.random.key(0), x, allowed, 0.0))
+    params: Any = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), like)["params"]
+    params["LayerNorm_1"]["scale"] = jnp.ones(2)
+    params["Dense_1"]["kernel"] = params["Dense_1"]["kernel"].at[0, 0].set(1.0)
+    params["Dense_2"]["kernel"] = params["Dense_2"]["kernel"].at[0, 0].set(1.0)
+    found: Any = block.apply({"params": params}, x, allowed, 0.0)
+    # The variance of the two numbers is 1e-4, to which the norm adds 1e-5.
+    hidden = 0.01 / math.sqrt(1.1e-4)
+    gelu = 0.5 * hidden * (1.0 + math.erf(hidden / math.sqrt(2.0)))
+    np.testing.assert_allclose(found, [[0.01 + gelu, -0.01]], rtol=1e-5)
 
 
 def test_pasts_and_masked_steps_do_not_count_by_hand():

@@ -139,6 +139,37 @@ def test_every_loss_by_hand():
     assert float(found["coptidice/policy_loss"]) == pytest.approx(1.5 * 2.0 / 3, rel=1e-4)
 
 
+class Slope:
+    """A value of two heads that is the parameter times the first number of an observation."""
+
+    def apply(self, slope: Any, obs: Any) -> Any:
+        return jnp.stack([slope * obs[..., 0], slope * obs[..., 0] + 1.0], axis=-1)
+
+
+def test_the_gradient_of_chi_by_hand():
+    batch, nets = by_hand()
+    nets = nets._replace(chi=Slope())  # pyright: ignore
+    hyper = HYPER._replace(discount=0.5, alpha=2.0, noise=0.0)
+
+    def gradient(as_published: bool) -> float:
+        def chi_loss(slope: Any) -> Any:
+            params = multipliers(lam=0.5, tau=4.0) | {"chi": slope}
+            given = (jax.random.key(1), hyper, nets, params, batch, as_published)
+            return coptidice.total_loss(*given)[0]
+
+        return float(jax.grad(chi_loss)(2.0))
+
+    # w, and ell at a slope of 2, as in the test above; the slope's gradient of ell.
+    w = np.array([1.5, math.exp(-0.75), math.exp(-0.5)])
+    ell = np.array([3.0, 3.0, 0.0]) + w * np.array([1.0, -1.0, 2.0])
+    slopes = np.array([1.5, 1.5, 0.0]) + w * np.array([0.5, -1.0, 0.5])
+    share = np.exp(ell / 4.0) / np.exp(ell / 4.0).sum()
+    # That of the bound 4 log mean exp(ell / 4).
+    assert gradient(False) == pytest.approx(share @ slopes, rel=1e-4)
+    through_shares = share * (1.0 + (ell - share @ ell) / 4.0)
+    assert gradient(True) == pytest.approx(through_shares @ slopes, rel=1e-4)
+
+
 def test_each_loss_moves_only_its_own_parameters(state, batch):
     @jax.jit
     def by_loss(params):

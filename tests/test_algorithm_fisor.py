@@ -126,14 +126,14 @@ def test_dropout_needs_a_random_stream(state, batch):
     np.testing.assert_allclose(noise(0.0, dropout=jax.random.key(2)), plain, atol=1e-6)
 
 
-def weighted(obs: Any, imagined: Any, as_published: bool = False) -> Array:
+def weighted(obs: Any, imagined: Any) -> Array:
     """Weights of rows whose observation holds Q_r, V_r, Q_h, V_h."""
     obs = jnp.asarray(obs, jnp.float32)
     nets = known(
         lambda o, a: o[..., 0], lambda o: o[..., 1], lambda o, a: o[..., 2], lambda o: o[..., 3]
     )
     rows = random_batch(len(obs), 0)._replace(obs=obs, imagined=jnp.array(imagined))
-    return fisor.policy_weights(HYPER, nets, without_params(), rows, as_published)
+    return fisor.policy_weights(HYPER, nets, without_params(), rows)
 
 
 ROWS = [
@@ -157,10 +157,25 @@ def test_weights_by_hand():
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
-def test_published_weights_of_infeasible_states_are_at_least_one():
-    corrected, published = (np.asarray(weighted(ROWS, IMAGINED, x)) for x in (False, True))
-    assert corrected[4] < 0.5 and published[4] == 1.0
-    np.testing.assert_array_equal(np.delete(published, 4), np.delete(corrected, 4))
+def test_published_weights_in_infeasible_states_by_hand(state, batch):
+    """They have no lower bound in the published code either."""
+
+    def constant(tree: Any, value: float) -> Any:
+        """Parameters whose output is a constant: the biases of the outputs are of size 1."""
+        return jax.tree.map(lambda x: jnp.full(x.shape, value if x.shape == (1,) else 0.0), tree)
+
+    own = state.feasibility
+    critics = dataclasses.replace(
+        own,
+        params={"q": own.params["q"], "v": constant(own.params["v"], 2.0)},
+        target_q=constant(own.target_q, 2.2),
+    )
+    metrics = UPDATE(
+        jax.random.key(9), dataclasses.replace(state, feasibility=critics), batch, True
+    )[1]
+    # exp(5 (2 - 2.2)) in six logged rows, and times the weight of imagined ones in four.
+    expected = math.exp(-1.0) * (6.0 + 4.0 * float(HYPER.imagined_weight)) / 10.0
+    assert float(metrics["fisor/weight"]) == pytest.approx(expected, rel=1e-4)
 
 
 def test_reward_losses_by_hand():

@@ -43,10 +43,13 @@ these points:
 - Log-likelihood and entropy are sums over action dimensions. There they are means, while the target
   of the entropy is a sum.
 - The standard deviation has the bounds that the code declares and does not apply.
+- The cost loss is a mean over the steps that count. There steps beyond an episode's end count as 0.
 - Segments are drawn uniformly. There an episode's chance is max(0, 70 - its cost), so that costlier
   ones, which a limit of 80 permits, are never used.
 - The remaining cost stays at 0 once it is used up. There it becomes negative, which no data show.
 - The learning rate decays to 0 by a cosine. There it is constant after the warm-up.
+In both, the cost has one logit; there it has two, of which the difference counts. The state loss,
+whose weight is 0, leaves out the step after an episode's end; there it is an observation of zeros.
 The data augmentation of the paper, which assigns unattainable targets to episodes on the frontier,
 is not part of either: its code fits polynomials whose degrees and ranges are set for each task
 without a stated rule, and it fails on logs of equal costs, which are what this project is for.
@@ -83,6 +86,8 @@ _SPARE_STEPS = 10
 _TOKENS = 4
 
 _NORMAL = nn.initializers.normal(0.02)
+# Of layer norms, as in the published code.
+_EPSILON = 1e-5
 
 
 class Hyper(NamedTuple):
@@ -131,7 +136,7 @@ class Block(nn.Module):
         """Tokens `[..., T, W]`; `allowed [..., T, T]`, whether one may attend to another."""
         width = x.shape[-1]
         each = nn.DenseGeneral((3, self.heads, width // self.heads), kernel_init=_NORMAL)
-        query, key, value = jnp.moveaxis(each(nn.LayerNorm()(x)), -3, 0)
+        query, key, value = jnp.moveaxis(each(nn.LayerNorm(epsilon=_EPSILON)(x)), -3, 0)
         score = jnp.einsum("...qhd,...khd->...hqk", query, key) / np.sqrt(width // self.heads)
         # A token of a masked step attends to anything; what it finds is not used.
         score = jnp.where(allowed[..., None, :, :], score, -1e9)
@@ -139,7 +144,8 @@ class Block(nn.Module):
         found = jnp.einsum("...hqk,...khd->...qhd", attention, value)
         found = nn.Dense(width, kernel_init=_NORMAL)(found.reshape(x.shape))
         x = x + dropout(self, found, rate)
-        hidden = nn.gelu(nn.Dense(4 * width, kernel_init=_NORMAL)(nn.LayerNorm()(x)))
+        hidden = nn.Dense(4 * width, kernel_init=_NORMAL)(nn.LayerNorm(epsilon=_EPSILON)(x))
+        hidden = nn.gelu(hidden, approximate=False)
         return x + dropout(self, nn.Dense(width, kernel_init=_NORMAL)(hidden), rate)
 
 
@@ -193,11 +199,11 @@ class Transformer(nn.Module):
         tokens = jnp.stack(embedded, axis=-2)
         tokens = tokens + when(jnp.clip(timestep, 0, self.steps - 1))[..., None, :]
         shape = (*timestep.shape[:-1], _TOKENS * timestep.shape[-1])
-        x = dropout(self, nn.LayerNorm()(tokens.reshape(*shape, self.width)), rate)
+        x = dropout(self, nn.LayerNorm(epsilon=_EPSILON)(tokens.reshape(*shape, self.width)), rate)
         allowed = jnp.repeat(mask, _TOKENS, axis=-1)[..., None, :] & jnp.tri(shape[-1], dtype=bool)
         for _ in range(self.layers):
             x = Block(self.heads)(x, allowed, rate)
-        x = nn.LayerNorm()(x).reshape(tokens.shape)
+        x = nn.LayerNorm(epsilon=_EPSILON)(x).reshape(tokens.shape)
         of_obs, of_action = x[..., 2, :], x[..., 3, :]
         log_std = linear("log_std", self.actions)(of_obs)
         if self.bounded:
@@ -422,7 +428,8 @@ def total_loss(
     log_prob, entropy = (_mean(x, action_weight) for x in (log_prob, entropy))
     action_loss = -(log_prob + temperature * entropy)
     costs = (batch.cost > 0).astype(jnp.float32)
-    cost_loss = _mean(weighted_cross_entropy(found.cost, costs, 1.0), counts)
+    cross_entropy = weighted_cross_entropy(found.cost, costs, 1.0)
+    cost_loss = jnp.mean(counts * cross_entropy) if as_published else _mean(cross_entropy, counts)
     state_loss = state_error(found.next_obs, batch)
     metrics = {
         "cdt/action_loss": action_loss,

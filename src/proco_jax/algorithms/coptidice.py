@@ -22,14 +22,17 @@ step. Without any cost lambda falls to 0, and what remains is OptiDICE (Lee et a
 
 Differences from OSRL's code: the ring encoder, a larger learning rate, alpha in units of unscaled
 rewards (there 0.5 with rewards times 0.1, i.e. 5; 0.01 in the authors' code), a policy whose mean
-is bounded and which acts by its samples. The defaults correct three defects, which
+is bounded and which acts by its samples; losses of one step see the same parameters (there the
+policy's w is that of the nu just updated). The defaults correct four defects, which
 `coptidice.as_published` keeps:
 
 - the limit is `cost_limit` per step, the unit of E[w c]; published is the limit of a discounted
   sum, a hundred times as large at a discount of 0.99;
 - the actions are those of the Gaussian that was fitted; published is tanh of its mean, which turns
   a fitted action of 1 into 0.76;
-- time limits are no terminations; published they are.
+- time limits are no terminations; published they are;
+- the gradient of chi's loss is that of the upper bound; published, in the authors' code too, it
+  passes through the shares of the rows as well, and thus differs from the bound's.
 """
 
 from typing import Any, NamedTuple
@@ -184,8 +187,11 @@ def update(
     """
     if as_published:
         batch = end_at_time_limits(batch)
-    gradient = jax.grad(lambda p: total_loss(key, hyper, nets, p, batch), has_aux=True)
-    grads, metrics = gradient(state.params)
+
+    def loss(params: Any) -> tuple[jax.Array, Metrics]:
+        return total_loss(key, hyper, nets, params, batch, as_published)
+
+    grads, metrics = jax.grad(loss, has_aux=True)(state.params)
     updates, optimizer = optax.scale_by_adam().update(grads, state.optimizer)
     assert isinstance(updates, dict)
     rates = {name: hyper.learning_rate * rate for name in updates}
@@ -199,9 +205,19 @@ def update(
 
 
 def total_loss(
-    key: Array, hyper: Hyper, nets: Networks, params: Any, batch: Transition
+    key: Array,
+    hyper: Hyper,
+    nets: Networks,
+    params: Any,
+    batch: Transition,
+    as_published: bool = False,
 ) -> tuple[jax.Array, Metrics]:
-    """The sum of the five losses, each with the gradient of its own parameters alone."""
+    """The sum of the five losses, each with the gradient of its own parameters alone.
+
+    By default the gradient of chi's loss is that of the bound that it tightens, the maximum of
+    `sum share ell - tau KL` over shares, in which the maximizing shares are constants. Published,
+    it passes through the shares, though not through their divergence.
+    """
     rows = jnp.maximum(jnp.sum(batch.weight), 1.0)
     logged = jnp.where(batch.imagined, 0.0, batch.weight)
     # Weights with which rows count as initial states, of mean 1 over all rows.
@@ -222,8 +238,9 @@ def total_loss(
     # Rows of weight 0 are left out below, so the division is by the weight of a row that counts.
     start = initial / jnp.maximum(batch.weight, 1e-6)
     ell = (1.0 - hyper.discount) * start * chi_initial + w * flow
-    share, divergence = worst_rows(ell, batch.weight, tau)
-    chi_loss = jnp.sum(share * ell)
+    of_chi, divergence = worst_rows(ell, batch.weight, jax.lax.stop_gradient(tau))
+    share, divergence = jax.lax.stop_gradient((of_chi, divergence))
+    chi_loss = jnp.sum((of_chi if as_published else share) * ell)
     cost_bound = jnp.sum(share * w * batch.cost)
     tau_loss = tau * (hyper.kl_limit - divergence)
     lam_loss = lam * (hyper.limit - cost_bound)
@@ -280,12 +297,11 @@ def worst_rows(ell: Array, weight: Array, tau: Array) -> tuple[jax.Array, jax.Ar
       tau: price of the divergence.
 
     Returns:
-      Shares `[B]`, whose sum is 1, and the divergence, a scalar, without gradient.
+      Shares `[B]`, whose sum is 1, and the divergence, a scalar.
 
     Source: COptiDICE (Lee et al. 2022), section 4.2.
     """
     chex.assert_equal_shape([ell, weight])
-    ell, tau = jax.lax.stop_gradient((ell, tau))
     data = weight / jnp.maximum(jnp.sum(weight), 1e-6)
     exponent = ell / jnp.maximum(tau, 1e-6)
     logits = jnp.where(weight > 0, exponent + jnp.log(jnp.maximum(data, 1e-30)), -1e30)

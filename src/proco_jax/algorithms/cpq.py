@@ -21,10 +21,11 @@ through the values of states before. On costs of 0 with an open gate the two are
 computed with the target critic, thus without gradient; rare actions drawn before the tanh, and
 thus possibly beyond the range of actions; the smaller of two cost critics in place of the larger;
 cost backups beyond true terminations, and reward backups that end at time limits. Its push has no
-bound, and hits the rarest quarter of the policy's own actions, however usual they are. With a
-gradient, the backups of costs carry this into all values, and the gate closes everywhere, even
-where nothing costs. So by default rare is what has a larger divergence than 99% of the logged
-actions, and the push ends at its target.
+bound, and hits the rarest quarter of the policy's own actions, however usual they are; it compares
+the target with the sum of their costs over the number of all samples, i.e. with a quarter of their
+mean. With a gradient, the backups of costs carry this into all values, and the gate closes
+everywhere, even where nothing costs. So by default rare is what has a larger divergence than 99% of
+the logged actions, and the push ends at its target.
 
 Learning rates and coefficients are the published ones in both cases, as is the factor 0.1 on
 rewards. Widths follow this project (128 behind its encoder; published: 256-256, VAE 400-400), and
@@ -249,7 +250,8 @@ def push_loss(
     """Mean of `relu(target - Q_c)` and of `target - Q_c` over the policy's rare actions.
 
     Rare are actions in logged states with a larger divergence than `rare_quantile` of the logged
-    ones. Published, they are the rarest `rare_share` of the policy's own, and without the relu.
+    ones. Published, they are the rarest `rare_share` of the policy's own, there is no relu, and the
+    mean is that of all sampled actions, of which the others count with a Q_c of 0.
 
     Args:
       params: of the policy and the VAE, held fixed.
@@ -268,9 +270,13 @@ def push_loss(
         usual = vae.divergence(nets.vae, params["vae"], batch.obs, batch.action)
         among, quantile = jnp.where(logged > 0, usual, jnp.nan), hyper.rare_quantile
     rare = divergence >= jnp.nanquantile(among, quantile)
-    weight = jnp.where(rare, logged[:, None], 0.0).ravel()
     heads = apply(nets.qc, critic, obs, action)
-    qc = jnp.min(heads, axis=-1) if settings.as_published else jnp.mean(heads, axis=-1)
+    if settings.as_published:
+        qc = jnp.where(rare, jnp.min(heads, axis=-1), 0.0)
+        weight = jnp.broadcast_to(logged[:, None], qc.shape).ravel()
+    else:
+        qc = jnp.mean(heads, axis=-1)
+        weight = jnp.where(rare, logged[:, None], 0.0).ravel()
     gap = hyper.push_target * limit - qc.ravel()
     push = gap if settings.as_published else jax.nn.relu(gap)
     return weighted_mean(push, weight), jax.lax.stop_gradient(weighted_mean(gap, weight))

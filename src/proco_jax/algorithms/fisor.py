@@ -22,8 +22,7 @@ units of its usual size, where the code scales rewards by the known range of ret
 actor and critics; losses of one step see the same parameters. With `fisor.as_published`, further:
 
 - time limits count as terminations;
-- the backup within a violation is the published one (`feasibility.violation_discount` 0);
-- weights in infeasible states are at least 1, which equation 13 does not say.
+- the backup within a violation is the published one (`feasibility.violation_discount` 0).
 """
 
 from typing import Any, NamedTuple
@@ -204,7 +203,7 @@ def update(
 
     def loss(params: Any) -> tuple[jax.Array, Metrics]:
         values, metrics = reward_loss(hyper, nets, params, state, batch)
-        policy, more = policy_loss(key, hyper, nets, params, state, batch, as_published)
+        policy, more = policy_loss(key, hyper, nets, params, state, batch)
         return values + policy, metrics | more
 
     params, optimizer, metrics = gradient_step(
@@ -249,16 +248,10 @@ def reward_loss(
 
 
 def policy_loss(
-    key: Array,
-    hyper: Hyper,
-    nets: Networks,
-    params: Any,
-    state: State,
-    batch: Transition,
-    as_published: bool = False,
+    key: Array, hyper: Hyper, nets: Networks, params: Any, state: State, batch: Transition
 ) -> tuple[jax.Array, Metrics]:
     """Weighted denoising regression. Source: FISOR (Zheng et al. 2024), equations 13 and 15."""
-    weight = policy_weights(hyper, nets, state, batch, as_published)
+    weight = policy_weights(hyper, nets, state, batch)
     error = denoising_loss(
         nets.policy, nets.schedule, params["policy"], batch.obs, batch.action, key, hyper.dropout
     )
@@ -266,9 +259,7 @@ def policy_loss(
     return loss, {"fisor/policy_loss": loss, "fisor/weight": jnp.mean(weight)}
 
 
-def policy_weights(
-    hyper: Hyper, nets: Networks, state: State, batch: Transition, as_published: bool = False
-) -> jax.Array:
+def policy_weights(hyper: Hyper, nets: Networks, state: State, batch: Transition) -> jax.Array:
     """Weights `[B]` of the policy's regression, without gradient.
 
     Source: FISOR (Zheng et al. 2024), equation 13, with Q by the target networks and V by the
@@ -287,8 +278,6 @@ def policy_weights(
         (hyper.reward_temperature, hyper.cost_temperature),
         (hyper.reward_weight_limit, hyper.cost_weight_limit),
     )
-    if as_published:
-        weights = jnp.where(vh > 0, jnp.maximum(weights, 1.0), weights)
     share = jnp.where(batch.imagined, hyper.imagined_weight, 1.0)
     return jax.lax.stop_gradient(share * weights * batch.weight)
 
