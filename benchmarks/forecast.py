@@ -4,9 +4,9 @@
 
 Repetition i is a whole run of PROCO: logs collected with data seed i, and dynamics, labels, cost
 network and two policies trained with seed 100 i. Its forecast is that of the thresholds which it
-deploys, its truth the share of violating episodes of the same policies under the planner. The
-settings are those of the variant `quick` with the changes of `SETTINGS`: 512 imagined
-trajectories and 40 episodes of each repetition.
+deploys, its truth the share of violating episodes of the same policy under the planner. The
+settings are those of the variant `quick` with the changes of `SETTINGS`, so that ten repetitions
+take about an hour of one core: 256 imagined trajectories and 30 episodes of each repetition.
 
 A finished repetition is read from its folder, an interrupted one is resumed.
 """
@@ -31,8 +31,16 @@ SETTINGS: dict[str, Any] = {
     "algorithms": ("proco",),
     "augmentations": ("proco",),
     "shields": ("planner",),
+    "seeds": 1,
+    "data.episodes": 40,
+    "dynamics.bin_hidden": (32, 32),
+    "dynamics.hidden": (100, 100),
+    "dynamics.steps": 600,
+    "cost.steps": 500,
+    "train.steps": 500,
+    "train.checkpoint_every": 500,
     "shield.forecast_starts": 256,
-    "evaluation.episodes": 20,
+    "evaluation.episodes": 30,
 }
 _FORECAST, _CONFIG, _DONE = "violation_forecast.json", "config.json", "done.json"
 

@@ -53,6 +53,10 @@ class UnitWork:
             return True
         return self.evaluate == LATER and self.root.unit_trained(unit)
 
+    def is_trained(self, unit: Unit) -> bool:
+        """Whether the policies of a unit are saved."""
+        return self.root.unit_trained(unit) or self.root.unit_finished(unit)
+
     def prepare(self) -> None:
         """Sets JAX up, before its first use in this process."""
         use_compilation_cache()
