@@ -48,7 +48,7 @@ UNITS = expand(
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    pytest.importorskip("moto", reason="moto is not installed: pip install 'moto[s3]' flask flask-cors")
+    pytest.importorskip("moto", reason="moto is not installed: see BUILD.md")
     pytest.importorskip("flask_cors", reason="moto's server needs flask and flask-cors")
     from moto.server import ThreadedMotoServer  # pyright: ignore[reportMissingImports]
 
