@@ -53,8 +53,8 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of the times of the kills.")
 _EPISODES, _STEPS = 4, 10
 _SILENT: Any = {"stdout": subprocess.DEVNULL}
 _WORKERS = 2
-# Seconds of the longest life before the first kill.
-_FIRST_LIFE = 15.0
+# Seconds of CPU time of the longest life before the first kill; starting takes about five.
+_FIRST_LIFE = 12.0
 _SMALL = """
 from proco_jax.sweeps.description import Sweep
 
@@ -189,9 +189,9 @@ def time_units(units: int, folder: Path, pause: float) -> dict[str, float]:
 def kill_at_random(kills: int, folder: Path, seed: int) -> tuple[int, int]:
     """Runs a small sweep undisturbed, and with workers that are killed; compares their results.
 
-    Each life of a worker ends at a random time, and the next one begins at once. Lives become
-    longer with every kill, so that a sweep is finished in the end. One that is finished before
-    there were enough kills is compared too, and another one begins.
+    Each life of a worker ends after a random CPU time, and the next one begins at once. Lives
+    become longer with every kill, so that a sweep is finished in the end. One that is finished
+    before there were enough kills is compared too, and another one begins.
 
     Returns:
       The number of kills, and of disturbed sweeps.
@@ -221,7 +221,7 @@ def kill_at_random(kills: int, folder: Path, seed: int) -> tuple[int, int]:
 
 def _disturbed(file: Path, root: Path, folder: Path, rng: random.Random) -> int:
     """Runs a sweep with workers that are killed; returns how many kills hit one."""
-    lives: dict[int, tuple[subprocess.Popen[bytes], float]] = {}
+    lives: dict[int, tuple[subprocess.Popen[Any], float]] = {}
     killed, finished, longest = 0, set[int](), _FIRST_LIFE
     while len(finished) < _WORKERS:
         for index in set(range(_WORKERS)) - finished:
@@ -230,10 +230,10 @@ def _disturbed(file: Path, root: Path, folder: Path, rng: random.Random) -> int:
                 process = subprocess.Popen(
                     _command(file, root) + share, env=_environment(folder), **_SILENT
                 )
-                lives[index] = process, time.monotonic() + rng.uniform(0.0, longest)
-            process, end = lives[index]
+                lives[index] = process, rng.uniform(0.0, longest)
+            process, life = lives[index]
             code = process.poll()
-            if code is None and time.monotonic() > end:
+            if code is None and _cpu_seconds(process.pid) > life:
                 process.send_signal(signal.SIGKILL)
                 code = process.wait()
             if code is None:
@@ -247,6 +247,13 @@ def _disturbed(file: Path, root: Path, folder: Path, rng: random.Random) -> int:
                 raise AssertionError(f"a worker failed with status {code}")
         time.sleep(0.05)
     return killed
+
+
+def _cpu_seconds(process: int) -> float:
+    """The CPU time of a process so far; on a busy machine, lives are then no shorter."""
+    # The name of the program, in parentheses, may hold spaces.
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _table(root: Path) -> list[dict[str, str]]:

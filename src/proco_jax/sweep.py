@@ -53,12 +53,15 @@ _ENGINE = flags.DEFINE_enum(
 _MEMBERS = flags.DEFINE_integer(
     "members",
     0,
-    "Members trained at once; the others follow. 0 for as many as fit into memory by calculation.",
+    "Members trained at once; the others follow. 0 for as many as fit into memory.",
     lower_bound=0,
 )
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print units, members, memory and time, and stop.")
 _PROBE = flags.DEFINE_bool(
-    "probe", False, "With --dry_run: compile and time one chunk of each kind of unit."
+    "probe",
+    False,
+    "Measure the memory of a member on this device, by compiling a step, instead of calculating "
+    "it; with --dry_run, also time one chunk of each kind of unit.",
 )
 _SECONDS_PER_STEP = flags.DEFINE_float(
     "seconds_per_step",
@@ -133,7 +136,8 @@ def _run(root: Root, remote: "Remote | None", units: Sequence[Unit], own: Sequen
     from proco_jax.sweeps.queue import Work, run_units
     from proco_jax.sweeps.work import LATER, UnitWork, device_members
 
-    work: Work = UnitWork(root, _EVALUATE.value, _MEMBERS.value, device_members(units))
+    devices = device_members(units)
+    work: Work = UnitWork(root, _EVALUATE.value, _MEMBERS.value, devices, _PROBE.value)
     if remote:
         from proco_jax.sweeps.remote import RemoteWork
 

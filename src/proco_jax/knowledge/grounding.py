@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from proco_jax.config.schema import Config
+from proco_jax.config.schema import Config, replaced
 from proco_jax.knowledge import llm_client
 from proco_jax.knowledge.cache import ReplyCache
 from proco_jax.knowledge.files import MAX_TEXT, Knowledge, KnowledgeError, load_knowledge
@@ -14,7 +14,7 @@ from proco_jax.knowledge.labelers import Labeler, Usage, rule_labeler, shipped_r
 from proco_jax.knowledge.llm_client import ModelError
 from proco_jax.knowledge.prompts import Messages, rule_messages, states_messages
 from proco_jax.knowledge.questions import Asker, BudgetError, Forecast, Question
-from proco_jax.knowledge.recorded import RecordedReplies, recorded_replies
+from proco_jax.knowledge.recorded import RecordedReplies, find_recorded, recorded_replies
 from proco_jax.knowledge.rule_checks import (
     LoggedStates,
     UnsafeShares,
@@ -32,6 +32,7 @@ from proco_jax.types import LabeledStates
 
 SHIPPED_MODEL = "shipped"
 RECORDED_MODEL = "recorded"
+OFFLINE_MODEL = "offline"
 CACHE_NAME = "replies.jsonl"
 _RULE_TOKENS = 1200
 _LABEL_TOKENS = 40
@@ -80,7 +81,9 @@ def check_knowledge(config: Config, spec: ObservationSpec | None, workdir: Path)
     Raises:
       KnowledgeError, ModelError: as `ground` does.
     """
-    knowledge, k = knowledge_of(config, spec), config.knowledge
+    knowledge = knowledge_of(config, spec)
+    config = _resolved(config, knowledge)
+    k = config.knowledge
     if k.model == SHIPPED_MODEL:
         shipped_rule(knowledge)
     elif k.model == RECORDED_MODEL:
@@ -101,10 +104,11 @@ def ground(
 ) -> Grounding:
     """The labeler that the config asks for.
 
-    `shipped` takes the rule in the knowledge file, `recorded` the rules that a language model
-    wrote for it; both work offline. Any other name is that of a language model, which is asked
-    for rules at once, or for labels whenever states are labeled. Every reply is kept in
-    `config.knowledge.cache`, by default `replies.jsonl` in the workdir.
+    `shipped` takes the rule in the knowledge file, `recorded` the rules that a language model wrote
+    for it, `offline` the recorded ones if there are any; all work offline. Any other name is that
+    of a language model, which is asked for rules at once, or for labels whenever states are
+    labeled. Every reply is kept in `config.knowledge.cache`, by default `replies.jsonl` in the
+    workdir.
 
     With logged states, a rule that calls about all or none of the logged and varied states unsafe
     is refused: a language model is asked again, a rule of a file is an error. Rules that
@@ -123,7 +127,8 @@ def ground(
       ModelError: if the model cannot be asked, has no key, is beyond the
         budget, or gave no usable rule.
     """
-    grounding = _ground(config, knowledge_of(config, spec), workdir, log, logged)
+    knowledge = knowledge_of(config, spec)
+    grounding = _ground(_resolved(config, knowledge), knowledge, workdir, log, logged)
     if logged is None or not grounding.rules:
         return grounding
     fields = grounding.knowledge.spec
@@ -220,6 +225,20 @@ def label_states(
         if unsafe.any() and called[chosen][unsafe].mean() >= config.cost.recall:
             break
     return labels
+
+
+def _resolved(config: Config, knowledge: Knowledge) -> Config:
+    """The config with `recorded` or `shipped` in place of `offline`.
+
+    The rule in the file is taken where nothing was recorded for this knowledge, and where the
+    config asks for more votes than were recorded or for labels of states.
+    """
+    k = config.knowledge
+    if k.model != OFFLINE_MODEL:
+        return config
+    found = find_recorded(knowledge) if k.labeler == "rule" else None
+    enough = found is not None and k.votes <= len(found.replies)
+    return replaced(config, {"knowledge.model": RECORDED_MODEL if enough else SHIPPED_MODEL})
 
 
 def _ground(

@@ -77,13 +77,13 @@ def check_access(config: KnowledgeConfig) -> None:
     except Exception:
         raise ModelError(
             f"--config.knowledge.model={config.model!r} is no litellm model name; write"
-            " provider/name, for example openai/gpt-4o-mini, or 'shipped'"
+            " provider/name, for example openai/gpt-4o-mini, or 'offline'"
         ) from None
     missing = litellm.validate_environment(model=config.model).get("missing_keys") or []
     if missing and not config.api_base:
         raise ModelError(
             f"the model {config.model!r} needs the environment variable {' and '.join(missing)};"
-            " set it, or use --config.knowledge.model=shipped"
+            " set it, or use --config.knowledge.model=offline"
         )
 
 
@@ -173,7 +173,7 @@ def _litellm() -> Any:
     except ImportError as error:
         raise ModelError(
             "asking a language model needs the package litellm, which is not installed;"
-            " install it, or use --config.knowledge.model=shipped"
+            " install it, or use --config.knowledge.model=offline"
         ) from error
     litellm.suppress_debug_info = True
     litellm.telemetry = False
