@@ -13,12 +13,14 @@ least so many kills have hit; the results must be equal. `--members` times a gra
 PROCO's actor-critic with so many members in one program on this device.
 """
 
+import contextlib
 import csv
 import dataclasses
 import hashlib
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -48,6 +50,9 @@ _UNITS = flags.DEFINE_list("units", [], "Units of simulated sweeps, multiples of
 _PAUSE = flags.DEFINE_float("pause", 0.001, "Seconds that each part of a simulated unit sleeps.")
 _KILLS = flags.DEFINE_integer("kills", 0, "Kills of a real, small sweep, at the least.")
 _MEMBERS = flags.DEFINE_list("members", [], "Members of one program, for the time of a step.")
+_FOLDER = flags.DEFINE_string(
+    "folder", "", "Folder of the sweeps, kept, with which the same command goes on."
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the times of the kills.")
 
 _EPISODES, _STEPS = 4, 10
@@ -213,6 +218,7 @@ def kill_at_random(kills: int, folder: Path, seed: int) -> tuple[int, int]:
     while killed < kills:
         sweeps += 1
         disturbed = folder / f"disturbed-{sweeps}"
+        shutil.rmtree(disturbed, ignore_errors=True)
         killed += _disturbed(file, disturbed, folder, rng)
         if _table(disturbed) != expected:
             raise AssertionError(f"results differ: {quiet} and {disturbed}")
@@ -274,8 +280,8 @@ def time_members(members: int) -> float:
 def main(argv: list[str]) -> None:
     """Runs what the flags name."""
     del argv
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with contextlib.ExitStack() as stack:
+        folder = Path(_FOLDER.value or stack.enter_context(tempfile.TemporaryDirectory()))
         for units in map(int, _UNITS.value):
             found = time_units(units, folder / str(units), _PAUSE.value)
             print(units, "units:", found, flush=True)
