@@ -172,6 +172,7 @@ def template_row() -> Row:
 def time_units(units: int, folder: Path, pause: float) -> dict[str, float]:
     """Seconds of CPU time of each part of a simulated sweep, and the most memory so far in MB."""
     root, found = Root(folder), {}
+    shutil.rmtree(folder, ignore_errors=True)
 
     def timed(name: str, part: Callable[[], Any]) -> Any:
         begun = time.process_time()
