@@ -1,5 +1,6 @@
 """Grounding: from knowledge in plain language, and the name of a model, to a labeler and labels."""
 
+import collections
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -353,8 +354,8 @@ def _ask_rules(
             f"the model {config.knowledge.model!r} gave no usable rule in {len(questions)} votes of"
             f" {config.knowledge.retries} tries; the last reason: {asker.problems[-1]}"
         )
-    for rule in rules:
-        log(f"rule: {rule.text}")
+    for text, votes in collections.Counter(rule.text for rule in rules).items():
+        log(f"rule: {text}" + (f" ({votes} of {len(rules)} votes)" if len(rules) > 1 else ""))
     return rules
 
 
@@ -434,12 +435,14 @@ def _counted(obs: np.ndarray, votes: np.ndarray) -> LabeledStates:
 
 def _ask(asker: Asker, questions: list[Question], config: Config, log: Log) -> list:
     forecast = asker.forecast(questions)
-    log(_forecast_text(forecast, config))
+    # Recorded replies cost nothing.
+    tell = log if config.knowledge.model != RECORDED_MODEL else _silent
+    tell(_forecast_text(forecast, config))
     asker.check_budget(forecast)
     before = asker.unanswered
     answers = asker.ask(questions)
     u = asker.usage
-    log(
+    tell(
         f"{u.calls} calls so far, {u.cached} answers from the cache, {u.tokens_in} tokens in,"
         f" {u.tokens_out} out, {u.usd:.4f} USD"
     )
@@ -449,6 +452,10 @@ def _ask(asker: Asker, questions: list[Question], config: Config, log: Log) -> l
             f" last reason: {asker.problems[-1]}"
         )
     return answers
+
+
+def _silent(line: str) -> None:
+    pass
 
 
 def _forecast_text(forecast: Forecast, config: Config) -> str:
