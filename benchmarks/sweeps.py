@@ -207,6 +207,7 @@ def kill_at_random(kills: int, folder: Path, seed: int) -> tuple[int, int]:
     """
     # The small cost network calls every row unsafe.
     settings = SMALL | {"data.root": str(folder / "data"), "bc.safe_only": False}
+    settings["knowledge.model"] = "shipped"
     # A sweep sets it itself.
     del settings["evaluation.interim_episodes"]
     file = folder / "small.py"
