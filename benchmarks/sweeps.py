@@ -66,9 +66,9 @@ from proco_jax.sweeps.description import Sweep
 def get_sweep():
     return Sweep(
         experiments=("point_goal",), variant="quick", algorithms=("bc",),
-        augmentations=("proco",), shields=("none",),
+        augmentations=("none",), shields=("none",),
         hyperparameters={{"bc.learning_rate": (1e-4, 1e-3, 1e-2, 3e-2)}},
-        settings={settings!r}, seeds=16, unit_members=16,
+        settings={settings!r}, seeds=16, unit_members=32,
     )
 """
 
@@ -205,9 +205,7 @@ def kill_at_random(kills: int, folder: Path, seed: int) -> tuple[int, int]:
     Raises:
       AssertionError: if results differ, or a worker fails.
     """
-    # The small cost network calls every row unsafe.
-    settings = SMALL | {"data.root": str(folder / "data"), "bc.safe_only": False}
-    settings["knowledge.model"] = "shipped"
+    settings = SMALL | {"data.root": str(folder / "data"), "encoder.rings": False}
     # A sweep sets it itself.
     del settings["evaluation.interim_episodes"]
     file = folder / "small.py"

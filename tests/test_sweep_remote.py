@@ -24,6 +24,7 @@ from proco_jax.pipeline.store import ArtifactError, artifact, attach, has_artifa
 from proco_jax.sweeps.description import Sweep, Unit, expand
 from proco_jax.sweeps.folder import FAILURE, Root, write_plan
 from proco_jax.sweeps.queue import Outcome, run_units
+from proco_jax.sweeps.ray_engine import run_on_ray
 from proco_jax.sweeps.remote import Remote, RemoteWork, open_remote
 from proco_jax.sweeps.report import write_sweep_report
 from proco_jax.sweeps.results import load_results
@@ -199,6 +200,16 @@ def test_the_report_is_put_beside_the_results(
     remote.put_report(path.parent)
     assert lines == ["0 of 8 runs are finished, 8 are left."]
     assert place.read("report/sweep.html") == path.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_ray_gives_the_same_results(tmp_path: Path, row: dict[str, Any], expected: Any) -> None:
+    pytest.importorskip("ray", reason="ray is not installed: pip install 'proco-jax[ray]'")
+    place = ObjectStore(f"file://{tmp_path}/bucket")
+    work = machine(place, tmp_path / "a", row)
+    assert run_on_ray(work, UNITS, 1, 0, "", lambda line: None) == (len(UNITS), 0, {})
+    assert report(place, tmp_path / "report") == expected
 
 
 def test_two_machines_on_the_same_units_give_each_result_once(
