@@ -222,6 +222,7 @@ def kill_at_random(kills: int, folder: Path, seed: int) -> tuple[int, int]:
         killed += _disturbed(file, disturbed, folder, rng)
         if _table(disturbed) != expected:
             raise AssertionError(f"results differ: {quiet} and {disturbed}")
+        print(f"{killed} kills so far, {sweeps} sweeps with equal results", flush=True)
     return killed, sweeps
 
 
