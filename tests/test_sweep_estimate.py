@@ -1,6 +1,7 @@
 """Memory and time of a sweep before it runs: by hand, and a probe against the calculation."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,8 +39,13 @@ def program_and_context(augmentation: str = "none") -> tuple[Program, Context]:
     return program, estimate.abstract_context(config, augmentation, 1)
 
 
-def lines(root: Root, **changes: object) -> list[str]:
-    given: dict = {"members": 0, "seconds_per_step": 0.0, "probe": False, "transitions": 1000}
+def lines(root: Root, **changes: Any) -> list[str]:
+    given: dict[str, Any] = {
+        "members": 0,
+        "seconds_per_step": 0.0,
+        "probe": False,
+        "transitions": 1000,
+    }
     return list(estimate.plan_lines(root, units(), **(given | changes)))
 
 
