@@ -264,10 +264,11 @@ def _cpu_seconds(process: int) -> float:
 
 
 def _table(root: Path) -> list[dict[str, str]]:
-    """The raw rows of a sweep's report."""
+    """The raw rows of a sweep's report, without the commit, which may change meanwhile."""
     write_sweep_report([Root(root)])
     with open(root / "report" / ROWS_CSV, newline="") as handle:
-        return list(csv.DictReader(handle))
+        rows = list(csv.DictReader(handle))
+    return [{name: x for name, x in row.items() if name != "commit"} for row in rows]
 
 
 def time_members(members: int) -> float:
