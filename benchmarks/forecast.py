@@ -3,10 +3,12 @@
     nice -n 10 python -m benchmarks.forecast --repetitions=10 --out=forecast.json
 
 Repetition i is a whole run of PROCO: logs collected with data seed i, and dynamics, labels, cost
-network and two policies trained with seed 100 i. Its forecast is that of the thresholds which it
-deploys, its truth the share of violating episodes of the same policies under the planner. The
-settings are those of the variant `quick` with the changes of `SETTINGS`: 512 imagined
-trajectories and 40 episodes of each repetition.
+network and a policy trained with seed 100 i. Of each collection the first `KEPT` episodes without a
+violation are the logs, so that all repetitions have arrays of equal shapes and share compiled
+programs. Its forecast is that of the thresholds which it deploys, its truth the share of violating
+episodes of the same policy under the planner. The settings are those of the variant `quick` with
+the changes of `SETTINGS`, so that ten repetitions take half an hour of one core: 256 imagined
+trajectories and 30 episodes of each repetition.
 
 A finished repetition is read from its folder, an interrupted one is resumed.
 """
@@ -25,15 +27,29 @@ from proco_jax.common.commands import begin_command
 from proco_jax.common.files import write_text
 from proco_jax.config.presets import set_variant
 from proco_jax.config.schema import Config, differences, replaced
+from proco_jax.data.collection import collect, slug
+from proco_jax.data.minari_store import dataset_root, read_dataset, read_metadata
+from proco_jax.data.minari_writer import Origin, write_dataset
+from proco_jax.envs.tasks import get_task
 from proco_jax.evaluation.results import FILE, final_rows, load_rows
 
 SETTINGS: dict[str, Any] = {
     "algorithms": ("proco",),
     "augmentations": ("proco",),
     "shields": ("planner",),
+    "seeds": 1,
+    "data.episodes": 32,
+    "data.holdout_share": 0.2,
+    "dynamics.bin_hidden": (32, 32),
+    "dynamics.hidden": (100, 100),
+    "dynamics.steps": 600,
+    "cost.steps": 500,
+    "train.steps": 500,
+    "train.checkpoint_every": 500,
     "shield.forecast_starts": 256,
-    "evaluation.episodes": 20,
+    "evaluation.episodes": 30,
 }
+KEPT = 20
 _FORECAST, _CONFIG, _DONE = "violation_forecast.json", "config.json", "done.json"
 
 
@@ -125,7 +141,37 @@ def measure(task: str, repetitions: int, folder: Path, out: Path | None) -> list
 def config_of(task: str, repetition: int) -> Config:
     """The config of a repetition, all of whose random numbers are its own."""
     config = set_variant(Config(experiment="forecast", task=task), "quick")
-    return replaced(config, SETTINGS | {"data.seed": repetition, "seed": 100 * repetition})
+    source = f"minari:{dataset_of(task, repetition)}"
+    own = {"data.seed": repetition, "data.source": source, "seed": 100 * repetition}
+    return replaced(config, SETTINGS | own)
+
+
+def dataset_of(task: str, repetition: int) -> str:
+    """The id of the dataset of a repetition."""
+    return f"proco/{slug(task)}/forecast-s{repetition}-v0"
+
+
+def make_logs(config: Config) -> None:
+    """Makes the dataset of a repetition, unless it is there: the first episodes that are safe.
+
+    Raises:
+      ValueError: if the collection has too few.
+    """
+    dataset = config.data.source.removeprefix("minari:")
+    root, task = dataset_root(config.data.root), get_task(config.task)
+    if read_metadata(root, dataset) is not None:
+        return
+    collected = read_dataset(root, collect(replaced(config, {"data.source": "collect"})))
+    safe = [episode for episode in collected.episodes if not episode.cost.any()][:KEPT]
+    if len(safe) < KEPT:
+        raise ValueError(f"{collected.dataset_id}: found {len(safe)} safe episodes, not {KEPT}")
+    recipe = collected.details["recipe"] | {"safe_episodes": KEPT}
+    description = f"The first {KEPT} safe episodes of {collected.dataset_id}."
+    versions = collected.details["versions"]
+    origin = Origin(
+        task.name, task.env_id, task.spec, "collect", recipe, "controllers", description, versions
+    )
+    write_dataset(root, dataset, safe, None, origin)
 
 
 def finished(config: Config, workdir: Path) -> bool:
@@ -142,17 +188,16 @@ def run_one(config: Config, workdir: Path) -> None:
       ConfigMismatchError: if the folder holds a run with another config.
     """
     # These take seconds to import; finished repetitions do not need them.
-    import jax
-
+    from proco_jax.common.compilation_cache import use_compilation_cache
     from proco_jax.common.sharding import use_cores_as_devices
     from proco_jax.pipeline.stages import run_all
     from proco_jax.pipeline.workdir import open_run
 
+    use_compilation_cache()
     use_cores_as_devices(config.seeds)
+    make_logs(config)
     with open_run(config, workdir, log=lambda line: print(line, flush=True)) as run:
         run_all(run)
-    # Every repetition compiles programs for the sizes of its own logs.
-    jax.clear_caches()
 
 
 def row_of(repetition: int, workdir: Path) -> Row:

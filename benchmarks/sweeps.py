@@ -1,23 +1,26 @@
 """Sweeps at scale: many units, killed workers, members of one program.
 
-    python -m benchmarks.sweeps --units=10000
+    python -m benchmarks.sweeps --units=1000,3000,10000
     python -m benchmarks.sweeps --kills=20
     python -m benchmarks.sweeps --members=1,4,16,64
 
-`--units` runs a simulated sweep, whose units only write what real ones would, through queue, store
-and report, and prints seconds and memory, also for a quarter of the units: what is four times as
-much should take four times as long. `--kills` runs a real sweep of small networks and kills its
-process with SIGKILL at random times, at least so many times, until it is finished; its results must
-equal those of an undisturbed one. `--members` times a gradient step of PROCO's actor-critic with so
-many members in one program on this device.
+`--units` runs simulated sweeps, whose units sleep and write what real ones would, through queue,
+store and report. It prints the seconds of CPU time of each part, of which none should grow faster
+than the number of units, and the most memory that the process ever had. `--kills` runs a real sweep
+of small networks, 4 values of a hyperparameter x 16 seeds, undisturbed and then with two workers
+that are killed with SIGKILL at random times and started again, until they have finished and at
+least so many kills have hit; the results must be equal. `--members` times a gradient step of
+PROCO's actor-critic with so many members in one program on this device.
 """
 
+import contextlib
 import csv
 import dataclasses
 import hashlib
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -43,21 +46,29 @@ from proco_jax.sweeps.report import write_sweep_report
 from proco_jax.sweeps.results import ROWS_CSV
 from proco_jax.types import Episode
 
-_UNITS = flags.DEFINE_integer("units", 0, "Units of a simulated sweep; a multiple of 400.")
+_UNITS = flags.DEFINE_list("units", [], "Units of simulated sweeps, multiples of 100.")
+_PAUSE = flags.DEFINE_float("pause", 0.001, "Seconds that each part of a simulated unit sleeps.")
 _KILLS = flags.DEFINE_integer("kills", 0, "Kills of a real, small sweep, at the least.")
 _MEMBERS = flags.DEFINE_list("members", [], "Members of one program, for the time of a step.")
+_FOLDER = flags.DEFINE_string(
+    "folder", "", "Folder of the sweeps, kept, with which the same command goes on."
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the times of the kills.")
 
 _EPISODES, _STEPS = 4, 10
+_SILENT: Any = {"stdout": subprocess.DEVNULL}
+_WORKERS = 2
+# Seconds of CPU time of the longest life before the first kill; starting takes about five.
+_FIRST_LIFE = 12.0
 _SMALL = """
 from proco_jax.sweeps.description import Sweep
 
 def get_sweep():
     return Sweep(
         experiments=("point_goal",), variant="quick", algorithms=("bc",),
-        augmentations=("proco",), shields=("none",),
-        hyperparameters={{"bc.learning_rate": (1e-3, 1e-2), "train.n_step": (5, 10)}},
-        settings={settings!r}, seeds=2,
+        augmentations=("none",), shields=("none",),
+        hyperparameters={{"bc.learning_rate": (1e-4, 1e-3, 1e-2, 3e-2)}},
+        settings={settings!r}, seeds=16, unit_members=32,
     )
 """
 
@@ -80,6 +91,10 @@ class SimulatedWork:
         """Nothing to prepare."""
 
     def is_done(self, unit: Unit) -> bool:
+        """Whether all runs of a unit have their results."""
+        return self.root.unit_finished(unit)
+
+    def is_trained(self, unit: Unit) -> bool:
         """Whether all runs of a unit have their results."""
         return self.root.unit_finished(unit)
 
@@ -154,19 +169,20 @@ def template_row() -> Row:
     )
 
 
-def time_units(units: int, folder: Path) -> dict[str, float]:
-    """Seconds of each part of a simulated sweep, and the process's largest memory so far in MB."""
+def time_units(units: int, folder: Path, pause: float) -> dict[str, float]:
+    """Seconds of CPU time of each part of a simulated sweep, and the most memory so far in MB."""
     root, found = Root(folder), {}
+    shutil.rmtree(folder, ignore_errors=True)
 
     def timed(name: str, part: Callable[[], Any]) -> Any:
-        begun = time.monotonic()
+        begun = time.process_time()
         value = part()
-        found[name] = round(time.monotonic() - begun, 2)
+        found[name] = round(time.process_time() - begun, 2)
         return value
 
     expanded = timed("expand", lambda: expand(simulated_sweep(units)))
     timed("plan", lambda: write_plan(root, expanded))
-    work = SimulatedWork(root, template_row())
+    work = SimulatedWork(root, template_row(), pause)
     outcome = timed("run", lambda: run_units(root, expanded, root.unit_finished, work, _quiet))
     assert outcome == (units, 0, {}), outcome
     again = timed("resume", lambda: run_units(root, expanded, root.unit_finished, work, _quiet))
@@ -176,52 +192,83 @@ def time_units(units: int, folder: Path) -> dict[str, float]:
     return found
 
 
-def kill_at_random(kills: int, folder: Path, seed: int) -> int:
-    """Runs a small sweep undisturbed, and another under kills; compares their results.
+def kill_at_random(kills: int, folder: Path, seed: int) -> tuple[int, int]:
+    """Runs a small sweep undisturbed, and with workers that are killed; compares their results.
+
+    Each life of a worker ends after a random CPU time, and the next one begins at once. Lives
+    become longer with every kill, so that a sweep is finished in the end. One that is finished
+    before there were enough kills is compared too, and another one begins.
 
     Returns:
-      The number of kills, which exceeds `kills` where the sweep took longer.
+      The number of kills, and of disturbed sweeps.
 
     Raises:
-      AssertionError: if the results differ.
+      AssertionError: if results differ, or a worker fails.
     """
-    # The small cost network calls every row unsafe.
-    settings = SMALL | {"data.root": str(folder / "data"), "bc.safe_only": False}
+    settings = SMALL | {"data.root": str(folder / "data"), "encoder.rings": False}
     # A sweep sets it itself.
     del settings["evaluation.interim_episodes"]
     file = folder / "small.py"
     write_text(file, _SMALL.format(settings=settings))
-    quiet = folder / "undisturbed"
-    begun = time.monotonic()
-    subprocess.run(_command(file, quiet), check=True, env=_environment(folder))
-    whole = time.monotonic() - begun
-    disturbed, count = folder / "disturbed", 0
     rng = random.Random(seed)
-    while True:
-        process = subprocess.Popen(_command(file, disturbed), env=_environment(folder))
-        try:
-            # The later kills leave enough time to finish.
-            longest = whole if count < kills else 10 * whole
-            code = process.wait(timeout=rng.uniform(0.1, 1.0) * longest)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            count += 1
-            continue
-        if code:
-            raise AssertionError(f"the sweep failed with status {code}")
-        if count >= kills:
-            break
-        # It finished too early: another one, with other kills.
-        subprocess.run(["rm", "-rf", str(disturbed)], check=True)
-    tables = []
-    for root in (quiet, disturbed):
-        write_sweep_report([Root(root)])
-        with open(root / "report" / ROWS_CSV, newline="") as handle:
-            tables.append(list(csv.DictReader(handle)))
-    if tables[0] != tables[1]:
-        raise AssertionError(f"results differ: {quiet} and {disturbed}")
-    return count
+    quiet = folder / "undisturbed"
+    subprocess.run(_command(file, quiet), check=True, env=_environment(folder), **_SILENT)
+    expected = _table(quiet)
+    killed = sweeps = 0
+    while killed < kills:
+        sweeps += 1
+        disturbed = folder / f"disturbed-{sweeps}"
+        shutil.rmtree(disturbed, ignore_errors=True)
+        killed += _disturbed(file, disturbed, folder, rng)
+        if _table(disturbed) != expected:
+            raise AssertionError(f"results differ: {quiet} and {disturbed}")
+        print(f"{killed} kills so far, {sweeps} sweeps with equal results", flush=True)
+    return killed, sweeps
+
+
+def _disturbed(file: Path, root: Path, folder: Path, rng: random.Random) -> int:
+    """Runs a sweep with workers that are killed; returns how many kills hit one."""
+    lives: dict[int, tuple[subprocess.Popen[Any], float]] = {}
+    killed, finished, longest = 0, set[int](), _FIRST_LIFE
+    while len(finished) < _WORKERS:
+        for index in set(range(_WORKERS)) - finished:
+            if index not in lives:
+                share = [f"--shard={index}/{_WORKERS}", "--take_over"]
+                process = subprocess.Popen(
+                    _command(file, root) + share, env=_environment(folder), **_SILENT
+                )
+                lives[index] = process, rng.uniform(0.0, longest)
+            process, life = lives[index]
+            code = process.poll()
+            if code is None and _cpu_seconds(process.pid) > life:
+                process.send_signal(signal.SIGKILL)
+                code = process.wait()
+            if code is None:
+                continue
+            del lives[index]
+            if code == 0:
+                finished.add(index)
+            elif code == -signal.SIGKILL:
+                killed, longest = killed + 1, longest * 1.1
+            else:
+                raise AssertionError(f"a worker failed with status {code}")
+        time.sleep(0.05)
+    return killed
+
+
+def _cpu_seconds(process: int) -> float:
+    """The CPU time of a process so far; on a busy machine, lives are then no shorter."""
+    # The name of the program, in parentheses, may hold spaces.
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _table(root: Path) -> list[dict[str, str]]:
+    """The raw rows of a sweep's report, without the commit, which may change meanwhile."""
+    write_sweep_report([Root(root)])
+    with open(root / "report" / ROWS_CSV, newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    return [{name: x for name, x in row.items() if name != "commit"} for row in rows]
 
 
 def time_members(members: int) -> float:
@@ -235,14 +282,14 @@ def time_members(members: int) -> float:
 def main(argv: list[str]) -> None:
     """Runs what the flags name."""
     del argv
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        if _UNITS.value:
-            for units in (_UNITS.value // 4, _UNITS.value):
-                print(units, "units:", time_units(units, folder / str(units)), flush=True)
+    with contextlib.ExitStack() as stack:
+        folder = Path(_FOLDER.value or stack.enter_context(tempfile.TemporaryDirectory()))
+        for units in map(int, _UNITS.value):
+            found = time_units(units, folder / str(units), _PAUSE.value)
+            print(units, "units:", found, flush=True)
         if _KILLS.value:
-            count = kill_at_random(_KILLS.value, folder, _SEED.value)
-            print(f"{count} kills, equal results", flush=True)
+            killed, sweeps = kill_at_random(_KILLS.value, folder, _SEED.value)
+            print(f"{killed} kills in {sweeps} sweeps, equal results", flush=True)
         for members in map(int, _MEMBERS.value):
             seconds = time_members(members)
             print(
@@ -262,7 +309,8 @@ def _command(file: Path, root: Path) -> list[str]:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    return os.environ | {"PROCO_JAX_CACHE": str(folder / "compiled")}
+    # Workers are killed while they compile too, but not forever.
+    return {"PROCO_JAX_CACHE": str(folder / "compiled"), **os.environ}
 
 
 if __name__ == "__main__":

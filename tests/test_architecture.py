@@ -52,6 +52,7 @@ OWNERS = {
     "safety_gymnasium": {"envs"},
     "mujoco": {"envs"},
     "orbax": {"common"},
+    "obstore": {"common"},
 }
 
 

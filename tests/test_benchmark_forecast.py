@@ -76,7 +76,8 @@ def test_every_repetition_has_random_numbers_of_its_own() -> None:
         validate(config)
     assert len({config.data.seed for config in configs}) == 20
     seeds = {config.seed + policy for config in configs for policy in range(config.seeds)}
-    assert len(seeds) == 40
+    assert len(seeds) == 20
+    assert len({config.data.source for config in configs}) == 20
 
 
 def test_finished_repetitions_are_not_run_again(

@@ -477,6 +477,16 @@ def test_content_may_come_in_parts(tmp_path: Path, name: str) -> None:
     assert len(asked) == 1
 
 
+def test_a_content_that_is_none_is_told_in_one_line(tmp_path: Path) -> None:
+    """litellm's own error ends with a traceback."""
+    answer, asked = in_turn(*[completion(None, content={"text": RULE})] * 3)
+    with serve(answer) as address, pytest.raises(ModelError) as error:
+        ask(config_for(tmp_path, address), tmp_path)
+    assert len(asked) == 3
+    assert "Traceback" not in str(error.value) and "\n" not in str(error.value)
+    assert "no usable rule" in str(error.value) and "InternalServerError" in str(error.value)
+
+
 ODD_COUNTS = (-5, 1e308, None, "many", 10**400)
 
 

@@ -54,6 +54,29 @@ def test_all_recorded_votes_of_every_task_are_usable_rules(task: str, tmp_path: 
         assert rule.unit == by_hand.unit and rule.fields == by_hand.fields
 
 
+@pytest.mark.parametrize(
+    ("settings", "model"),
+    [({}, "recorded"), ({"votes": 1}, "recorded"), ({"votes": 4}, "shipped")],
+)
+def test_offline_takes_recorded_replies_where_there_are_enough(
+    tmp_path: Path, settings: dict[str, Any], model: str
+) -> None:
+    assert Config().knowledge.model == "offline"
+    assert ground_recorded(tmp_path, model="offline", **settings).model == model
+
+
+def test_offline_takes_the_rule_of_a_file_of_ones_own(tmp_path: Path) -> None:
+    text = (recorded.shipped_experiments() / "knowledge" / f"{GOAL}.md").read_text()
+    path = tmp_path / "own.md"
+    for old, new in ((f"# {GOAL}", "# Mine"), ("within 0.2 m of", "within 0.3 m of")):
+        assert old in text
+        path.write_text(text.replace(old, new))
+        found = ground_recorded(tmp_path, model="offline", file=str(path))
+        assert found.model == "shipped" and len(found.rules) == 1
+    path.write_text(text)
+    assert ground_recorded(tmp_path, model="offline", file=str(path)).model == "recorded"
+
+
 def test_a_recorded_rule_labels_as_it_says(tmp_path: Path) -> None:
     spec = get_task(GOAL).spec
     obs = np.zeros((2, spec.size), np.float32)

@@ -188,5 +188,5 @@ def test_the_plan_is_written_once_and_read_back(tmp_path: Path) -> None:
 
 
 def test_an_address_is_no_root() -> None:
-    with pytest.raises(ValueError, match="mount the bucket"):
+    with pytest.raises(ValueError, match="give the address of a sweep alone"):
         check_root("gs://bucket/sweep")

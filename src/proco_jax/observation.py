@@ -56,11 +56,11 @@ class ObservationSpec:
             raise ValueError(f"observation fields must have distinct names, found {names}")
         for f in self.fields:
             if f.size < 1:
-                raise ValueError(f"field {f.name!r} has size {f.size}, expected at least 1")
+                raise ValueError(f"field {f.name!r:.60} has size {f.size}, expected at least 1")
             if f.kind == "ring" and f.reach <= 0:
-                raise ValueError(f"ring field {f.name!r} needs a reach in meters above 0")
+                raise ValueError(f"ring field {f.name!r:.60} needs a reach in meters above 0")
             if f.kind == "vector" and f.size < 2:
-                raise ValueError(f"vector field {f.name!r} needs x and y, found size {f.size}")
+                raise ValueError(f"vector field {f.name!r:.60} needs x and y, found size {f.size}")
 
     @property
     def size(self) -> int:
@@ -122,9 +122,13 @@ def _checked(field: Field) -> Field:
     """The field itself, if its values have the right types; raises TypeError."""
     texts = (field.name, field.kind, field.unit, field.meaning, field.group)
     if not all(isinstance(text, str) for text in texts) or field.kind not in get_args(Kind):
-        raise TypeError(f"found {field}, expected texts and a kind of {', '.join(get_args(Kind))}")
+        raise TypeError(
+            f"found {field!s:.200}, expected texts and a kind of {', '.join(get_args(Kind))}"
+        )
     if type(field.size) is not int or type(field.reach) not in (int, float):
-        raise TypeError(f"found the size {field.size!r} and the reach {field.reach!r} of a field")
+        raise TypeError(
+            f"found the size {field.size!r:.60} and the reach {field.reach!r:.60} of a field"
+        )
     if not np.isfinite(field.reach):
-        raise TypeError(f"found the reach {field.reach!r} of a field, expected a finite number")
+        raise TypeError(f"found the reach {field.reach!r:.60} of a field, expected a finite number")
     return field

@@ -6,14 +6,19 @@ them. The same command resumes. `--dry_run` says what would be done.
 
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from absl import app, flags
 
 from proco_jax import command_line
 from proco_jax.common.commands import begin_command
+from proco_jax.common.object_store import is_address
 from proco_jax.sweeps.description import Unit, expand, load_sweep
-from proco_jax.sweeps.folder import Root, check_root, write_plan
+from proco_jax.sweeps.folder import PLAN, Root, check_root, write_plan
 from proco_jax.sweeps.shares import find_share, take_share
+
+if TYPE_CHECKING:
+    from proco_jax.sweeps.remote import Remote
 
 _SWEEP = flags.DEFINE_string(
     "sweep",
@@ -30,6 +35,12 @@ _TAKE_OVER = flags.DEFINE_bool(
     "After the own share, run units of other shares that nobody works on; the workdir must be "
     "shared by all.",
 )
+_LOCAL = flags.DEFINE_string(
+    "local",
+    "",
+    "If --workdir is an address (s3://bucket/sweep): folder where this machine works, by default "
+    "one in runs.",
+)
 _EVALUATE = flags.DEFINE_enum(
     "evaluate",
     "now",
@@ -42,12 +53,15 @@ _ENGINE = flags.DEFINE_enum(
 _MEMBERS = flags.DEFINE_integer(
     "members",
     0,
-    "Members trained at once; the others follow. 0 for as many as fit into memory by calculation.",
+    "Members trained at once; the others follow. 0 for as many as fit into memory.",
     lower_bound=0,
 )
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print units, members, memory and time, and stop.")
 _PROBE = flags.DEFINE_bool(
-    "probe", False, "With --dry_run: compile and time one chunk of each kind of unit."
+    "probe",
+    False,
+    "Measure the memory of a member on this device, by compiling a step, instead of calculating "
+    "it; with --dry_run, also time one chunk of each kind of unit.",
 )
 _SECONDS_PER_STEP = flags.DEFINE_float(
     "seconds_per_step",
@@ -79,11 +93,16 @@ def main(argv: Sequence[str]) -> None:
             raise ValueError("--workdir: found none, expected the folder of the sweep")
         units = expand(load_sweep(_SWEEP.value or ""))
         share = find_share(_SHARD.value, os.environ)
-        root = check_root(workdir or "runs/sweep")
+        remote = _open_remote(workdir or "")
+        root = remote.root if remote else check_root(workdir or "runs/sweep")
         if _DRY_RUN.value:
+            if remote and (root.path / PLAN).exists():
+                remote.get_results()
             _describe(root, take_share(units, share))
             return
         new, gone = write_plan(root, units)
+        if remote:
+            remote.put_plan()
         if gone:
             command_line.say(
                 f"the description has changed: {new} runs are new, {gone} occur no more; these "
@@ -95,17 +114,36 @@ def main(argv: Sequence[str]) -> None:
                 f"share {share.index} of {share.count} by {share.source}: {len(own)} of "
                 f"{len(units)} units"
             )
-        _run(root, units, own)
+        _run(root, remote, units, own)
 
 
-def _run(root: Root, units: Sequence[Unit], own: Sequence[Unit]) -> None:
+def _open_remote(workdir: str) -> "Remote | None":
+    """The sweep in an object store, if the workdir is an address."""
+    if not is_address(workdir):
+        return None
+    if _TAKE_OVER.value:
+        raise ValueError(
+            f"--take_over: an object store such as {workdir} has no locks, so two processes would "
+            "take over the same unit; start the command again with the --shard of a lost process"
+        )
+    from proco_jax.sweeps.remote import open_remote
+
+    return open_remote(workdir, _LOCAL.value)
+
+
+def _run(root: Root, remote: "Remote | None", units: Sequence[Unit], own: Sequence[Unit]) -> None:
     # These take seconds to import; wrong flags are reported before.
-    from proco_jax.sweeps.queue import run_units
-    from proco_jax.sweeps.work import UnitWork, device_members
+    from proco_jax.sweeps.queue import Work, run_units
+    from proco_jax.sweeps.work import LATER, UnitWork, device_members
 
-    work = UnitWork(root, _EVALUATE.value, _MEMBERS.value, device_members(units))
+    devices = device_members(units)
+    work: Work = UnitWork(root, _EVALUATE.value, _MEMBERS.value, devices, _PROBE.value)
+    if remote:
+        from proco_jax.sweeps.remote import RemoteWork
+
+        work = RemoteWork(work, remote, trains_only=_EVALUATE.value == LATER)
     if _EVALUATE.value == "only":
-        trained = [u for u in own if root.unit_trained(u) or root.unit_finished(u)]
+        trained = [u for u in own if work.is_trained(u)]
         if len(trained) < len(own):
             command_line.say(
                 f"{len(own) - len(trained)} of {len(own)} units are not trained yet and are left "
@@ -127,7 +165,8 @@ def _run(root: Root, units: Sequence[Unit], own: Sequence[Unit]) -> None:
             outcome = outcome.plus(more)
     command_line.say(
         f"\n{outcome.done} units done, {outcome.skipped} were done before, "
-        f"{len(outcome.failed)} failed; results: python -m proco_jax.report --sweep={root.path}"
+        f"{len(outcome.failed)} failed; results: python -m proco_jax.report "
+        f"--sweep={remote.place.address if remote else root.path}"
     )
     if outcome.failed:
         lines = "\n  ".join(f"{name}: {error}" for name, error in outcome.failed.items())

@@ -282,6 +282,17 @@ def test_metadata_that_do_not_fit_are_refused(root: Path, changes: Any, words: s
         read_dataset(root, ID)
 
 
+@pytest.mark.parametrize("name", ["total_episodes", "total_steps", "data_format", "proco"])
+@pytest.mark.parametrize("value", ["x" * 10_000, ["x" * 10_000] * 100, {"x" * 10_000: 1}])
+def test_long_metadata_are_told_in_a_short_message(root: Path, name: str, value: Any) -> None:
+    edit_metadata(root, **{name: {"task": value} if name == "proco" else value})
+    if name == "proco" and isinstance(value, str):
+        return
+    with pytest.raises(DataError) as error:
+        read_dataset(root, ID)
+    assert len(str(error.value)) < 1000
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[]", b"7", b"\xff\xfe\x00", b"[" * 100_000, b"null", b'"text"']
 )

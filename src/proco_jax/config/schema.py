@@ -298,8 +298,9 @@ class KnowledgeConfig:
     """What is unsafe, and who labels states accordingly.
 
     Attributes:
-      model: `shipped` for the hand-written rules of the package, `recorded` for recorded replies of
-        a language model (both work offline), or the litellm name of a model.
+      model: `recorded` for the recorded replies of a language model to the package's knowledge,
+        `shipped` for the rule in the knowledge file, `offline` for the first where there are such
+        replies, else the second, or the litellm name of a model.
       file: knowledge file; empty for the task's own.
       text: what is unsafe, in place of the file's text and rule; requires a language model.
       api_base: address of an OpenAI-compatible server; empty for the provider's.
@@ -322,7 +323,7 @@ class KnowledgeConfig:
       retries: attempts for each call, malformed replies included.
     """
 
-    model: str = setting("shipped", nonempty=True)
+    model: str = setting("offline", nonempty=True)
     file: str = ""
     text: str = ""
     api_base: str = ""

@@ -148,7 +148,7 @@ def collect(
     check_dataset_id(dataset_id)
     root = dataset_root(config.data.root)
     final = root / dataset_id
-    with locked(final.with_name(f".{final.name}.lock"), log):
+    with locked(lock_of(final), log):
         if _found(root, dataset_id, recipe):
             log(f"found dataset {dataset_id} under {root}")
             return dataset_id
@@ -163,6 +163,11 @@ def collect(
         write_dataset(root, dataset_id, episodes, episode_seeds(recipe), origin)
         shutil.rmtree(folder)
     return dataset_id
+
+
+def lock_of(dataset: Path) -> Path:
+    """The lock that is held while the dataset in a folder is made."""
+    return dataset.with_name(f".{dataset.name}.lock")
 
 
 def lidar_controllers(task: Task, config: Config) -> Simulation:

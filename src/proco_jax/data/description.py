@@ -61,8 +61,9 @@ def describe(stored: Stored, task_name: str, system: System | None = None) -> Ob
     if task is None:
         raise DataError(
             f"{stored.dataset_id}: its {size} observation values have no description, and "
-            f"{task_name!r} is none of the known tasks ({', '.join(TASKS)}). Store a description "
-            "with proco_jax.data.minari_store.set_observation_spec(root, dataset_id, spec)"
+            f"{task_name!r:.60} is none of the known tasks ({', '.join(TASKS)}). Store a "
+            "description with proco_jax.data.minari_store.set_observation_spec(root, dataset_id, "
+            "spec)"
         )
     _check_size(stored.dataset_id, size, task.spec, f"the task {task.name}")
     return task.spec

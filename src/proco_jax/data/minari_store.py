@@ -112,7 +112,8 @@ def read_dataset(
     kind = metadata.get("data_format", "hdf5")
     if kind != "hdf5":
         raise DataError(
-            f"{dataset_id} is stored in the format {kind!r}, expected hdf5; convert it with Minari"
+            f"{dataset_id} is stored in the format {kind!r:.60}, expected hdf5; convert it "
+            "with Minari"
         )
     episodes, costless = [], ""
     for where, raw in _raw_episodes(folder, dataset_id, metadata, cost_key):
@@ -130,7 +131,7 @@ def read_dataset(
     steps, stated = sum(len(e.reward) for e in episodes), metadata.get("total_steps")
     if stated is not None and stated != steps:
         raise DataError(
-            f"{dataset_id}: found {steps:,} steps, but its metadata state {stated!r}; "
+            f"{dataset_id}: found {steps:,} steps, but its metadata state {stated!r:.60}; "
             f"{_again(folder)}"
         )
     return Stored(dataset_id, episodes, metadata)
@@ -185,8 +186,8 @@ def _raw_episodes(
         count = metadata.get("total_episodes", len(present))
         if type(count) is not int or count < len(present):
             raise DataError(
-                f"{dataset_id}: found {len(present)} episodes, but its metadata state {count!r}; "
-                f"{again}"
+                f"{dataset_id}: found {len(present)} episodes, but its metadata state "
+                f"{count!r:.60}; {again}"
             )
         for index in range(count):
             where = f"{dataset_id}, episode {index} of {count}"

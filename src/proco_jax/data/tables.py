@@ -51,7 +51,9 @@ class Table(NamedTuple):
 
     def at(self, row: int, column: str = "") -> str:
         """The name of a row, or of a cell, for errors."""
-        return f"{self.path}, row {self.first + row}" + (f", column {column!r}" if column else "")
+        return f"{self.path}, row {self.first + row}" + (
+            f", column {column!r:.60}" if column else ""
+        )
 
 
 def find_tables(pattern: str) -> list[Path]:
@@ -89,7 +91,7 @@ def read_csv(path: Path) -> Table:
         raise DataError(f"{path}: found no rows under a header with the names of columns")
     header = [name.strip() for name in rows[0]]
     if twice := sorted({name for name in header if header.count(name) > 1}):
-        raise DataError(f"{path}: the column {twice[0]!r} stands twice in the header")
+        raise DataError(f"{path}: the column {twice[0]!r:.60} stands twice in the header")
     for number, row in enumerate(rows[1:], 2):
         if len(row) != len(header):
             raise DataError(
@@ -328,8 +330,8 @@ def column_numbers(table: Table, column: str) -> np.ndarray:
         except (TypeError, ValueError):
             row = next(i for i, cell in enumerate(cells) if not _is_number(cell))
             raise DataError(
-                f"{table.at(row, column)}: found {cells[row]!r}, expected a number with a decimal "
-                "point, or an empty cell where it is missing"
+                f"{table.at(row, column)}: found {cells[row]!r:.60}, expected a number with a "
+                "decimal point, or an empty cell where it is missing"
             ) from None
     infinite = np.isinf(numbers)
     if infinite.any():
@@ -370,8 +372,8 @@ def column_times(table: Table, column: str) -> np.ndarray:
             stamp = datetime.datetime.fromisoformat(str(cell).strip())
         except ValueError:
             raise DataError(
-                f"{table.at(row, column)}: found {cell!r}, expected seconds, or a date and time "
-                "such as 2024-05-01T12:00:00"
+                f"{table.at(row, column)}: found {cell!r:.60}, expected seconds, or a date and "
+                "time such as 2024-05-01T12:00:00"
             ) from None
         # Without a time zone it is read as UTC, in which no hour is skipped.
         stamp = stamp if stamp.tzinfo else stamp.replace(tzinfo=datetime.UTC)
@@ -416,8 +418,8 @@ def _groups(table: Table, system: System, time: np.ndarray | None) -> Iterator[n
                 row = int(rows[int(np.argmax(back)) + 1])
                 raise DataError(
                     f"{table.at(row, system.column('time'))}: the time does not increase within "
-                    f"the episode {labels[row]!r}; sort the rows by time, and give each episode a "
-                    "name of its own"
+                    f"the episode {labels[row]!r:.60}; sort the rows by time, and give each "
+                    "episode a name of its own"
                 )
         yield rows
 

@@ -1,12 +1,13 @@
 """Grounding: from knowledge in plain language, and the name of a model, to a labeler and labels."""
 
+import collections
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from proco_jax.config.schema import Config
+from proco_jax.config.schema import Config, replaced
 from proco_jax.knowledge import llm_client
 from proco_jax.knowledge.cache import ReplyCache
 from proco_jax.knowledge.files import MAX_TEXT, Knowledge, KnowledgeError, load_knowledge
@@ -14,7 +15,7 @@ from proco_jax.knowledge.labelers import Labeler, Usage, rule_labeler, shipped_r
 from proco_jax.knowledge.llm_client import ModelError
 from proco_jax.knowledge.prompts import Messages, rule_messages, states_messages
 from proco_jax.knowledge.questions import Asker, BudgetError, Forecast, Question
-from proco_jax.knowledge.recorded import RecordedReplies, recorded_replies
+from proco_jax.knowledge.recorded import RecordedReplies, find_recorded, recorded_replies
 from proco_jax.knowledge.rule_checks import (
     LoggedStates,
     UnsafeShares,
@@ -32,6 +33,7 @@ from proco_jax.types import LabeledStates
 
 SHIPPED_MODEL = "shipped"
 RECORDED_MODEL = "recorded"
+OFFLINE_MODEL = "offline"
 CACHE_NAME = "replies.jsonl"
 _RULE_TOKENS = 1200
 _LABEL_TOKENS = 40
@@ -80,7 +82,9 @@ def check_knowledge(config: Config, spec: ObservationSpec | None, workdir: Path)
     Raises:
       KnowledgeError, ModelError: as `ground` does.
     """
-    knowledge, k = knowledge_of(config, spec), config.knowledge
+    knowledge = knowledge_of(config, spec)
+    config = _resolved(config, knowledge)
+    k = config.knowledge
     if k.model == SHIPPED_MODEL:
         shipped_rule(knowledge)
     elif k.model == RECORDED_MODEL:
@@ -101,10 +105,11 @@ def ground(
 ) -> Grounding:
     """The labeler that the config asks for.
 
-    `shipped` takes the rule in the knowledge file, `recorded` the rules that a language model
-    wrote for it; both work offline. Any other name is that of a language model, which is asked
-    for rules at once, or for labels whenever states are labeled. Every reply is kept in
-    `config.knowledge.cache`, by default `replies.jsonl` in the workdir.
+    `shipped` takes the rule in the knowledge file, `recorded` the rules that a language model wrote
+    for it, `offline` the recorded ones if there are any; all work offline. Any other name is that
+    of a language model, which is asked for rules at once, or for labels whenever states are
+    labeled. Every reply is kept in `config.knowledge.cache`, by default `replies.jsonl` in the
+    workdir.
 
     With logged states, a rule that calls about all or none of the logged and varied states unsafe
     is refused: a language model is asked again, a rule of a file is an error. Rules that
@@ -123,7 +128,8 @@ def ground(
       ModelError: if the model cannot be asked, has no key, is beyond the
         budget, or gave no usable rule.
     """
-    grounding = _ground(config, knowledge_of(config, spec), workdir, log, logged)
+    knowledge = knowledge_of(config, spec)
+    grounding = _ground(_resolved(config, knowledge), knowledge, workdir, log, logged)
     if logged is None or not grounding.rules:
         return grounding
     fields = grounding.knowledge.spec
@@ -220,6 +226,20 @@ def label_states(
         if unsafe.any() and called[chosen][unsafe].mean() >= config.cost.recall:
             break
     return labels
+
+
+def _resolved(config: Config, knowledge: Knowledge) -> Config:
+    """The config with `recorded` or `shipped` in place of `offline`.
+
+    The rule in the file is taken where nothing was recorded for this knowledge, and where the
+    config asks for more votes than were recorded or for labels of states.
+    """
+    k = config.knowledge
+    if k.model != OFFLINE_MODEL:
+        return config
+    found = find_recorded(knowledge) if k.labeler == "rule" else None
+    enough = found is not None and k.votes <= len(found.replies)
+    return replaced(config, {"knowledge.model": RECORDED_MODEL if enough else SHIPPED_MODEL})
 
 
 def _ground(
@@ -334,8 +354,8 @@ def _ask_rules(
             f"the model {config.knowledge.model!r} gave no usable rule in {len(questions)} votes of"
             f" {config.knowledge.retries} tries; the last reason: {asker.problems[-1]}"
         )
-    for rule in rules:
-        log(f"rule: {rule.text}")
+    for text, votes in collections.Counter(rule.text for rule in rules).items():
+        log(f"rule: {text}" + (f" ({votes} of {len(rules)} votes)" if len(rules) > 1 else ""))
     return rules
 
 
@@ -415,12 +435,14 @@ def _counted(obs: np.ndarray, votes: np.ndarray) -> LabeledStates:
 
 def _ask(asker: Asker, questions: list[Question], config: Config, log: Log) -> list:
     forecast = asker.forecast(questions)
-    log(_forecast_text(forecast, config))
+    # Recorded replies cost nothing.
+    tell = log if config.knowledge.model != RECORDED_MODEL else _silent
+    tell(_forecast_text(forecast, config))
     asker.check_budget(forecast)
     before = asker.unanswered
     answers = asker.ask(questions)
     u = asker.usage
-    log(
+    tell(
         f"{u.calls} calls so far, {u.cached} answers from the cache, {u.tokens_in} tokens in,"
         f" {u.tokens_out} out, {u.usd:.4f} USD"
     )
@@ -430,6 +452,10 @@ def _ask(asker: Asker, questions: list[Question], config: Config, log: Log) -> l
             f" last reason: {asker.problems[-1]}"
         )
     return answers
+
+
+def _silent(line: str) -> None:
+    pass
 
 
 def _forecast_text(forecast: Forecast, config: Config) -> str:

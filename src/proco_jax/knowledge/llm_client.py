@@ -77,13 +77,13 @@ def check_access(config: KnowledgeConfig) -> None:
     except Exception:
         raise ModelError(
             f"--config.knowledge.model={config.model!r} is no litellm model name; write"
-            " provider/name, for example openai/gpt-4o-mini, or 'shipped'"
+            " provider/name, for example openai/gpt-4o-mini, or 'offline'"
         ) from None
     missing = litellm.validate_environment(model=config.model).get("missing_keys") or []
     if missing and not config.api_base:
         raise ModelError(
             f"the model {config.model!r} needs the environment variable {' and '.join(missing)};"
-            " set it, or use --config.knowledge.model=shipped"
+            " set it, or use --config.knowledge.model=offline"
         )
 
 
@@ -130,7 +130,7 @@ async def call(
         except (TimeoutError, litellm.Timeout):
             raise TransientError(f"no complete answer within {config.timeout_s:g} s") from None
         except litellm.RateLimitError as error:
-            reason = f"too many requests: {clean(error)[:_LONGEST_ERROR]}"
+            reason = f"too many requests: {_message(error)}"
             raise TransientError(reason, _retry_after(error)) from None
         except _final_errors(litellm) as error:
             raise _fatal(config, error) from None
@@ -173,7 +173,7 @@ def _litellm() -> Any:
     except ImportError as error:
         raise ModelError(
             "asking a language model needs the package litellm, which is not installed;"
-            " install it, or use --config.knowledge.model=shipped"
+            " install it, or use --config.knowledge.model=offline"
         ) from error
     litellm.suppress_debug_info = True
     litellm.telemetry = False
@@ -250,8 +250,13 @@ def _final_errors(litellm: Any) -> tuple[type[Exception], ...]:
 
 def _fatal(config: KnowledgeConfig, error: Exception) -> ModelError:
     where = f" at {config.api_base}" if config.api_base else ""
-    reason = clean(error)[:_LONGEST_ERROR]
-    return ModelError(f"the model {config.model!r}{where} cannot be asked: {reason}")
+    return ModelError(f"the model {config.model!r}{where} cannot be asked: {_message(error)}")
+
+
+def _message(error: BaseException) -> str:
+    """The message of an error, in one line, without the traceback that litellm puts into some."""
+    text = clean(error).partition("Traceback (most recent call last)")[0]
+    return " ".join(text.split())[:_LONGEST_ERROR]
 
 
 def _failure(config: KnowledgeConfig, error: Exception) -> Exception:
@@ -264,11 +269,11 @@ def _failure(config: KnowledgeConfig, error: Exception) -> Exception:
             if cause.final:
                 return ModelError(f"the model {config.model!r} cannot be asked: {clean(cause)}")
             return TransientError(clean(cause))
-    text = clean(error)[:_LONGEST_ERROR]
-    causes = [clean(cause) for cause in chain[1:] if isinstance(cause, OSError) and str(cause)]
+    text = _message(error)
+    causes = [_message(cause) for cause in chain[1:] if isinstance(cause, OSError) and str(cause)]
     if not causes and not re.search(r"connection error|cannot connect", text, re.IGNORECASE):
         return TransientError(f"{type(error).__name__}: {text}")
-    reason = (causes[-1] if causes else text)[:_LONGEST_ERROR]
+    reason = causes[-1] if causes else text
     return TransientError(f"the connection to {_address(config)} failed: {reason}")
 
 

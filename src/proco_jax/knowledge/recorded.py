@@ -41,12 +41,7 @@ def recorded_replies(knowledge: Knowledge) -> RecordedReplies:
       KnowledgeError: if nothing was recorded for this name, text or fields, or the record cannot
         be read.
     """
-    path = shipped_experiments() / "knowledge" / RECORDED_FILE
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        records = {row["task"]: _read(row) for row in map(json.loads, lines)}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise KnowledgeError(f"cannot read the recorded replies in {path}: {error!r}") from None
+    records = _records()
     if knowledge.name not in records:
         raise KnowledgeError(
             f"no replies are recorded for {knowledge.name!r}; there are replies for"
@@ -54,18 +49,42 @@ def recorded_replies(knowledge: Knowledge) -> RecordedReplies:
             " a language model"
         )
     found = records[knowledge.name]
-    shown = found.messages[-1]["content"]
-    parts = {
-        "knowledge text": f"<knowledge>\n{plain(knowledge.text)}\n</knowledge>",
-        "fields": f"<observation>\n{field_table(knowledge.spec)}\n</observation>",
-    }
-    changed = [name for name, part in parts.items() if part not in shown]
+    changed = _changed(found, knowledge)
     if changed:
         raise KnowledgeError(
             f"the replies recorded for {knowledge.name!r} answer a different"
             f" {' and '.join(changed)}; ask a language model with --config.knowledge.model=NAME"
         )
     return found
+
+
+def find_recorded(knowledge: Knowledge) -> RecordedReplies | None:
+    """The recorded replies for a knowledge file; None if it is not one that the model was shown.
+
+    Raises:
+      KnowledgeError: if the record cannot be read.
+    """
+    found = _records().get(knowledge.name)
+    return None if found is None or _changed(found, knowledge) else found
+
+
+def _records() -> dict[str, RecordedReplies]:
+    path = shipped_experiments() / "knowledge" / RECORDED_FILE
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return {row["task"]: _read(row) for row in map(json.loads, lines)}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise KnowledgeError(f"cannot read the recorded replies in {path}: {error!r}") from None
+
+
+def _changed(found: RecordedReplies, knowledge: Knowledge) -> list[str]:
+    """What the model was shown otherwise."""
+    shown = found.messages[-1]["content"]
+    parts = {
+        "knowledge text": f"<knowledge>\n{plain(knowledge.text)}\n</knowledge>",
+        "fields": f"<observation>\n{field_table(knowledge.spec)}\n</observation>",
+    }
+    return [name for name, part in parts.items() if part not in shown]
 
 
 def _read(row: dict) -> RecordedReplies:

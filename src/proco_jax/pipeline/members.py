@@ -23,7 +23,7 @@ from proco_jax.common.random_streams import Stream, stream_keys
 from proco_jax.deployment.policy import policy_name
 from proco_jax.pipeline.checkpointed_fit import run_fit
 from proco_jax.pipeline.policies import Learner, compiled, training_inputs
-from proco_jax.pipeline.store import META, artifact, digest
+from proco_jax.pipeline.store import artifact, digest, has_artifact
 from proco_jax.pipeline.workdir import Run
 from proco_jax.training import loop
 from proco_jax.training.loop import Program, TrainState
@@ -65,7 +65,7 @@ def train_configs(
     wanted = {}
     for program in programs:
         inputs = training_inputs(program.config, learner, made_of)
-        if not (run.store / "policies" / digest(inputs) / META).exists():
+        if not has_artifact(run.store, "policies", inputs, run.log):
             # Configs that differ in what this training does not read are the same training.
             wanted.setdefault(digest(inputs), (program, inputs))
     scratch = run.workdir / "training" / policy_name(learner.algorithm, learner.augmentation)

@@ -10,7 +10,7 @@ limits or settings in one self-contained page.
     python -m proco_jax.report --sweep=ROOT
 
 Writes the report of a sweep to ROOT/report, also while it runs; several folders with shares of one
-sweep are separated by commas.
+sweep are separated by commas. ROOT may be an address in an object store (s3://bucket/sweep).
 """
 
 import shlex
@@ -20,6 +20,7 @@ from pathlib import Path
 
 from absl import app, flags
 
+from proco_jax.common.object_store import is_address
 from proco_jax.evaluation.results import FILE, IDENTITY, load_rows
 from proco_jax.report.comparison import compare, setting_of
 from proco_jax.report.comparison_files import read_logs, write_comparison
@@ -30,7 +31,12 @@ from proco_jax.sweeps.report import write_sweep_report
 
 _COMPARISON = flags.DEFINE_string("comparison", None, "Folder for a comparison of the runs.")
 _WRITE = flags.DEFINE_bool("write", False, "Write report.md and its pictures of each run again.")
-_SWEEP = flags.DEFINE_list("sweep", [], "Folder of a sweep, or folders with shares of one sweep.")
+_SWEEP = flags.DEFINE_list(
+    "sweep", [], "Folder or address of a sweep, or folders with shares of one sweep."
+)
+_LOCAL = flags.DEFINE_string(
+    "local", "", "With an address: folder for the copy on this machine, by default in runs."
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -65,10 +71,23 @@ def main(argv: Sequence[str]) -> None:
 
 def _report_sweep(folders: Sequence[str]) -> None:
     try:
-        path, lines = write_sweep_report([check_root(folder) for folder in folders])
-    except (OSError, ValueError) as error:
+        path, lines = _write_sweep(folders)
+    except (OSError, ValueError, ImportError) as error:
         raise SystemExit(f"error: {error}") from None
     print("\n".join([*lines, f"report: {path}"]))
+
+
+def _write_sweep(folders: Sequence[str]) -> tuple[Path, list[str]]:
+    if len(folders) > 1 or not is_address(folders[0]):
+        return write_sweep_report([check_root(folder) for folder in folders])
+    # These take time to import, and are not needed for a folder.
+    from proco_jax.sweeps.remote import open_remote
+
+    remote = open_remote(folders[0], _LOCAL.value)
+    remote.get_results()
+    path, lines = write_sweep_report([remote.root])
+    remote.put_report(path.parent)
+    return path, lines
 
 
 def write_runs(folder: Path, workdirs: Sequence[Path]) -> Path:

@@ -1,8 +1,9 @@
 """Memory and time of a sweep before it runs: by calculation, or from a short probe.
 
-Memory of a member is that of its states, and of the largest set of arrays that are alive at once in
-the traced program. XLA fuses operations and reuses buffers, so it needs less. Time comes from
-finished units of the same sweep, from a probe, or from what the user states.
+By calculation, memory of a member is that of its states, and of the largest set of arrays that are
+alive at once in the traced program. XLA fuses operations and reuses buffers, so it needs less: a
+probe compiles the program for one and for two members, and takes what the second one adds. Time
+comes from finished units of the same sweep, from a probe, or from what the user states.
 """
 
 import json
@@ -37,11 +38,12 @@ _USABLE_HOST = 0.5
 _STATE_COPIES = 3
 
 
-def fitting_members(program: Program, context: Context, most: int) -> int:
-    """How many members fit on the devices of this process, by calculation; at most `most`.
+def fitting_members(program: Program, context: Context, most: int, probe: bool = False) -> int:
+    """How many members fit on the devices of this process; at most `most`.
 
     Args:
       context: arrays, or their shapes and types.
+      probe: measure the memory of a member, see `measured_bytes`; else it is calculated.
     """
     devices = jax.local_devices()
     free = device_memory() - tree_bytes(context)
@@ -50,7 +52,8 @@ def fitting_members(program: Program, context: Context, most: int) -> int:
         # share the memory of the machine.
         count = free // (_STATE_COPIES * tree_bytes(abstract_states(program, context)))
     else:
-        count = free // member_bytes(program, context) * len(devices)
+        each = measured_bytes(program, context) if probe else member_bytes(program, context)
+        count = free // each * len(devices)
     return int(min(max(count, 1), most))
 
 
@@ -70,6 +73,32 @@ def member_bytes(program: Program, context: Context) -> int:
     one = jax.vmap(_refresh_and_step(program), in_axes=(None, 0, 0))
     traced = jax.make_jaxpr(one)(context, hyper, states)
     return _STATE_COPIES * tree_bytes(states) + peak_bytes(traced.jaxpr)
+
+
+def measured_bytes(program: Program, context: Context) -> int:
+    """Bytes that a second member adds to the compiled program of one, on this process's device.
+
+    Args:
+      context: arrays, or their shapes and types; nothing is computed.
+    """
+    states = _STATE_COPIES * tree_bytes(abstract_states(program, context))
+    one, two = (_compiled_bytes(program, context, members) for members in (1, 2))
+    # States stay, whatever the compiler makes of the rest.
+    return max(two - one, states)
+
+
+def _compiled_bytes(program: Program, context: Context, members: int) -> int:
+    """Bytes of arguments, results and everything between of a compiled step of so many members."""
+    shapes = jax.eval_shape(lambda tree: tree, context)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), members))
+    hyper = loop.make_hyper(program, members)
+    states = jax.eval_shape(make_training(program).init, shapes, hyper, keys)
+    step = jax.jit(jax.vmap(_refresh_and_step(program), in_axes=(None, 0, 0)))
+    used = step.lower(shapes, hyper, states).compile().memory_analysis()
+    if used is None:
+        raise NotImplementedError("this backend tells no memory of compiled programs")
+    sizes = used.argument_size_in_bytes + used.output_size_in_bytes + used.temp_size_in_bytes
+    return int(sizes - used.alias_size_in_bytes)
 
 
 def abstract_states(program: Program, context: Context) -> loop.TrainState:
@@ -170,7 +199,7 @@ def plan_lines(
       root: whose finished units say how long others take.
       members: members trained at once; 0 for as many as fit.
       seconds_per_step: of all members of a program at once; 0 if it is not known.
-      probe: measure it for each kind of program.
+      probe: measure it, and the memory of a member, for each kind of program.
       transitions: as for `abstract_context`.
     """
     finished = [unit for unit in units if root.unit_finished(unit)]
@@ -178,7 +207,7 @@ def plan_lines(
     policies = sum(unit.members * len(unit.runs[0].config.augmentations) for unit in units)
     yield f"{len(units)} units, {runs} runs, {policies} policies; {len(finished)} units finished"
     measured = [s / unit.members for unit in finished if (s := unit_seconds(root, unit.name))]
-    usable, total, known = device_memory(), 0.0, _bytes_by_kind(units)
+    usable, total, known = device_memory(), 0.0, _bytes_by_kind(units, probe)
     for unit in units:
         config, seconds = unit.runs[0].config, 0.0
         for learner in learners_of(config):
@@ -187,7 +216,7 @@ def plan_lines(
             )
             context = abstract_context(config, learner.augmentation, transitions)
             each, shared = known[_kind(config, learner)], tree_bytes(context)
-            fit = members or fitting_members(program, context, unit.members)
+            fit = members or fitting_members(program, context, unit.members, probe)
             at_once = min(fit, unit.members)
             programs = -(-unit.members // at_once)
             step = _probe(program, context, at_once) if probe else seconds_per_step
@@ -213,7 +242,8 @@ def plan_lines(
     else:
         source = f"{total / 3600:.2g} h one after the other, by the median of finished units"
     yield f"time: {source}"
-    yield "memory: by calculation from the shapes of states, data and intermediate results"
+    how = "of compiled programs, by probe" if probe else "by calculation from the shapes of states"
+    yield f"memory: {how}, data and intermediate results"
 
 
 def time_step(config: Config, algorithm: str, augmentation: str, members: int) -> float:
@@ -222,7 +252,7 @@ def time_step(config: Config, algorithm: str, augmentation: str, members: int) -
     return _probe(program, abstract_context(config, augmentation, 1), members)
 
 
-def _bytes_by_kind(units: Sequence[Unit]) -> dict[str, int]:
+def _bytes_by_kind(units: Sequence[Unit], probe: bool) -> dict[str, int]:
     """Bytes of a member for each kind of training, on its task with the largest observation."""
     largest: dict[str, tuple[Config, Learner]] = {}
     for unit in units:
@@ -236,7 +266,8 @@ def _bytes_by_kind(units: Sequence[Unit]) -> dict[str, int]:
     for kind, (config, learner) in largest.items():
         program = make_program(config, task_spec(config), *learner)
         # The logs are counted apart, so their number does not matter.
-        found[kind] = member_bytes(program, abstract_context(config, learner.augmentation, 1))
+        count = measured_bytes if probe else member_bytes
+        found[kind] = count(program, abstract_context(config, learner.augmentation, 1))
     return found
 
 

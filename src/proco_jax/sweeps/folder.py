@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from proco_jax.common.files import write_text
+from proco_jax.common.object_store import is_address
 from proco_jax.pipeline.workdir import DONE, STORE
 from proco_jax.sweeps.description import SweepRun, Unit
 
@@ -87,11 +88,8 @@ def check_root(path: str) -> Root:
     Raises:
       ValueError: if it is the address of an object store.
     """
-    if "://" in path:
-        raise ValueError(
-            f"--workdir: found {path!r}, expected a folder; mount the bucket (on SkyPilot with "
-            "file_mounts), or use a shared file system with locks such as NFS, EFS or Filestore"
-        )
+    if is_address(path):
+        raise ValueError(f"found {path!r} among several folders; give the address of a sweep alone")
     return Root(Path(path).absolute())
 
 

@@ -18,7 +18,8 @@ from proco_jax.sweeps.description import Unit
 from proco_jax.sweeps.folder import FAILURE, Root
 
 # A run in the same folder has a lock of its own.
-_LOCK, _HOLDER = ".unit.lock", "holder.json"
+LOCK = ".unit.lock"
+_HOLDER = "holder.json"
 
 
 class Work(Protocol):
@@ -34,6 +35,10 @@ class Work(Protocol):
 
     def is_done(self, unit: Unit) -> bool:
         """Whether nothing is left to do for a unit."""
+        ...
+
+    def is_trained(self, unit: Unit) -> bool:
+        """Whether the policies of a unit are there, so that it can be evaluated."""
         ...
 
     def __call__(self, unit: Unit, log: Callable[[str], None]) -> None:
@@ -88,7 +93,7 @@ def run_units(
                 continue
             folder = root.unit(unit.name)
             note = _busy_message(root, unit) if wait else None
-            with try_locked(folder / _LOCK, log, note) as mine:
+            with try_locked(folder / LOCK, log, note) as mine:
                 if not mine:
                     busy.append(unit)
                     continue

@@ -38,20 +38,26 @@ class UnitWork:
     Attributes:
       root: of the sweep.
       evaluate: `now`, `later` (train and save the policies) or `only` (of trained policies).
-      members: members trained at once; 0 for as many as fit into memory by calculation.
+      members: members trained at once; 0 for as many as fit into memory.
       devices: members that CPU cores are made devices for, see `use_cores_as_devices`.
+      probe: whether that many are found by compiling a step; else by calculation.
     """
 
     root: Root
     evaluate: str
     members: int
     devices: int
+    probe: bool = False
 
     def is_done(self, unit: Unit) -> bool:
         """Whether nothing is left to do for a unit."""
         if self.root.unit_finished(unit):
             return True
         return self.evaluate == LATER and self.root.unit_trained(unit)
+
+    def is_trained(self, unit: Unit) -> bool:
+        """Whether the policies of a unit are saved."""
+        return self.root.unit_trained(unit) or self.root.unit_finished(unit)
 
     def prepare(self) -> None:
         """Sets JAX up, before its first use in this process."""
@@ -69,7 +75,7 @@ class UnitWork:
             raise ValueError("not trained yet; first run the same command with --evaluate=later")
         begun = time.monotonic()
         if not trained:
-            _train(root, unit, self.members, log)
+            _train(root, unit, self, log)
         for own in unit.runs:
             if root.run_finished(own.name):
                 continue
@@ -98,7 +104,7 @@ def _share_reports(root: Root, unit: Unit, run: Run) -> None:
             run.write_json(name, json.loads(read_recorded(path, remedy)))
 
 
-def _train(root: Root, unit: Unit, limit: int, log: Callable[[str], None]) -> None:
+def _train(root: Root, unit: Unit, work: UnitWork, log: Callable[[str], None]) -> None:
     """Trains all policies of a unit into the store."""
     first = unit.runs[0].config
     config = _with_shared_replies(root, first)
@@ -120,7 +126,7 @@ def _train(root: Root, unit: Unit, limit: int, log: Callable[[str], None]) -> No
             title = f"Training: {learner.algorithm}, augmentation {learner.augmentation}"
             with run.stage(f"train/{learner.algorithm}-{learner.augmentation}", title):
                 if not improves(programs[0]):
-                    _train_within_memory(run, programs, context, learner, made_of, limit)
+                    _train_within_memory(run, programs, context, learner, made_of, work)
                     continue
                 # The improvement in imagination has the seeds of one config as members.
                 for program in programs:
@@ -134,11 +140,11 @@ def _train_within_memory(
     context: Context,
     learner: Learner,
     made_of: Mapping[str, Any],
-    limit: int,
+    work: UnitWork,
 ) -> None:
     """Trains as many members at once as memory holds: half as many where it does not suffice."""
     count = sum(program.config.seeds for program in programs)
-    limit = limit or fitting_members(programs[0], context, count)
+    limit = work.members or fitting_members(programs[0], context, count, work.probe)
     while True:
         try:
             train_configs(run, programs, context, learner, made_of, limit)
@@ -152,6 +158,6 @@ def _train_within_memory(
 
 def _with_shared_replies(root: Root, config: Config) -> Config:
     """The config, with one cache of a language model's replies for all runs of the sweep."""
-    if config.knowledge.cache or config.knowledge.model in ("shipped", "recorded"):
+    if config.knowledge.cache or config.knowledge.model in ("offline", "recorded", "shipped"):
         return config
     return replaced(config, {"knowledge.cache": str(root.path / _REPLIES)})
