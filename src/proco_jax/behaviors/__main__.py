@@ -24,7 +24,7 @@ _PLANAR = flags.DEFINE_integer(
     "Steps in the planar model of a navigation task, before those in the simulator.",
     lower_bound=0,
 )
-_WORLDS = flags.DEFINE_integer("worlds", 32, "Simulated worlds.", lower_bound=4, upper_bound=1024)
+_WORLDS = flags.DEFINE_integer("worlds", 64, "Simulated worlds.", lower_bound=4, upper_bound=1024)
 _WORKERS = flags.DEFINE_integer(
     "workers", 0, "Threads of the simulator; 0 for one per core.", lower_bound=0
 )
@@ -35,7 +35,7 @@ _EPISODES = flags.DEFINE_integer(
 flags.mark_flag_as_required("task")
 
 # Steps in the simulator and in the planar model by default.
-_NAVIGATION_STEPS, _VELOCITY_STEPS = (256_000, 4_000_000), (2_000_000, 0)
+_NAVIGATION_STEPS, _VELOCITY_STEPS = (128_000, 6_000_000), (1_500_000, 0)
 
 
 def main(argv: Sequence[str]) -> None:

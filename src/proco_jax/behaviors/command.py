@@ -24,12 +24,17 @@ from proco_jax.envs.tasks import Task
 from proco_jax.envs.vector import make_vector_env
 from proco_jax.evaluation.results import code_commit
 
-# Worlds and steps between two updates of the planar model.
-_PLANAR_WORLDS, _PLANAR_ROLLOUT = 256, 64
+# Worlds and decisions between two updates in the planar model.
+_PLANAR_WORLDS, _PLANAR_ROLLOUT = 256, 32
 _LAYOUTS = 256
-_ROLLOUT = 125
 # With many steps, passes over the same ones are worth less than new ones.
-_PLANAR_EPOCHS, _PLANAR_MINIBATCHES = 2, 8
+_PLANAR_EPOCHS = 3
+# Steps between two updates in the simulator, a divisor of all time limits.
+_ROLLOUT_STEPS = 100
+# A planar robot has to brake long before a hazard: held actions explore farther, and a decision's
+# consequences are fewer decisions away.
+NAVIGATION_LEARNER = PPOSettings(repeat=4, discount=0.98)
+VELOCITY_LEARNER = PPOSettings()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,13 +74,13 @@ def train_behaviors(
       out: of the file, an `.npz`. Checkpoints lie in a hidden folder beside it, until it is done.
       command: for the header of the file.
       log: takes lines of text for the user.
-      ppo: of the learner; None for the default.
+      ppo: of the learner; None for that of the kind of task.
 
     Raises:
       ValueError: if the settings make no sense, or `out` holds the policies of another training.
       FloatingPointError: if the training diverges.
     """
-    ppo = ppo or PPOSettings()
+    ppo = ppo or learner_of(task)
     _check(task, settings, out)
     identity = _identity(task, settings, ppo)
     with locked(out.with_name(f".{out.name}.lock"), log, "behavior policies"):
@@ -115,6 +120,11 @@ def train_behaviors(
     log(f"wrote {out}")
 
 
+def learner_of(task: Task) -> PPOSettings:
+    """The learner of a task: that of navigation or that of velocity."""
+    return VELOCITY_LEARNER if task.kind == "Velocity" else NAVIGATION_LEARNER
+
+
 def _check(task: Task, settings: TrainingSettings, out: Path) -> None:
     if out.suffix != ".npz":
         raise ValueError(f"--out: found {out}, expected a file that ends in .npz")
@@ -145,10 +155,8 @@ def _phases(
     phases: list[Phase] = []
     if settings.planar_steps:
         rules, plan = planar.make_plan(task, _LAYOUTS)
-        planar_ppo = dataclasses.replace(
-            ppo, epochs=_PLANAR_EPOCHS, minibatches=_PLANAR_MINIBATCHES
-        )
-        a_round = _PLANAR_WORLDS * _PLANAR_ROLLOUT * UPDATES_A_ROUND
+        planar_ppo = dataclasses.replace(ppo, epochs=_PLANAR_EPOCHS)
+        a_round = _PLANAR_WORLDS * _PLANAR_ROLLOUT * UPDATES_A_ROUND * ppo.repeat
         phases.append(
             PlanarPhase(
                 planar_ppo,
@@ -161,8 +169,8 @@ def _phases(
             )
         )
     if settings.steps:
-        worlds = SimulatedWorlds(env, prices_of(task), settings.seed)
+        worlds = SimulatedWorlds(env, prices_of(task), settings.seed, ppo.repeat)
         a_round = settings.worlds * task.episode_steps
         rounds = max(1, round(settings.steps / a_round))
-        phases.append(SimulatorPhase(worlds, ppo, rounds, _ROLLOUT))
+        phases.append(SimulatorPhase(worlds, ppo, rounds, _ROLLOUT_STEPS // ppo.repeat))
     return phases

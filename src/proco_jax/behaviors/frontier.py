@@ -1,4 +1,4 @@
-"""The frontier of trained behavior policies: return and cost in the simulator for several prices."""
+"""The frontier of trained behavior policies: return and cost by price, in the simulator."""
 
 from collections.abc import Callable
 from typing import Any
@@ -35,7 +35,7 @@ def frontier(
     found = []
     for share in SHARES:
         price = 0.0 if share is None else float(price_at(prices, share))
-        shown = np.full(env.num_envs, price_input(prices, price), np.float32)
+        shown = price_input(prices, np.full(env.num_envs, price)).astype(np.float32)
         rows = policies.rows(np.full(env.num_envs, snapshot))
 
         def act(

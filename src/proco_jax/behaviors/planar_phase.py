@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from proco_jax.behaviors import planar
-from proco_jax.behaviors.planar import Plan, Rules, Worlds
+from proco_jax.behaviors.planar import Judged, Plan, Rules, Worlds
 from proco_jax.behaviors.planar_robot import PlanarRobot
 from proco_jax.behaviors.ppo import (
     Learner,
@@ -32,7 +32,7 @@ class PlanarPhase:
       robot: its motion.
       rounds: number of rounds, of `UPDATES_A_ROUND` updates each.
       worlds: W, stepped together.
-      rollout: steps between two updates.
+      rollout: decisions between two updates.
     """
 
     name = "in the planar model"
@@ -65,7 +65,9 @@ class PlanarPhase:
         one, two = jax.random.split(begin)
         worlds = planar.start(one, self._rules, plan, self._prices, self._count)
         limit = self._rules.task.episode_steps
-        worlds = worlds.replace(step=jax.random.randint(two, (self._count,), 0, limit))
+        repeat = self._settings.repeat
+        begun = jax.random.randint(two, (self._count,), 0, limit // repeat) * repeat
+        worlds = worlds.replace(step=begun)
 
         def one_update(carry: tuple[Learner, Worlds], key: jax.Array) -> Any:
             learner, worlds = carry
@@ -77,6 +79,19 @@ class PlanarPhase:
         keys = jax.random.split(own, UPDATES_A_ROUND)
         (learner, _), metrics = jax.lax.scan(one_update, (learner, worlds), keys)
         return learner, jax.tree.map(jnp.mean, metrics)
+
+    def _hold(
+        self, key: jax.Array, worlds: Worlds, action: jax.Array, plan: Plan, robot: PlanarRobot
+    ) -> tuple[Worlds, Judged]:
+        """As many steps by the same action as a decision lasts; rewards and costs are sums."""
+
+        def one_step(worlds: Worlds, key: jax.Array) -> tuple[Worlds, Judged]:
+            return planar.step(key, self._rules, plan, robot, worlds, action)
+
+        keys = jax.random.split(key, self._settings.repeat)
+        worlds, judged = jax.lax.scan(one_step, worlds, keys)
+        reward, cost = jnp.sum(judged.reward, axis=0), jnp.sum(judged.cost, axis=0)
+        return worlds, Judged(reward, cost, judged.ended[-1])
 
     def _rollout(
         self, key: jax.Array, learner: Learner, worlds: Worlds, plan: Plan, robot: PlanarRobot
@@ -94,7 +109,7 @@ class PlanarPhase:
                 learner.params["policy"], with_price(learner.normalizer, inputs, shown)
             )
             action = mean + jnp.exp(log_std) * jax.random.normal(acting, mean.shape)
-            moved, judged = planar.step(moving, rules, plan, robot, worlds, action)
+            moved, judged = self._hold(moving, worlds, action, plan, robot)
             after = inputs_of(moved)
             row = Rollout(
                 inputs,
@@ -125,7 +140,7 @@ class PlanarPhase:
         (worlds, _), rows = jax.lax.scan(one_step, (worlds, inputs_of(worlds)), keys)
         metrics: Metrics = {}
         thirds = jnp.quantile(rows.price, jnp.array([1 / 3, 2 / 3]))
-        limit = rules.task.episode_steps
+        limit = rules.task.episode_steps / self._settings.repeat
         for name, own in (
             ("reckless", rows.price <= thirds[0]),
             ("cautious", rows.price >= thirds[1]),

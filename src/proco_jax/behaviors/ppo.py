@@ -8,7 +8,7 @@ one training covers the frontier from reckless to cautious policies.
     PPO: Schulman et al. 2017, arXiv 1707.06347; generalized advantages: Schulman et al. 2016,
     arXiv 1506.02438; the step size follows the divergence, as in section 4 of the former.
 
-Dimensions: T steps, N worlds, B rows, F inputs, A actions.
+Dimensions: T steps, N worlds, B rows, F inputs, P inputs of the price, A actions.
 """
 
 import dataclasses
@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from proco_jax.envs.behavior_inputs import PRICE_INPUTS
 from proco_jax.types import Array
 
 Params = dict[str, Any]
@@ -50,6 +51,7 @@ class PPOSettings:
       divergence: of the policy in an update, above twice and below half of which the step size
         changes.
       first_std: standard deviation of the actions of the untrained policy.
+      repeat: steps of the task for which an action is held in training, a decision.
     """
 
     hidden: tuple[int, ...] = (64, 64)
@@ -59,10 +61,11 @@ class PPOSettings:
     epochs: int = 8
     minibatches: int = 4
     clip: float = 0.2
-    entropy: float = 0.003
+    entropy: float = 0.001
     learning_rate: float = 1e-3
     divergence: float = 0.015
     first_std: float = 0.6
+    repeat: int = 1
 
 
 @struct.dataclass
@@ -116,7 +119,7 @@ class Rollout(NamedTuple):
       inputs: `[T, N, F]` of the policy, raw.
       next_inputs: `[T, N, F]` after the step, also where an episode ended.
       price: `[T, N]` of the episode.
-      price_input: `[T, N]`, as networks see it.
+      price_input: `[T, N, P]`, as networks see it.
       action: `[T, N, A]` as sampled.
       reward: `[T, N]`.
       cost: `[T, N]`.
@@ -139,7 +142,7 @@ class Rows(NamedTuple):
     """What a gradient step sees, `[B, ...]`.
 
     Attributes:
-      inputs: `[B, F + 1]`, normalized, with the price.
+      inputs: `[B, F + P]`, normalized, with the price.
       action: `[B, A]`.
       log_prob: `[B]` of the action when it was sampled.
       advantage: `[B]`, normalized.
@@ -157,14 +160,15 @@ class Rows(NamedTuple):
 
 def init_learner(key: jax.Array, settings: PPOSettings, inputs: int, actions: int) -> Learner:
     """A fresh learner for F inputs and A actions."""
+    first = inputs + PRICE_INPUTS
     policy, reward, cost = jax.random.split(key, 3)
     params = {
         "policy": {
-            "layers": _init_layers(policy, (inputs + 1, *settings.hidden, actions), 0.01),
-            "log_std": jnp.full(actions, math.log(settings.first_std), jnp.float32),
+            "layers": _init_layers(policy, (first, *settings.hidden, actions), 0.01),
+            "log_std": jnp.full((PRICE_INPUTS, actions), math.log(settings.first_std), jnp.float32),
         },
-        "reward_critic": _init_layers(reward, (inputs + 1, *settings.critic_hidden, 1), 0.1),
-        "cost_critic": _init_layers(cost, (inputs + 1, *settings.critic_hidden, 1), 0.1),
+        "reward_critic": _init_layers(reward, (first, *settings.critic_hidden, 1), 0.1),
+        "cost_critic": _init_layers(cost, (first, *settings.critic_hidden, 1), 0.1),
     }
     return Learner(
         params=params,
@@ -303,7 +307,7 @@ def total_loss(params: Params, settings: PPOSettings, rows: Rows) -> tuple[jax.A
     mean, log_std = policy_outputs(params["policy"], rows.inputs)
     log_prob = log_probability(mean, log_std, rows.action)
     policy = clipped_loss(log_prob - rows.log_prob, rows.advantage, settings.clip)
-    entropy = jnp.sum(log_std) + 0.5 * log_std.size * math.log(2 * math.pi * math.e)
+    entropy = jnp.mean(jnp.sum(log_std + 0.5 * math.log(2 * math.pi * math.e), axis=-1))
     reward = critic_loss(critic_outputs(params["reward_critic"], rows.inputs), rows.reward_target)
     cost = critic_loss(critic_outputs(params["cost_critic"], rows.inputs), rows.cost_target)
     ratio = log_prob - rows.log_prob
@@ -339,13 +343,17 @@ def next_step_size(settings: PPOSettings, step_size: Array, divergence: Array) -
 
 
 def with_price(normalizer: Normalizer, inputs: Array, price_input: Array) -> jax.Array:
-    """Normalized inputs `[..., F + 1]` of a network: those of the observation, and the price."""
-    return jnp.concatenate([normalizer(inputs), jnp.asarray(price_input)[..., None]], axis=-1)
+    """Normalized inputs `[..., F + P]` of a network: those of the observation, and the price."""
+    return jnp.concatenate([normalizer(inputs), jnp.asarray(price_input)], axis=-1)
 
 
 def policy_outputs(params: Params, rows: Array) -> tuple[jax.Array, jax.Array]:
-    """Means `[..., A]` and log standard deviations `[A]` of the actions."""
-    return _apply(params["layers"], rows), jnp.clip(params["log_std"], -3.0, 0.5)
+    """Means and log standard deviations, both `[..., A]`, of the actions.
+
+    The deviation depends on the price alone.
+    """
+    price = rows[..., -PRICE_INPUTS:]
+    return _apply(params["layers"], rows), jnp.clip(price @ params["log_std"], -3.0, 0.5)
 
 
 def critic_outputs(layers: list[dict[str, Array]], rows: Array) -> jax.Array:
@@ -356,8 +364,7 @@ def critic_outputs(layers: list[dict[str, Array]], rows: Array) -> jax.Array:
 def log_probability(mean: Array, log_std: Array, action: Array) -> jax.Array:
     """The log density `[...]` of actions `[..., A]`."""
     distance = (action - mean) * jnp.exp(-log_std)
-    constant = jnp.sum(log_std) + 0.5 * log_std.size * math.log(2 * math.pi)
-    return -0.5 * jnp.sum(distance**2, axis=-1) - constant
+    return -jnp.sum(0.5 * distance**2 + log_std + 0.5 * math.log(2 * math.pi), axis=-1)
 
 
 def updated(normalizer: Normalizer, inputs: Array) -> Normalizer:

@@ -50,7 +50,7 @@ class SimulatorPhase:
       worlds: in which the learner acts.
       settings: of the learner.
       rounds: number of rounds.
-      rollout: steps between two updates, a divisor of the time limit.
+      rollout: decisions between two updates; with the steps of each, a divisor of the time limit.
     """
 
     name = "in the simulator"
@@ -60,6 +60,7 @@ class SimulatorPhase:
     ) -> None:
         self.rounds = rounds
         self._worlds, self._rollout = worlds, rollout
+        self._updates = worlds.task.episode_steps // (rollout * settings.repeat)
         self._update = jax.jit(lambda key, learner, rows: update(key, settings, learner, rows))
 
     def run(self, number: int, key: jax.Array, learner: Learner) -> tuple[Learner, Metrics]:
@@ -67,7 +68,7 @@ class SimulatorPhase:
         self._worlds.begin(number)
         episodes: list[Ended] = []
         metrics: Metrics = {}
-        for own in jax.random.split(key, self._worlds.task.episode_steps // self._rollout):
+        for own in jax.random.split(key, self._updates):
             acting, learning = jax.random.split(own)
             rows, ended = self._worlds.rollout(learner, acting, self._rollout)
             learner, metrics = self._update(learning, learner, rows)
@@ -104,10 +105,11 @@ class SimulatedWorlds:
       env: the worlds.
       prices: of a violation, drawn for every episode.
       seed: of the training.
+      repeat: steps for which an action is held.
     """
 
-    def __init__(self, env: VectorEnv, prices: Prices, seed: int) -> None:
-        self._env, self._prices, self._seed = env, prices, seed
+    def __init__(self, env: VectorEnv, prices: Prices, seed: int, repeat: int = 1) -> None:
+        self._env, self._prices, self._seed, self._repeat = env, prices, seed, repeat
         self._unit = reward_unit(env.task)
 
     @property
@@ -121,26 +123,22 @@ class SimulatedWorlds:
         self._random = np.random.default_rng([self._seed, 7, number])
         self._obs = np.zeros((count, env.task.spec.size), np.float32)
         self._price = np.zeros(count, np.float32)
-        self._left = np.arange(1, count + 1) * env.task.episode_steps // count
+        # Whole decisions, and at least one.
+        decisions = np.ceil(np.arange(1, count + 1) / count * env.task.episode_steps / self._repeat)
+        self._left = decisions.astype(int) * self._repeat
         self._sums = np.zeros((3, count))
         self._start(np.arange(count))
 
     def rollout(self, learner: Learner, key: jax.Array, steps: int) -> tuple[Rollout, list[Ended]]:
         """Further steps of the round by the learner's policy, `[T, N, ...]`."""
-        env, unit = self._env, self._unit
+        unit = self._unit
         rows: list[Rollout] = []
         episodes: list[Ended] = []
         inputs = self._inputs()
         for one in jax.random.split(key, steps):
             shown = price_input(self._prices, self._price).astype(np.float32)
             action = np.asarray(_sample(learner, inputs, shown, one))
-            result = env.step(np.clip(action, -1.0, 1.0))
-            self._obs = result.obs.copy()
-            self._left -= 1
-            self._sums += np.stack([result.reward, result.cost, np.ones(len(self._left))])
-            # Unstable physics ends an episode without a word about what would have followed.
-            terminated = result.terminated
-            ended = terminated | result.truncated | (self._left <= 0)
+            reward, cost, terminated, ended = self._hold(np.clip(action, -1.0, 1.0))
             after = self._inputs()
             rows.append(
                 Rollout(
@@ -149,8 +147,8 @@ class SimulatedWorlds:
                     self._price.copy(),
                     shown,
                     action,
-                    (result.reward / unit).astype(np.float32),
-                    result.cost,
+                    (reward / unit).astype(np.float32),
+                    cost,
                     terminated,
                     ended,
                 )
@@ -158,12 +156,29 @@ class SimulatedWorlds:
             if ended.any():
                 worlds = np.flatnonzero(ended)
                 for world in worlds:
-                    reward, cost, length = self._sums[:, world]
-                    episodes.append(Ended(float(self._price[world]), reward, cost, int(length)))
+                    sums = self._sums[:, world]
+                    episodes.append(Ended(float(self._price[world]), *sums[:2], int(sums[2])))
                 self._start(worlds)
                 after = self._inputs()
             inputs = after
         return Rollout(*(np.stack(column) for column in zip(*rows, strict=True))), episodes
+
+    def _hold(self, action: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Steps by the same actions: sums of rewards and costs `[N]`, who terminated, who ended."""
+        count = self._env.num_envs
+        reward, cost = np.zeros((2, count), np.float32)
+        terminated, ended = np.zeros((2, count), bool)
+        for _ in range(self._repeat):
+            running = ~ended
+            result = self._env.step(action)
+            reward += result.reward * running
+            cost += result.cost * running
+            self._obs = np.where(running[:, None], result.obs, self._obs)
+            terminated |= result.terminated & running
+            ended |= result.terminated | result.truncated
+            self._left -= 1
+            self._sums += np.stack([result.reward, result.cost, np.ones(count)]) * running
+        return reward, cost, terminated, ended | (self._left <= 0)
 
     def _start(self, worlds: np.ndarray) -> None:
         """Starts episodes with new seeds and prices."""

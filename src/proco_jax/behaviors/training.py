@@ -29,7 +29,7 @@ from proco_jax.common.progress import progress
 from proco_jax.envs.behavior_file import BehaviorPolicies
 
 # Shares of the training after which a snapshot is kept: early ones are the worse policies of a log.
-SNAPSHOTS = (0.1, 0.3, 0.6, 1.0)
+SNAPSHOTS = (0.1, 0.25, 0.5, 1.0)
 
 
 class Phase(Protocol):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from proco_jax.common.files import read_npz, write_atomic
-from proco_jax.envs.behavior_inputs import policy_inputs
+from proco_jax.envs.behavior_inputs import PRICE_INPUTS, policy_inputs
 from proco_jax.envs.tasks import Task, get_task
 
 FORMAT = 1
@@ -27,9 +27,9 @@ class BehaviorPolicies(NamedTuple):
       header: provenance, as plain values: `format`, `task`, `layers`, and what the training states.
       shift: `[K, F]` float32, what is subtracted from the inputs.
       scale: `[K, F]` float32, what they are then multiplied by.
-      weights: of each layer, `[K, rows, columns]` float32. The last input is the price.
+      weights: of each layer, `[K, rows, columns]` float32. The last P inputs are the price.
       biases: of each layer, `[K, columns]` float32.
-      log_std: `[K, A]` float32, of the actions.
+      log_std: `[K, P, A]` float32, of the actions, for each input of the price.
     """
 
     header: dict[str, Any]
@@ -55,12 +55,12 @@ class BehaviorPolicies(NamedTuple):
         )
 
     def means(self, inputs: np.ndarray, price_input: np.ndarray) -> np.ndarray:
-        """Mean actions `[N, A]` of N policies for inputs `[N, F]` and prices `[N]`.
+        """Mean actions `[N, A]` of N policies for inputs `[N, F]` and prices `[N, P]`.
 
         Every row is computed apart, so it does not depend on the others to the last bit.
         """
         x = np.clip((inputs - self.shift) * self.scale, -_CLIP, _CLIP)
-        x = np.concatenate([x, price_input[:, None]], axis=1).astype(np.float32)[:, None]
+        x = np.concatenate([x, price_input], axis=1).astype(np.float32)[:, None]
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
             x = np.tanh(x @ weight + bias[:, None])
         return (x @ self.weights[-1] + self.biases[-1][:, None])[:, 0]
@@ -127,10 +127,11 @@ def _check_sizes(path: Path, policies: BehaviorPolicies) -> None:
     task = get_task(policies.header["task"])
     inputs = policy_inputs(task, np.zeros((1, task.spec.size), np.float32)).shape[1]
     found = policies.weights[0].shape[1], policies.weights[-1].shape[2]
-    if found != (inputs + 1, task.action_size):
+    if found != (inputs + PRICE_INPUTS, task.action_size):
         raise ValueError(
             f"{path}: found policies of {found[0]} inputs and {found[1]} actions, expected "
-            f"{inputs + 1} and {task.action_size}: they are of another version of this package"
+            f"{inputs + PRICE_INPUTS} and {task.action_size}; another version of the package wrote "
+            "it"
         )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from proco_jax.envs.tasks import Task
 
+PRICE_INPUTS = 6
 _BINS = 16
 # Rings that show a single object, whose position follows exactly.
 _SINGLE = ("goal_lidar", "push_box_lidar", "circle_lidar")
@@ -34,7 +35,7 @@ class Prices(NamedTuple):
 
 
 NAVIGATION_PRICES = Prices(0.5, 100.0)
-VELOCITY_PRICES = Prices(0.05, 5.0)
+VELOCITY_PRICES = Prices(0.05, 50.0)
 
 
 def prices_of(task: Task) -> Prices:
@@ -48,8 +49,16 @@ def price_at(prices: Prices, share: Any) -> Any:
 
 
 def price_input(prices: Prices, price: Any, xp: ModuleType = np) -> Any:
-    """A price as a number in [0, 1], 0 where violations are free, as networks see it."""
-    return xp.log1p(price / prices.low) / np.log1p(prices.high / prices.low)
+    """Prices `[...]` as networks see them: `[..., PRICE_INPUTS]`.
+
+    On a logarithmic scale from 0, where violations are free, to the highest price there are so many
+    marks in equal distances; an input falls from 1 at its mark to 0 at the next ones. A single
+    number instead would hardly move a network that has 60 other inputs.
+    """
+    place = xp.log1p(price / prices.low) / np.log1p(prices.high / prices.low)
+    marks = xp.arange(PRICE_INPUTS) / (PRICE_INPUTS - 1)
+    apart = xp.abs(place[..., None] - marks) * (PRICE_INPUTS - 1)
+    return xp.clip(1.0 - apart, 0.0, 1.0)
 
 
 def reward_unit(task: Task) -> float:
