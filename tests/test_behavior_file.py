@@ -22,9 +22,8 @@ from proco_jax.envs.behavior_inputs import (
     policy_inputs,
     price_at,
     price_input,
-    prices_of,
 )
-from proco_jax.envs.behavior_mixture import PolicyMixture, draw_behavior
+from proco_jax.envs.behavior_mixture import PolicyMixture, draw_behavior, recorded_mixture
 from proco_jax.envs.tasks import TASKS, get_task
 
 GOAL = get_task("PointGoal1")
@@ -42,7 +41,7 @@ def toy_policies(task=GOAL, seed=0):
         return random.normal(size=(SNAPSHOTS, *shape)).astype(np.float16).astype(np.float32)
 
     return BehaviorPolicies(
-        header={"task": task.name, "command": "a toy"},
+        header={"task": task.name, "command": "a toy", "prices": list(NAVIGATION_PRICES)},
         shift=normal(inputs),
         scale=np.abs(normal(inputs)),
         weights=(normal(*sizes[:2]), normal(*sizes[1:])),
@@ -191,14 +190,14 @@ def test_the_place_on_the_circle_is_that_in_the_world():
 
 def test_behaviors_are_reproducible_and_of_all_kinds():
     policies, collect = toy_policies(), CollectConfig(policy_noise=(0.2, 0.8))
-    drawn = [draw_behavior(GOAL, policies, collect, seed) for seed in range(400)]
-    assert drawn == [draw_behavior(GOAL, policies, collect, seed) for seed in range(400)]
+    drawn = [draw_behavior(policies, collect, seed) for seed in range(400)]
+    assert drawn == [draw_behavior(policies, collect, seed) for seed in range(400)]
     snapshots = np.bincount([b.snapshot for b in drawn])
     assert len(snapshots) == SNAPSHOTS and snapshots.min() > 50
     assert 150 < snapshots[-1] < 250
     prices = np.array([b.price for b in drawn])
     assert 0.05 < (prices == 0).mean() < 0.16
-    assert prices[prices > 0].min() < 1.0 and prices.max() > 50.0
+    assert prices[prices > 0].min() < 1.0 and 20.0 < prices.max() <= 30.0
     noise = np.array([b.noise for b in drawn])
     assert 0.2 <= noise.min() < 0.25 and 0.75 < noise.max() <= 0.8
 
@@ -207,9 +206,9 @@ def test_actions_depend_on_their_own_row_only():
     random = np.random.default_rng(0)
     obs = random.random((6, GOAL.spec.size)).astype(np.float32)
     seeds, steps = np.arange(6) + 40, np.arange(6) * 7
-    whole = PolicyMixture(GOAL, toy_policies(), CollectConfig())(obs, seeds, steps)
+    whole = recorded_mixture(GOAL, toy_policies(), CollectConfig())(obs, seeds, steps)
     for k in range(6):
-        alone = PolicyMixture(GOAL, toy_policies(), CollectConfig())
+        alone = recorded_mixture(GOAL, toy_policies(), CollectConfig())
         np.testing.assert_array_equal(
             alone(obs[k : k + 1], seeds[k : k + 1], steps[k : k + 1]), whole[k : k + 1]
         )
@@ -227,7 +226,7 @@ def test_noise_is_the_policys_own_deviation_and_none_is_none():
     )
 
     def actions(noise):
-        act = PolicyMixture(GOAL, policies, CollectConfig(policy_noise=(noise, noise)))
+        act = recorded_mixture(GOAL, policies, CollectConfig(policy_noise=(noise, noise)))
         return np.stack([act(obs, np.array([5]), np.array([k]))[0] for k in range(1000)])
 
     assert not actions(0.0).any()
@@ -243,7 +242,7 @@ def test_recipes_of_policies_name_their_file_and_those_of_controllers_stay_as_th
     digest = load_policies(path, GOAL).header["digest"]
     assert recipe_id(recipe) == f"proco/safety-point-goal1/policy-{digest[:8]}-v0"
     assert recipe.to_json()["policies"] == digest
-    assert recipe.mixture == {"policy_noise": [0.0, 1.0]}
+    assert recipe.mixture == {"policy_noise": [0.5, 1.0]}
     quiet = dataclasses.replace(collect, policy_noise=(0.0, 0.5))
     assert "-mix" in recipe_id(make_recipe(GOAL, DataConfig(collect=quiet)))
     controllers = make_recipe(GOAL, DataConfig())
@@ -272,8 +271,8 @@ def test_shipped_policies_load_and_act(task):
         assert policies.header[name]
     assert f"--task={task.name}" in policies.header["command"]
     assert len({entry["price"] for entry in policies.header["frontier"]}) > 3
-    act = PolicyMixture(task, policies, CollectConfig())
+    act = recorded_mixture(task, policies, CollectConfig())
     obs = np.random.default_rng(0).normal(size=(4, task.spec.size)).astype(np.float32)
     actions = act(obs, np.arange(4), np.zeros(4, int))
     assert actions.shape == (4, task.action_size) and np.isfinite(actions).all()
-    assert prices_of(task).high > 0
+    assert policies.prices.high > policies.prices.low > 0

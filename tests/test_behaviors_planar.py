@@ -254,9 +254,9 @@ def test_episodes_end_at_the_time_limit():
         assert bool(step(*world)[1].ended[0]) == ended
 
 
-def test_a_phase_learns_in_all_kinds_of_tasks():
+def test_a_phase_learns_with_and_without_goals():
     settings = PPOSettings(hidden=(8,), critic_hidden=(8,), epochs=1, minibatches=2, repeat=2)
-    for name in ("SafetyCarGoal2", "SafetyPointButton2", "SafetyCarPush2", "SafetyPointCircle2"):
+    for name in ("SafetyCarPush2", "SafetyPointCircle2"):
         rules, plan = plan_of(name)
         phase = PlanarPhase(settings, rules, plan, COASTING, 1, 4, 4)
         task = rules.task

@@ -211,7 +211,7 @@ def train_speed(folder, rounds, log=print, seed=0):
 @pytest.mark.usefixtures("unchecked_keys")
 def test_one_training_gives_fast_and_law_abiding_policies(tmp_path):
     state = train_speed(tmp_path / "training", 60)
-    policies = finished_policies(state, {"task": TASK.name})
+    policies = finished_policies(state, {"task": TASK.name, "prices": list(VELOCITY_PRICES)})
     found = frontier(SpeedEnv(8), policies, 8, print)
     free, dear = found[0], found[-1]
     # At most 2 a step, at the limit 1, of which the start takes a little: 72 and 36.

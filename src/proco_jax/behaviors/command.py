@@ -105,6 +105,7 @@ def train_behaviors(
                 "task": task.name,
                 "command": command,
                 "training": identity,
+                "prices": list(prices_of(task)),
                 "minutes": round(float(state.seconds) / 60, 1),
                 "commit": code_commit(),
                 "versions": {**simulator_versions(), "jax": jax.__version__},
@@ -142,7 +143,7 @@ def _identity(task: Task, settings: TrainingSettings, ppo: PPOSettings) -> dict[
     own = dataclasses.asdict(settings)
     del own["workers"]
     learner = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(ppo).items()}
-    return {"task": task.name, **own, "learner": learner}
+    return {"task": task.name, **own, "prices": list(prices_of(task)), "learner": learner}
 
 
 def _phases(

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from proco_jax.envs.behavior_file import BehaviorPolicies
-from proco_jax.envs.behavior_inputs import policy_inputs, price_at, price_input, prices_of
+from proco_jax.envs.behavior_inputs import price_at
+from proco_jax.envs.behavior_mixture import Behavior, PolicyMixture
 from proco_jax.envs.episodes import run_episodes
 from proco_jax.envs.vector import VectorEnv
 
@@ -22,7 +23,7 @@ def frontier(
     log: Callable[[str], None],
     snapshot: int = -1,
 ) -> list[dict[str, Any]]:
-    """Mean return and cost of the mean actions of a snapshot, one entry a price.
+    """Mean return and cost of a snapshot with the noise of its training, one entry a price.
 
     Args:
       env: worlds of the task.
@@ -31,22 +32,11 @@ def frontier(
       log: takes lines of text for the user.
       snapshot: the last one by default.
     """
-    prices = prices_of(env.task)
     found = []
     for share in SHARES:
-        price = 0.0 if share is None else float(price_at(prices, share))
-        shown = price_input(prices, np.full(env.num_envs, price)).astype(np.float32)
-        rows = policies.rows(np.full(env.num_envs, snapshot))
-
-        def act(
-            obs: np.ndarray,
-            seeds: np.ndarray,
-            steps: np.ndarray,
-            shown: np.ndarray = shown,
-            rows: BehaviorPolicies = rows,
-        ) -> np.ndarray:
-            return np.clip(rows.means(policy_inputs(env.task, obs), shown), -1.0, 1.0)
-
+        price = 0.0 if share is None else float(price_at(policies.prices, share))
+        behavior = Behavior(snapshot % policies.snapshots, price, 1.0)
+        act = PolicyMixture(env.task, policies, lambda seed, behavior=behavior: behavior)
         run = run_episodes(env, act, range(FIRST_SEED, FIRST_SEED + episodes))
         returns = np.array([episode.reward.sum() for episode in run])
         costs = np.array([episode.cost.sum() for episode in run])

@@ -166,7 +166,7 @@ class CollectConfig:
 
     behavior: str = choice("controllers", BEHAVIORS)
     policies: str = ""
-    policy_noise: tuple[float, float] = setting((0.0, 1.0), low=0.0, high=10.0, ascending=True)
+    policy_noise: tuple[float, float] = setting((0.5, 1.0), low=0.0, high=10.0, ascending=True)
     gains: tuple[float, ...] = setting(
         (0.0, 0.5, 1.0, 1.5, 2.0, 3.0), low=0.0, high=1000.0, nonempty=True
     )

@@ -215,11 +215,11 @@ def simulation_of(task: Task, config: Config) -> Simulation:
 
 
 def _mixture(task: Task, data: DataConfig) -> Act:
-    from proco_jax.envs.behavior_mixture import PolicyMixture
+    from proco_jax.envs.behavior_mixture import recorded_mixture
     from proco_jax.envs.controllers import ControllerMixture
 
     if data.collect.behavior == "policies":
-        return PolicyMixture(task, policies_of(task, data), data.collect)
+        return recorded_mixture(task, policies_of(task, data), data.collect)
     return ControllerMixture(task, data.collect)
 
 

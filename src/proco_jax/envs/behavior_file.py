@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from proco_jax.common.files import read_npz, write_atomic
-from proco_jax.envs.behavior_inputs import PRICE_INPUTS, policy_inputs
+from proco_jax.envs.behavior_inputs import PRICE_INPUTS, Prices, policy_inputs
 from proco_jax.envs.tasks import Task, get_task
 
 FORMAT = 1
@@ -24,7 +24,8 @@ class BehaviorPolicies(NamedTuple):
     """Snapshots of a training, as they are recorded with.
 
     Attributes:
-      header: provenance, as plain values: `format`, `task`, `layers`, and what the training states.
+      header: provenance, as plain values: `format`, `task`, `layers`, `prices`, and what the
+        training states.
       shift: `[K, F]` float32, what is subtracted from the inputs.
       scale: `[K, F]` float32, what they are then multiplied by.
       weights: of each layer, `[K, rows, columns]` float32. The last P inputs are the price.
@@ -43,6 +44,11 @@ class BehaviorPolicies(NamedTuple):
     def snapshots(self) -> int:
         """K."""
         return len(self.shift)
+
+    @property
+    def prices(self) -> Prices:
+        """The prices of a violation for which the policies were trained."""
+        return Prices(*self.header["prices"])
 
     def rows(self, snapshots: np.ndarray) -> "BehaviorPolicies":
         """The policies of N worlds, whose snapshots have the indices `[N]`."""

@@ -1,6 +1,7 @@
 """Records with trained behavior policies: another price, snapshot and noise for every episode."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
@@ -11,7 +12,6 @@ from proco_jax.envs.behavior_inputs import (
     policy_inputs,
     price_at,
     price_input,
-    prices_of,
 )
 from proco_jax.envs.tasks import Task
 
@@ -31,9 +31,14 @@ class Behavior:
     noise: float
 
 
-def draw_behavior(
-    task: Task, policies: BehaviorPolicies, collect: CollectConfig, seed: int
-) -> Behavior:
+def recorded_mixture(
+    task: Task, policies: BehaviorPolicies, collect: CollectConfig
+) -> "PolicyMixture":
+    """The mixture with which logs are recorded, see `draw_behavior`."""
+    return PolicyMixture(task, policies, lambda seed: draw_behavior(policies, collect, seed))
+
+
+def draw_behavior(policies: BehaviorPolicies, collect: CollectConfig, seed: int) -> Behavior:
     """The behavior of an episode: the same for the same file, settings and seed.
 
     Half of the episodes are by the last snapshot, the others by any of the earlier ones. Prices are
@@ -44,7 +49,7 @@ def draw_behavior(
     trained, free, share = rng.random(3)
     earlier = int(rng.integers(max(last, 1)))
     low, high = collect.policy_noise
-    prices = prices_of(task)
+    prices = policies.prices
     return Behavior(
         snapshot=last if trained < 0.5 else earlier,
         price=0.0 if free < prices.free else float(price_at(prices, share)),
@@ -53,16 +58,18 @@ def draw_behavior(
 
 
 class PolicyMixture:
-    """An `act` for `run_episodes` that draws a behavior for every episode.
+    """An `act` for `run_episodes` with a behavior for every episode.
 
     Args:
       task: whose policies these are.
       policies: read from a file.
-      collect: the distribution of the noise.
+      draw: the behavior of the episode of a seed.
     """
 
-    def __init__(self, task: Task, policies: BehaviorPolicies, collect: CollectConfig) -> None:
-        self._task, self._policies, self._collect = task, policies, collect
+    def __init__(
+        self, task: Task, policies: BehaviorPolicies, draw: Callable[[int], Behavior]
+    ) -> None:
+        self._task, self._policies, self._behavior = task, policies, draw
         self._size(0)
 
     def __call__(self, obs: np.ndarray, seeds: np.ndarray, steps: np.ndarray) -> np.ndarray:
@@ -88,10 +95,10 @@ class PolicyMixture:
 
     def _draw(self, row: int, seed: int) -> None:
         task = self._task
-        behavior = draw_behavior(task, self._policies, self._collect, seed)
+        behavior = self._behavior(seed)
         self._seeds[row] = seed
         self._snapshot[row] = behavior.snapshot
-        price = price_input(prices_of(task), np.float64(behavior.price))
+        price = price_input(self._policies.prices, np.float64(behavior.price))
         self._price[row] = price
         std = behavior.noise * np.exp(price @ self._policies.log_std[behavior.snapshot])
         shape = (task.episode_steps, task.action_size)
