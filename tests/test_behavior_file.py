@@ -46,7 +46,7 @@ def toy_policies(task=GOAL, seed=0):
         scale=np.abs(normal(inputs)),
         weights=(normal(*sizes[:2]), normal(*sizes[1:])),
         biases=(normal(8), normal(task.action_size)),
-        log_std=normal(PRICE_INPUTS, task.action_size) - 1.0,
+        log_std=normal(PRICE_INPUTS, task.action_size),
     )
 
 
@@ -163,7 +163,8 @@ def test_a_lidar_shows_where_the_goal_is():
 
 def test_inputs_are_the_same_in_jax_and_do_not_depend_on_other_rows():
     random = np.random.default_rng(0)
-    for task in TASKS.values():
+    for name in ("CarGoal2", "PointButton1", "CarPush1", "PointCircle2", "AntVelocity"):
+        task = get_task(name)
         obs = random.random((5, task.spec.size)).astype(np.float32)
         found = policy_inputs(task, obs)
         np.testing.assert_allclose(policy_inputs(task, jnp.asarray(obs), jnp), found, atol=2e-6)

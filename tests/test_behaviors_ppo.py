@@ -11,7 +11,7 @@ from proco_jax.behaviors.frontier import frontier
 from proco_jax.behaviors.ppo import PPOSettings, Rollout, Rows
 from proco_jax.behaviors.simulated import Ended, SimulatedWorlds, SimulatorPhase, summary
 from proco_jax.behaviors.training import finished_policies, train
-from proco_jax.envs.behavior_inputs import VELOCITY_PRICES, policy_inputs, price_input
+from proco_jax.envs.behavior_inputs import PRICE_INPUTS, VELOCITY_PRICES, policy_inputs, price_input
 
 SETTINGS = PPOSettings(hidden=(16, 16), critic_hidden=(16, 16), minibatches=2, epochs=4)
 F, A = 3, 2
@@ -128,7 +128,7 @@ def test_the_normalizer_equals_that_of_all_inputs_at_once():
 )
 def test_each_loss_term_moves_its_network_and_no_other(term, moved):
     learner = ppo.init_learner(jax.random.key(0), SETTINGS, F, A)
-    inputs = jnp.asarray(np.random.default_rng(0).normal(size=(8, F + 1)), jnp.float32)
+    inputs = jnp.asarray(np.random.default_rng(0).normal(size=(8, F + PRICE_INPUTS)), jnp.float32)
     mean, log_std = ppo.policy_outputs(learner.params["policy"], inputs)
     action = mean + 0.3
     rows = Rows(
@@ -150,7 +150,7 @@ def test_each_loss_term_moves_its_network_and_no_other(term, moved):
 
 def test_the_entropy_widens_the_actions_and_moves_nothing_else():
     learner = ppo.init_learner(jax.random.key(0), SETTINGS, F, A)
-    inputs = jnp.zeros((4, F + 1))
+    inputs = jnp.eye(4, F + PRICE_INPUTS, F)
     mean, log_std = ppo.policy_outputs(learner.params["policy"], inputs)
     zeros = jnp.zeros(4)
     rows = Rows(inputs, mean, ppo.log_probability(mean, log_std, mean), zeros, zeros, zeros)
@@ -161,7 +161,11 @@ def test_the_entropy_widens_the_actions_and_moves_nothing_else():
         return whole - ppo.total_loss(params, free, rows)[0]
 
     grads = jax.grad(entropy_part)(learner.params)
-    np.testing.assert_allclose(grads["policy"]["log_std"], -SETTINGS.entropy, rtol=1e-5)
+    # Each of the first four marks has one row of the four.
+    marks = np.repeat([[-SETTINGS.entropy / 4], [0.0]], [4, PRICE_INPUTS - 4], axis=0)
+    np.testing.assert_allclose(
+        grads["policy"]["log_std"], np.repeat(marks, A, axis=1), rtol=1e-4, atol=1e-9
+    )
     del grads["policy"]["log_std"]
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(grads))
 
@@ -210,7 +214,7 @@ def train_speed(folder, rounds, log=print, seed=0):
 
 @pytest.mark.usefixtures("unchecked_keys")
 def test_one_training_gives_fast_and_law_abiding_policies(tmp_path):
-    state = train_speed(tmp_path / "training", 60)
+    state = train_speed(tmp_path / "training", 40)
     policies = finished_policies(state, {"task": TASK.name, "prices": list(VELOCITY_PRICES)})
     found = frontier(SpeedEnv(8), policies, 8, print)
     free, dear = found[0], found[-1]

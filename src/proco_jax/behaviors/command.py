@@ -82,7 +82,7 @@ def train_behaviors(
     """
     ppo = ppo or learner_of(task)
     _check(task, settings, out)
-    identity = _identity(task, settings, ppo)
+    identity, commit = _identity(task, settings, ppo), code_commit()
     with locked(out.with_name(f".{out.name}.lock"), log, "behavior policies"):
         if out.exists():
             found = load_policies(out, task).header.get("training")
@@ -107,7 +107,7 @@ def train_behaviors(
                 "training": identity,
                 "prices": list(prices_of(task)),
                 "minutes": round(float(state.seconds) / 60, 1),
-                "commit": code_commit(),
+                "commit": commit,
                 "versions": {**simulator_versions(), "jax": jax.__version__},
                 "snapshots": list(SNAPSHOTS),
             }

@@ -30,6 +30,8 @@ _FIRST_LAYOUT = 4_000_000
 _RADIUS = {"Point": 0.11, "Car": 0.14}
 # Half the side of the box of the push tasks, and a little for its corners.
 _BOX_RADIUS = 0.22
+# Seconds until a gremlin is on its circle.
+_GREMLIN_START = 0.12
 
 
 @struct.dataclass
@@ -77,8 +79,7 @@ class Rules(NamedTuple):
         return np.flatnonzero(np.array(self.kinds) == kind)
 
 
-@struct.dataclass
-class Worlds:
+class Worlds(NamedTuple):
     """The state of W worlds.
 
     Attributes:
@@ -178,7 +179,7 @@ def start(key: jax.Array, rules: Rules, plan: Plan, prices: Prices, count: int) 
         price=jnp.where(free < prices.free, 0.0, price_at(prices, shares)),
     )
     begun = _with_new_goal(keys[5], rules, plan, worlds, jnp.ones(count, bool))
-    return begun.replace(timer=jnp.zeros(count, jnp.int32))
+    return begun._replace(timer=jnp.zeros(count, jnp.int32))
 
 
 def step(
@@ -191,7 +192,7 @@ def step(
     mean = 0.5 * (before + velocity) * rules.step_seconds
     heading = worlds.heading + mean[:, 2]
     moved = worlds.position + _rotated(mean[:, :2], worlds.heading + 0.5 * mean[:, 2])
-    worlds = worlds.replace(step=worlds.step + 1)
+    worlds = worlds._replace(step=worlds.step + 1)
     worlds, touched = _collide(rules, worlds, moved, heading, velocity)
     if kind == "Circle":
         reward = _circling_reward(worlds)
@@ -202,14 +203,14 @@ def step(
         distance = _distance(worlds.position, worlds.goal)
         reached = jnp.take_along_axis(touched["button"], worlds.button[:, None], axis=1)[:, 0]
         reward = worlds.distance - distance + reached
-        worlds = worlds.replace(distance=distance)
+        worlds = worlds._replace(distance=distance)
     else:
         distance = _distance(worlds.position, worlds.goal)
         reached = distance <= rules.goal_size
         reward = worlds.distance - distance + reached
-        worlds = worlds.replace(distance=distance)
+        worlds = worlds._replace(distance=distance)
     cost = _costs(rules, worlds, touched)
-    worlds = worlds.replace(timer=jnp.maximum(worlds.timer - 1, 0))
+    worlds = worlds._replace(timer=jnp.maximum(worlds.timer - 1, 0))
     if kind != "Circle":
         worlds = _with_new_goal(key, rules, plan, worlds, reached)
     ended = worlds.step >= rules.task.episode_steps
@@ -266,7 +267,9 @@ def _places(rules: Rules, worlds: Worlds) -> jax.Array:
     if not len(moving):
         return worlds.objects
     clock = worlds.step * rules.step_seconds
-    circle = 0.35 * jnp.stack([jnp.sin(clock), jnp.cos(clock)], axis=-1)
+    # They begin in its middle.
+    radius = 0.35 * jnp.minimum(clock / _GREMLIN_START, 1.0)
+    circle = radius[:, None] * jnp.stack([jnp.sin(clock), jnp.cos(clock)], axis=-1)
     return worlds.objects.at[:, moving].add(circle[:, None])
 
 
@@ -306,7 +309,7 @@ def _collide(
         depth = jnp.maximum(rim + size - distance, 0.0)
         touched[kind] = depth > 0
         objects = objects.at[:, own].add(depth[..., None] * apart / distance[..., None])
-    moved = worlds.replace(position=position, heading=heading, velocity=velocity, objects=objects)
+    moved = worlds._replace(position=position, heading=heading, velocity=velocity, objects=objects)
     return moved, touched
 
 
@@ -338,7 +341,7 @@ def _push_reward(rules: Rules, worlds: Worlds) -> tuple[Worlds, jax.Array, jax.A
     to_box, to_goal = _distance(worlds.position, box), _distance(box, worlds.goal)
     reached = to_goal <= rules.goal_size
     reward = worlds.box_distance - to_box + worlds.distance - to_goal + reached
-    return worlds.replace(distance=to_goal, box_distance=to_box), reward, reached
+    return worlds._replace(distance=to_goal, box_distance=to_box), reward, reached
 
 
 def _with_new_goal(
@@ -355,7 +358,7 @@ def _with_new_goal(
         goal = jnp.take_along_axis(worlds.objects[:, own], button[:, None, None], axis=1)[:, 0]
         distance = jnp.where(chosen, _distance(worlds.position, goal), worlds.distance)
         timer = jnp.where(chosen, 10, worlds.timer)
-        return worlds.replace(button=button, goal=goal, distance=distance, timer=timer)
+        return worlds._replace(button=button, goal=goal, distance=distance, timer=timer)
     tries = jax.random.uniform(
         key, (count, _GOAL_TRIES, 2), minval=rules.goal_low, maxval=rules.goal_high
     )
@@ -369,11 +372,11 @@ def _with_new_goal(
     goal = jnp.where(chosen[:, None], found, worlds.goal)
     if rules.task.kind == "Goal":
         distance = jnp.where(chosen, _distance(worlds.position, goal), worlds.distance)
-        return worlds.replace(goal=goal, distance=distance)
+        return worlds._replace(goal=goal, distance=distance)
     box = worlds.objects[:, rules.of("push_box")[0]]
     distance = jnp.where(chosen, _distance(box, goal), worlds.distance)
     to_box = jnp.where(chosen, _distance(worlds.position, box), worlds.box_distance)
-    return worlds.replace(goal=goal, distance=distance, box_distance=to_box)
+    return worlds._replace(goal=goal, distance=distance, box_distance=to_box)
 
 
 def _distance(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -67,7 +67,7 @@ class PlanarPhase:
         limit = self._rules.task.episode_steps
         repeat = self._settings.repeat
         begun = jax.random.randint(two, (self._count,), 0, limit // repeat) * repeat
-        worlds = worlds.replace(step=begun)
+        worlds = worlds._replace(step=begun)
 
         def one_update(carry: tuple[Learner, Worlds], key: jax.Array) -> Any:
             learner, worlds = carry

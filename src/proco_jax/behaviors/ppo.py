@@ -212,8 +212,9 @@ def update(
     carry, found = jax.lax.scan(epoch, carry, jax.random.split(key, settings.epochs))
     metrics |= {name: jnp.mean(value) for name, value in found.items()}
     metrics["ppo/divergence"] = jnp.mean(found["ppo/divergence"][-1])
-    metrics["ppo/step_size"] = carry[2]
-    return Learner(*carry, normalizer, learner.updates + 1), metrics
+    params, adam, step_size = carry
+    metrics["ppo/step_size"] = step_size
+    return Learner(params, adam, step_size, normalizer, learner.updates + 1), metrics
 
 
 def make_rows(settings: PPOSettings, learner: Learner, rollout: Rollout) -> tuple[Rows, Metrics]:

@@ -156,8 +156,9 @@ class SimulatedWorlds:
             if ended.any():
                 worlds = np.flatnonzero(ended)
                 for world in worlds:
-                    sums = self._sums[:, world]
-                    episodes.append(Ended(float(self._price[world]), *sums[:2], int(sums[2])))
+                    total, violations, length = map(float, self._sums[:, world])
+                    price = float(self._price[world])
+                    episodes.append(Ended(price, total, violations, int(length)))
                 self._start(worlds)
                 after = self._inputs()
             inputs = after
