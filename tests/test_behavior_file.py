@@ -44,8 +44,8 @@ def toy_policies(task=GOAL, seed=0):
         header={"task": task.name, "command": "a toy", "prices": list(NAVIGATION_PRICES)},
         shift=normal(inputs),
         scale=np.abs(normal(inputs)),
-        weights=(normal(*sizes[:2]), normal(*sizes[1:])),
-        biases=(normal(8), normal(task.action_size)),
+        weights=(normal(*sizes[:2]), 0.125 * normal(*sizes[1:])),
+        biases=(normal(8), 0.125 * normal(task.action_size)),
         log_std=normal(PRICE_INPUTS, task.action_size),
     )
 
@@ -198,7 +198,7 @@ def test_behaviors_are_reproducible_and_of_all_kinds():
     assert 150 < snapshots[-1] < 250
     prices = np.array([b.price for b in drawn])
     assert 0.05 < (prices == 0).mean() < 0.16
-    assert prices[prices > 0].min() < 1.0 and 20.0 < prices.max() <= 30.0
+    assert prices[prices > 0].min() < 1.0 and 30.0 < prices.max() < 35.0
     noise = np.array([b.noise for b in drawn])
     assert 0.2 <= noise.min() < 0.25 and 0.75 < noise.max() <= 0.8
 

@@ -217,10 +217,11 @@ def test_one_training_gives_fast_and_law_abiding_policies(tmp_path):
     state = train_speed(tmp_path / "training", 40)
     policies = finished_policies(state, {"task": TASK.name, "prices": list(VELOCITY_PRICES)})
     found = frontier(SpeedEnv(8), policies, 8, print)
-    free, dear = found[0], found[-1]
-    # At most 2 a step, at the limit 1, of which the start takes a little: 72 and 36.
-    assert free["return"] > 55 and free["cost"] > 0.7 * STEPS
-    assert dear["cost"] < 0.1 * STEPS and 20 < dear["return"] < 40
+    # A policy that keeps to the limit earns at most 40; the most that can be earned is about 72.
+    free, fair, dear = found[0], found[3], found[-1]
+    assert free["return"] > 45 and free["cost"] > 0.8 * STEPS
+    assert fair["return"] > 15 and fair["cost"] < 0.1 * STEPS
+    assert dear["cost"] < 0.1 * STEPS
     # The untrained policy earns nothing, early snapshots less than late ones.
     early = frontier(SpeedEnv(8), policies, 8, print, snapshot=0)
     assert early[0]["return"] < free["return"]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from proco_jax.common.files import read_npz, write_atomic
-from proco_jax.envs.behavior_inputs import PRICE_INPUTS, Prices, policy_inputs
+from proco_jax.envs.behavior_inputs import PRICE_INPUTS, Prices, policy_inputs, prices_of
 from proco_jax.envs.tasks import Task, get_task
 
 FORMAT = 1
@@ -111,6 +111,8 @@ def load_policies(path: Path, task: Task) -> BehaviorPolicies:
         raise ValueError(f"{path} has format {header.get('format')}, expected {FORMAT}; {remedy}")
     if header.get("task") != task.name:
         raise ValueError(f"{path} holds policies of {header.get('task')}, expected {task.name}")
+    # The first files do not state them.
+    header.setdefault("prices", list(prices_of(task)))
     names = _names(int(header["layers"]))
     arrays = read_npz(path, names, remedy)
     if _digest(arrays) != header.get("digest"):

@@ -34,7 +34,7 @@ class Prices(NamedTuple):
     free: float = 0.1
 
 
-NAVIGATION_PRICES = Prices(0.5, 30.0)
+NAVIGATION_PRICES = Prices(0.5, 100.0)
 VELOCITY_PRICES = Prices(0.05, 50.0)
 
 

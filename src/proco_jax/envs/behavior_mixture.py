@@ -15,6 +15,10 @@ from proco_jax.envs.behavior_inputs import (
 )
 from proco_jax.envs.tasks import Task
 
+# Share of the range of prices, on its logarithmic scale, that recorded episodes have. The highest
+# prices drive the learning of caution, but robots then flee from all that may cost.
+RECORDED_SHARE = 0.8
+
 
 @dataclasses.dataclass(frozen=True)
 class Behavior:
@@ -42,7 +46,8 @@ def draw_behavior(policies: BehaviorPolicies, collect: CollectConfig, seed: int)
     """The behavior of an episode: the same for the same file, settings and seed.
 
     Half of the episodes are by the last snapshot, the others by any of the earlier ones. Prices are
-    log-uniform, and a share of the episodes ignores violations, as in training.
+    log-uniform, and a share of the episodes ignores violations, as in training, but the highest
+    prices are left out.
     """
     rng = np.random.default_rng([seed, 2])
     last = policies.snapshots - 1
@@ -52,7 +57,7 @@ def draw_behavior(policies: BehaviorPolicies, collect: CollectConfig, seed: int)
     prices = policies.prices
     return Behavior(
         snapshot=last if trained < 0.5 else earlier,
-        price=0.0 if free < prices.free else float(price_at(prices, share)),
+        price=0.0 if free < prices.free else float(price_at(prices, RECORDED_SHARE * share)),
         noise=float(rng.uniform(low, high)),
     )
 
