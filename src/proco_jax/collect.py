@@ -1,6 +1,7 @@
-"""Records episodes of the lidar controllers as a Minari dataset.
+"""Records episodes of lidar controllers or trained policies as a Minari dataset.
 
     python -m proco_jax.collect --task=SafetyCarButton1 --episodes=250 --seed=0
+    python -m proco_jax.collect --task=SafetyCarButton1 --behavior=policies
 
 The same command resumes after an interruption, and ends at once if the dataset
 is complete. A run with `--config.data.source=collect` and the
@@ -13,7 +14,14 @@ from collections.abc import Sequence
 from absl import app, flags
 
 from proco_jax.common.commands import begin_command
-from proco_jax.config.schema import BACKENDS, CollectConfig, Config, DataConfig, EnvConfig
+from proco_jax.config.schema import (
+    BACKENDS,
+    BEHAVIORS,
+    CollectConfig,
+    Config,
+    DataConfig,
+    EnvConfig,
+)
 from proco_jax.config.validation import validate
 
 _DATA, _ENV, _MIXTURE = DataConfig(), EnvConfig(), CollectConfig()
@@ -27,12 +35,16 @@ _BACKEND = flags.DEFINE_enum("backend", _ENV.backend, BACKENDS, "Simulator backe
 _WORKERS = flags.DEFINE_integer(
     "workers", _ENV.workers, "Threads or processes; 0 for one per core.", lower_bound=0
 )
+_BEHAVIOR = flags.DEFINE_enum("behavior", _MIXTURE.behavior, BEHAVIORS, "Who acts.")
+_POLICIES = flags.DEFINE_string(
+    "policies", _MIXTURE.policies, "File of trained policies; empty for that of the package."
+)
 _GAINS = flags.DEFINE_list("gains", list(map(str, _MIXTURE.gains)), "Avoidance gains to draw from.")
 _RANGES = {
     name: flags.DEFINE_list(
         name, list(map(str, getattr(_MIXTURE, name))), f"Lowest and highest {name} to draw."
     )
-    for name in ("threshold", "speed", "noise")
+    for name in ("threshold", "speed", "noise", "policy_noise")
 }
 flags.mark_flag_as_required("task")
 
@@ -44,7 +56,12 @@ def config_from_flags() -> Config:
       ValueError: if a flag of the mixture is malformed, or a value is out of bounds.
     """
     ranges = {name: _numbers(name, flag.value, 2) for name, flag in _RANGES.items()}
-    mixture = CollectConfig(gains=_numbers("gains", _GAINS.value), **ranges)
+    mixture = CollectConfig(
+        behavior=_BEHAVIOR.value,
+        policies=str(_POLICIES.value),
+        gains=_numbers("gains", _GAINS.value),
+        **ranges,
+    )
     config = Config(
         task=str(_TASK.value),
         env=EnvConfig(backend=_BACKEND.value, workers=_WORKERS.value),

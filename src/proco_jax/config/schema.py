@@ -21,6 +21,7 @@ AUGMENTATIONS = ("none", "proco", "control")
 SHIELDS = ("none", "filter", "planner")
 REGIMES = ("safe", "limited", "full")
 VERIFICATIONS = ("sampled", "full")
+BEHAVIORS = ("controllers", "policies")
 BACKENDS = ("batched", "official")
 LABELERS = ("rule", "states")
 # JAX and the simulator take seeds of 32 bits with sign.
@@ -147,17 +148,25 @@ class EnvConfig:
 
 @dataclasses.dataclass
 class CollectConfig:
-    """The mixture of lidar controllers behind the `collect` source.
+    """Who acts in the episodes of the `collect` source.
 
-    Each episode draws a gain from `gains` and the other parameters uniformly from ranges.
+    Lidar controllers: each episode draws a gain from `gains` and `threshold`, `speed` and `noise`
+    uniformly from ranges. Trained policies: each episode draws a snapshot of the training, a price
+    of a violation, and a share of noise from `policy_noise`.
 
     Attributes:
+      behavior: `controllers` (navigation tasks only) or `policies`.
+      policies: file of `python -m proco_jax.behaviors`; empty for that of the package.
+      policy_noise: range of the noise of policies, as a share of their own standard deviation.
       gains: weights of obstacles against the goal.
       threshold: range of the lidar closeness from which an obstacle is avoided.
       speed: range of the largest forward action.
       noise: range of the scale of the temporally correlated action noise.
     """
 
+    behavior: str = choice("controllers", BEHAVIORS)
+    policies: str = ""
+    policy_noise: tuple[float, float] = setting((0.5, 1.0), low=0.0, high=10.0, ascending=True)
     gains: tuple[float, ...] = setting(
         (0.0, 0.5, 1.0, 1.5, 2.0, 3.0), low=0.0, high=1000.0, nonempty=True
     )

@@ -1,4 +1,4 @@
-"""Collects episodes of the lidar controllers: seeded, parallel, and resumable."""
+"""Collects episodes of lidar controllers or trained policies: seeded, parallel, and resumable."""
 
 import dataclasses
 import hashlib
@@ -17,6 +17,7 @@ from proco_jax.config.schema import (
     COLLECTION_SEED_SPAN,
     FIRST_COLLECTION_SEED,
     LARGEST_COLLECTION,
+    CollectConfig,
     Config,
     DataConfig,
 )
@@ -24,6 +25,7 @@ from proco_jax.data.checks import DataError
 from proco_jax.data.minari_store import DETAILS, check_dataset_id, dataset_root, read_metadata
 from proco_jax.data.minari_writer import Origin, write_dataset
 from proco_jax.data.partial import load_episode, missing_episodes, open_partial, save_episode
+from proco_jax.envs.behavior_file import BehaviorPolicies, load_policies, shipped_policies
 from proco_jax.envs.episodes import run_episodes
 from proco_jax.envs.tasks import Task, get_task
 from proco_jax.envs.vector import VectorEnv, available_cores, make_vector_env
@@ -32,6 +34,8 @@ from proco_jax.envs.vector import VectorEnv, available_cores, make_vector_env
 RECIPE_VERSION = 0
 # With several worlds per core, a core rarely idles while one of its worlds is reset.
 WORLDS_PER_CORE = 4
+# Settings of the mixture of lidar controllers.
+_CONTROLLERS = ("gains", "threshold", "speed", "noise")
 
 Act = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
@@ -61,8 +65,9 @@ class Recipe:
       task: name of the task.
       episodes: number of episodes.
       seed: of the collection.
-      mixture: of the controllers, as in `CollectConfig`.
+      mixture: of the controllers or the policies, as in `CollectConfig`.
       version: of the controllers and the seeding.
+      policies: digest of the file of trained policies; empty for the lidar controllers.
     """
 
     task: str
@@ -70,10 +75,12 @@ class Recipe:
     seed: int
     mixture: dict[str, list[float]]
     version: int = RECIPE_VERSION
+    policies: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The recipe as plain values, which a round trip through JSON does not change."""
-        return dataclasses.asdict(self)
+        # Recipes of lidar controllers are older than policies.
+        return {k: v for k, v in vars(self).items() if k != "policies" or v}
 
 
 def make_recipe(task: Task, data: DataConfig) -> Recipe:
@@ -81,6 +88,8 @@ def make_recipe(task: Task, data: DataConfig) -> Recipe:
 
     Raises:
       DataError: if the number of episodes or the seed is outside of the range of collections.
+      FileNotFoundError: if there is no file of policies.
+      ValueError: if that file cannot be used.
     """
     if not 1 <= data.episodes <= COLLECTION_SEED_SPAN:
         raise DataError(f"episodes: found {data.episodes}, expected 1 to {COLLECTION_SEED_SPAN:,}")
@@ -88,14 +97,35 @@ def make_recipe(task: Task, data: DataConfig) -> Recipe:
         raise DataError(
             f"seed of the collection: found {data.seed}, expected 0 to {LARGEST_COLLECTION:,}"
         )
-    mixture = {k: [float(x) for x in v] for k, v in dataclasses.asdict(data.collect).items()}
-    return Recipe(task.name, data.episodes, data.seed, mixture)
+    trained = data.collect.behavior == "policies"
+    names = ("policy_noise",) if trained else _CONTROLLERS
+    mixture = {k: [float(x) for x in getattr(data.collect, k)] for k in names}
+    policies = policies_of(task, data).header["digest"] if trained else ""
+    return Recipe(task.name, data.episodes, data.seed, mixture, policies=policies)
+
+
+def policies_of(task: Task, data: DataConfig) -> BehaviorPolicies:
+    """The trained policies that a config names.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: if the file cannot be used.
+    """
+    named = data.collect.policies
+    return load_policies(Path(named) if named else shipped_policies(task), task)
 
 
 def recipe_id(recipe: Recipe) -> str:
-    """The id of a recipe's dataset: `controller-v0` with the settings that are not defaults."""
+    """The id of a recipe's dataset: `controller-v0` with the settings that are not defaults.
+
+    That of trained policies is `policy-<digest>-v0`, with the first digits of their file's digest.
+    """
     defaults = make_recipe(get_task(recipe.task), DataConfig())
     parts = ["controller"]
+    if recipe.policies:
+        noise = [float(x) for x in CollectConfig().policy_noise]
+        defaults = dataclasses.replace(defaults, mixture={"policy_noise": noise})
+        parts = ["policy", recipe.policies[:8]]
     if recipe.episodes != defaults.episodes:
         parts.append(f"n{recipe.episodes}")
     if recipe.seed != defaults.seed:
@@ -133,13 +163,14 @@ def collect(
       config: task, environment and data.
       log: takes lines of text for the user.
       dataset_id: empty for `recipe_id`.
-      simulation: None for the simulator and the lidar controllers.
+      simulation: None for the simulator, with the lidar controllers or policies of the config.
 
     Returns:
       The dataset's id.
 
     Raises:
-      ValueError: on an unknown task, or one without a controller.
+      FileNotFoundError: if there is no file of policies.
+      ValueError: on an unknown task, or one without a controller, or on policies of no use.
       DataError: if the id belongs to a dataset with another recipe.
     """
     task = get_task(config.task)
@@ -152,7 +183,7 @@ def collect(
         if _found(root, dataset_id, recipe):
             log(f"found dataset {dataset_id} under {root}")
             return dataset_id
-        simulation = simulation or lidar_controllers(task, config)
+        simulation = simulation or simulation_of(task, config)
         log(f"collecting dataset {dataset_id} under {root}: {recipe.episodes} episodes")
         folder = final.with_name(f".{final.name}.partial")
         header = {"recipe": recipe.to_json(), "versions": simulation.versions}
@@ -170,22 +201,31 @@ def lock_of(dataset: Path) -> Path:
     return dataset.with_name(f".{dataset.name}.lock")
 
 
-def lidar_controllers(task: Task, config: Config) -> Simulation:
-    """The simulator with the mixture of lidar controllers.
+def simulation_of(task: Task, config: Config) -> Simulation:
+    """The simulator with the mixture of lidar controllers or of trained policies.
 
     Raises:
-      ValueError: if there is no controller for the task.
+      FileNotFoundError: if there is no file of policies.
+      ValueError: if there is no controller for the task, or the file cannot be used.
     """
-    from proco_jax.envs.controllers import ControllerMixture
     from proco_jax.envs.simulator import simulator_versions
 
     env = config.env
     return Simulation(
         make_env=lambda worlds: make_vector_env(task, worlds, env.backend, env.workers),
-        act=ControllerMixture(task, config.data.collect),
+        act=_mixture(task, config.data),
         worlds=WORLDS_PER_CORE * (env.workers or available_cores()),
         versions={**simulator_versions(), "backend": env.backend},
     )
+
+
+def _mixture(task: Task, data: DataConfig) -> Act:
+    from proco_jax.envs.behavior_mixture import recorded_mixture
+    from proco_jax.envs.controllers import ControllerMixture
+
+    if data.collect.behavior == "policies":
+        return recorded_mixture(task, policies_of(task, data), data.collect)
+    return ControllerMixture(task, data.collect)
 
 
 def _record_missing(
@@ -231,17 +271,23 @@ def _counted(act: Act, advance: Advance) -> Act:
 
 
 def _origin(task: Task, recipe: Recipe, versions: dict[str, str]) -> Origin:
+    who = (
+        "lidar controllers whose avoidance gain, threshold, speed and noise are drawn anew for "
+        "each episode"
+    )
+    if recipe.policies:
+        who = (
+            "trained policies whose progress in training, price of a violation and noise are drawn "
+            "anew for each episode"
+        )
     return Origin(
         task=task.name,
         env_id=task.env_id,
         spec=task.spec,
         source="collect",
         recipe=recipe.to_json(),
-        algorithm="lidar controllers",
-        description=(
-            f"{recipe.episodes} episodes of {task.name} by lidar controllers whose avoidance "
-            "gain, threshold, speed and noise are drawn anew for each episode."
-        ),
+        algorithm="trained policies" if recipe.policies else "lidar controllers",
+        description=f"{recipe.episodes} episodes of {task.name} by {who}.",
         versions=versions,
     )
 

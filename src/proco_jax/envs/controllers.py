@@ -185,6 +185,7 @@ def _forward_or_back(direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _check_task(task: Task) -> None:
     if task.kind == "Velocity":
         raise ValueError(
-            f"no lidar controller for {task.name}; the built-in collection supports Point and Car "
-            "navigation tasks only: use --config.data.source=dsrl:<file or task> or minari:<id>"
+            f"no lidar controller for {task.name}, only for Point and Car navigation tasks: use "
+            "--config.data.collect.behavior=policies, or --config.data.source=dsrl:<file or task> "
+            "or minari:<id>"
         )
