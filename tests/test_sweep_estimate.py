@@ -46,7 +46,7 @@ def lines(root: Root, **changes: Any) -> list[str]:
         "probe": False,
         "transitions": 1000,
     }
-    return list(estimate.plan_lines(root, units(), **(given | {"transitions": 1000} | changes)))
+    return list(estimate.plan_lines(root, units(), **(given | changes)))
 
 
 def test_peak_of_a_program_by_hand() -> None:
