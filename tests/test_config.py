@@ -224,6 +224,7 @@ def test_only_these_texts_may_be_anything() -> None:
         "system.env",
         "data.root",
         "data.cost_key",
+        "data.collect.policies",
         "knowledge.file",
         "knowledge.text",
         "knowledge.api_base",
