@@ -150,7 +150,8 @@ class ObjectStore(NamedTuple):
 
         try:
             # A folder of this machine is made, as a prefix of a bucket is.
-            options = {"mkdir": True} if self.address.startswith("file://") else {}
+            local = self.address.startswith("file://")
+            options: dict[str, Any] = {"mkdir": True} if local else {}
             yield obstore, obstore.store.from_url(self.address.rstrip("/"), **options)
         except Exception as error:
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
