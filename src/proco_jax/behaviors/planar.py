@@ -19,7 +19,7 @@ from flax import struct
 from proco_jax.behaviors.planar_robot import PlanarRobot, next_motion
 from proco_jax.envs.batched.layout_cache import draw
 from proco_jax.envs.batched.worlds import blueprint
-from proco_jax.envs.behavior_inputs import Prices, price_at
+from proco_jax.envs.behavior_inputs import Prices, drawn_price
 from proco_jax.envs.tasks import Task
 
 _BINS = 16
@@ -176,7 +176,7 @@ def start(key: jax.Array, rules: Rules, plan: Plan, prices: Prices, count: int) 
         distance=jnp.zeros(count),
         box_distance=jnp.zeros(count),
         step=jnp.zeros(count, jnp.int32),
-        price=jnp.where(free < prices.free, 0.0, price_at(prices, shares)),
+        price=drawn_price(prices, shares, free, jnp),
     )
     begun = _with_new_goal(keys[5], rules, plan, worlds, jnp.ones(count, bool))
     return begun._replace(timer=jnp.zeros(count, jnp.int32))
@@ -199,14 +199,11 @@ def step(
         reached = jnp.zeros(len(reward), bool)
     elif kind == "Push":
         worlds, reward, reached = _push_reward(rules, worlds)
-    elif kind == "Button":
-        distance = _distance(worlds.position, worlds.goal)
-        reached = jnp.take_along_axis(touched["button"], worlds.button[:, None], axis=1)[:, 0]
-        reward = worlds.distance - distance + reached
-        worlds = worlds._replace(distance=distance)
     else:
         distance = _distance(worlds.position, worlds.goal)
         reached = distance <= rules.goal_size
+        if kind == "Button":
+            reached = jnp.take_along_axis(touched["button"], worlds.button[:, None], axis=1)[:, 0]
         reward = worlds.distance - distance + reached
         worlds = worlds._replace(distance=distance)
     cost = _costs(rules, worlds, touched)

@@ -13,9 +13,8 @@ from proco_jax.behaviors.ppo import (
     Metrics,
     PPOSettings,
     Rollout,
-    policy_outputs,
+    sample_actions,
     update,
-    with_price,
 )
 from proco_jax.envs.behavior_inputs import policy_inputs, price_input, prices_of, reward_unit
 
@@ -105,10 +104,7 @@ class PlanarPhase:
             worlds, inputs = carry
             acting, moving, starting = jax.random.split(key, 3)
             shown = price_input(prices, worlds.price, jnp)
-            mean, log_std = policy_outputs(
-                learner.params["policy"], with_price(learner.normalizer, inputs, shown)
-            )
-            action = mean + jnp.exp(log_std) * jax.random.normal(acting, mean.shape)
+            action = sample_actions(learner, inputs, shown, acting)
             moved, judged = self._hold(moving, worlds, action, plan, robot)
             after = inputs_of(moved)
             row = Rollout(
@@ -119,7 +115,7 @@ class PlanarPhase:
                 action,
                 judged.reward / unit,
                 judged.cost,
-                jnp.zeros(len(mean), bool),
+                jnp.zeros(self._count, bool),
                 judged.ended,
             )
 

@@ -22,14 +22,17 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from proco_jax.envs.behavior_inputs import PRICE_INPUTS
+from proco_jax.algorithms import imagination
+from proco_jax.algorithms.gradient_step import clip_gradient, descend
+from proco_jax.envs.behavior_inputs import INPUT_CLIP, PRICE_INPUTS
+from proco_jax.models.networks import gaussian_log_density
 from proco_jax.types import Array
 
 Params = dict[str, Any]
 Metrics = dict[str, jax.Array]
 _SMALLEST_STEP, _LARGEST_STEP = 1e-5, 3e-3
-# In standard deviations.
-_INPUT_CLIP = 5.0
+# Of the norm of the gradient.
+_GRADIENT_LIMIT = 1.0
 # Inputs that vary less count as constant.
 SMALLEST_DEVIATION = 1e-4
 
@@ -90,7 +93,7 @@ class Normalizer:
             deviation > SMALLEST_DEVIATION, 1.0 / jnp.maximum(deviation, SMALLEST_DEVIATION), 0.0
         )
         scale = jnp.where(self.count > 0, scale, 1.0)
-        return jnp.clip((inputs - self.mean) * scale, -_INPUT_CLIP, _INPUT_CLIP)
+        return jnp.clip((inputs - self.mean) * scale, -INPUT_CLIP, INPUT_CLIP)
 
 
 @struct.dataclass
@@ -172,7 +175,7 @@ def init_learner(key: jax.Array, settings: PPOSettings, inputs: int, actions: in
     }
     return Learner(
         params=params,
-        adam=_adam().init(params),
+        adam=optax.scale_by_adam().init(params),
         step_size=jnp.float32(settings.learning_rate),
         normalizer=Normalizer(jnp.zeros(()), jnp.zeros(inputs), jnp.zeros(inputs)),
         updates=jnp.zeros((), jnp.int32),
@@ -198,9 +201,9 @@ def update(
         params, adam, step_size = carry
         batch = jax.tree.map(lambda x: x[own], rows)
         grads, found = jax.grad(total_loss, has_aux=True)(params, settings, batch)
-        moved, adam = _adam().update(grads, adam)
-        moved = jax.tree.map(lambda x: -step_size * x, moved)
-        return (optax.apply_updates(params, moved), adam, step_size), found
+        grads, _ = clip_gradient(grads, _GRADIENT_LIMIT)
+        params, adam = descend(params, adam, grads, step_size, eps=imagination.ADAM_EPS)
+        return (params, adam, step_size), found
 
     def epoch(carry: tuple[Params, Any, jax.Array], key: jax.Array) -> tuple[Any, Metrics]:
         order = jax.random.permutation(key, count).reshape(settings.minibatches, -1)
@@ -275,16 +278,8 @@ def generalized_advantages(
       discount: of the critic.
       gae: 0 trusts the critic after one step, 1 only at the end.
     """
-    chex.assert_equal_shape([signal, value, next_value, terminated, ended])
-    error = signal + discount * jnp.where(terminated, 0.0, next_value) - value
-
-    def back(later: jax.Array, step: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        own, last = step
-        advantage = own + discount * gae * jnp.where(last, 0.0, later)
-        return advantage, advantage
-
-    _, advantages = jax.lax.scan(back, jnp.zeros_like(error[0]), (error, ended), reverse=True)
-    return advantages
+    following = jnp.where(terminated, 0.0, next_value)
+    return imagination.advantages(signal, value, following, ended, discount, gae)
 
 
 def priced_advantages(reward: Array, cost: Array, price: Array) -> jax.Array:
@@ -307,10 +302,14 @@ def total_loss(params: Params, settings: PPOSettings, rows: Rows) -> tuple[jax.A
     """The loss of policy and critics; each term moves one network only."""
     mean, log_std = policy_outputs(params["policy"], rows.inputs)
     log_prob = log_probability(mean, log_std, rows.action)
-    policy = clipped_loss(log_prob - rows.log_prob, rows.advantage, settings.clip)
+    clip = jnp.float32(settings.clip)
+    policy = imagination.surrogate_loss(log_prob, rows.log_prob, rows.advantage, clip)
     entropy = jnp.mean(jnp.sum(log_std + 0.5 * math.log(2 * math.pi * math.e), axis=-1))
-    reward = critic_loss(critic_outputs(params["reward_critic"], rows.inputs), rows.reward_target)
-    cost = critic_loss(critic_outputs(params["cost_critic"], rows.inputs), rows.cost_target)
+    value, cost_value = (
+        critic_outputs(params[name], rows.inputs) for name in ("reward_critic", "cost_critic")
+    )
+    reward = 0.5 * imagination.value_loss(value, rows.reward_target)
+    cost = 0.5 * imagination.value_loss(cost_value, rows.cost_target)
     ratio = log_prob - rows.log_prob
     metrics = {
         "ppo/policy_loss": policy,
@@ -320,20 +319,6 @@ def total_loss(params: Params, settings: PPOSettings, rows: Rows) -> tuple[jax.A
         "ppo/divergence": jnp.mean(jnp.expm1(ratio) - ratio),
     }
     return policy - settings.entropy * entropy + reward + cost, metrics
-
-
-def clipped_loss(log_ratio: Array, advantage: Array, clip: float) -> jax.Array:
-    """PPO's clipped surrogate, equation 7: `[B]` log ratios and advantages to a number."""
-    chex.assert_equal_shape([log_ratio, advantage])
-    ratio = jnp.exp(log_ratio)
-    bounded = jnp.clip(ratio, 1.0 - clip, 1.0 + clip)
-    return -jnp.mean(jnp.minimum(ratio * advantage, bounded * advantage))
-
-
-def critic_loss(value: Array, target: Array) -> jax.Array:
-    """Half the mean squared error of values `[B]`."""
-    chex.assert_equal_shape([value, target])
-    return 0.5 * jnp.mean((value - jax.lax.stop_gradient(target)) ** 2)
 
 
 def next_step_size(settings: PPOSettings, step_size: Array, divergence: Array) -> jax.Array:
@@ -364,8 +349,8 @@ def critic_outputs(layers: list[dict[str, Array]], rows: Array) -> jax.Array:
 
 def log_probability(mean: Array, log_std: Array, action: Array) -> jax.Array:
     """The log density `[...]` of actions `[..., A]`."""
-    distance = (action - mean) * jnp.exp(-log_std)
-    return -jnp.sum(0.5 * distance**2 + log_std + 0.5 * math.log(2 * math.pi), axis=-1)
+    constant = 0.5 * math.log(2 * math.pi) * action.shape[-1]
+    return gaussian_log_density(mean, log_std, action) - constant
 
 
 def updated(normalizer: Normalizer, inputs: Array) -> Normalizer:
@@ -381,10 +366,6 @@ def updated(normalizer: Normalizer, inputs: Array) -> Normalizer:
         normalizer.mean + apart * count / total,
         normalizer.square + square + apart**2 * normalizer.count * count / total,
     )
-
-
-def _adam() -> optax.GradientTransformation:
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(eps=1e-5))
 
 
 def _init_layers(key: jax.Array, sizes: tuple[int, ...], last: float) -> list[dict[str, Array]]:

@@ -16,8 +16,8 @@ from proco_jax.behaviors.ppo import (
 )
 from proco_jax.envs.behavior_inputs import (
     Prices,
+    drawn_price,
     policy_inputs,
-    price_at,
     price_input,
     reward_unit,
 )
@@ -187,8 +187,7 @@ class SimulatedWorlds:
         if len(set(seeds)) < len(seeds):
             seeds = [(seed + k) % 2**31 for k, seed in enumerate(seeds)]
         share, free = self._random.random((2, len(worlds)))
-        price = price_at(self._prices, share)
-        self._price[worlds] = np.where(free < self._prices.free, 0.0, price)
+        self._price[worlds] = drawn_price(self._prices, share, free)
         self._obs[worlds] = self._env.reset(seeds, worlds.tolist())
         begun = self._sums[2, worlds] > 0
         self._left[worlds] = np.where(begun, self.task.episode_steps, self._left[worlds])

@@ -147,14 +147,19 @@ def _open(folder: Path, identity: dict[str, Any], log: Callable[[str], None]) ->
 
 def _fresh(key: jax.Array, settings: PPOSettings, sizes: tuple[int, int]) -> Training:
     learner = init_learner(jax.random.fold_in(key, 0), settings, *sizes)
-    kept = {"policy": learner.params["policy"], "normalizer": learner.normalizer}
-    empty = jax.tree.map(lambda x: jnp.zeros((len(SNAPSHOTS), *x.shape), x.dtype), kept)
+    empty = jax.tree.map(
+        lambda x: jnp.zeros((len(SNAPSHOTS), *x.shape), x.dtype), _snapshot(learner)
+    )
     return Training(learner, empty, jnp.zeros(()))
 
 
 def _kept(snapshots: Any, slot: int, learner: Learner) -> Any:
-    own = {"policy": learner.params["policy"], "normalizer": learner.normalizer}
+    own = _snapshot(learner)
     return jax.tree.map(lambda all_, one: all_.at[slot].set(one), snapshots, own)
+
+
+def _snapshot(learner: Learner) -> Any:
+    return {"policy": learner.params["policy"], "normalizer": learner.normalizer}
 
 
 def _check(learner: Learner, phase: str, number: int) -> None:

@@ -12,11 +12,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from proco_jax.common.files import read_npz, write_atomic
-from proco_jax.envs.behavior_inputs import PRICE_INPUTS, Prices, policy_inputs, prices_of
-from proco_jax.envs.tasks import Task, get_task
+from proco_jax.envs.behavior_inputs import (
+    INPUT_CLIP,
+    PRICE_INPUTS,
+    Prices,
+    policy_inputs,
+    prices_of,
+)
+from proco_jax.envs.tasks import Task
 
 FORMAT = 1
-_CLIP = 5.0
 _SHIPPED = Path(__file__).resolve().parent / "behaviors"
 
 
@@ -65,7 +70,7 @@ class BehaviorPolicies(NamedTuple):
 
         Every row is computed apart, so it does not depend on the others to the last bit.
         """
-        x = np.clip((inputs - self.shift) * self.scale, -_CLIP, _CLIP)
+        x = np.clip((inputs - self.shift) * self.scale, -INPUT_CLIP, INPUT_CLIP)
         x = np.concatenate([x, price_input], axis=1).astype(np.float32)[:, None]
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
             x = np.tanh(x @ weight + bias[:, None])
@@ -126,13 +131,12 @@ def load_policies(path: Path, task: Task) -> BehaviorPolicies:
         tuple(single[name] for name in names if name.startswith("bias")),
         single["log_std"],
     )
-    _check_sizes(path, policies)
+    _check_sizes(path, task, policies)
     return policies
 
 
-def _check_sizes(path: Path, policies: BehaviorPolicies) -> None:
+def _check_sizes(path: Path, task: Task, policies: BehaviorPolicies) -> None:
     """Compares the sizes with those of the task's inputs and actions."""
-    task = get_task(policies.header["task"])
     inputs = policy_inputs(task, np.zeros((1, task.spec.size), np.float32)).shape[1]
     found = policies.weights[0].shape[1], policies.weights[-1].shape[2]
     if found != (inputs + PRICE_INPUTS, task.action_size):

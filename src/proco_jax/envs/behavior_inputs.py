@@ -13,6 +13,8 @@ import numpy as np
 from proco_jax.envs.tasks import Task
 
 PRICE_INPUTS = 6
+# Of normalized inputs, in standard deviations.
+INPUT_CLIP = 5.0
 _BINS = 16
 # Rings that show a single object, whose position follows exactly.
 _SINGLE = ("goal_lidar", "push_box_lidar", "circle_lidar")
@@ -46,6 +48,11 @@ def prices_of(task: Task) -> Prices:
 def price_at(prices: Prices, share: Any) -> Any:
     """The price at a share in [0, 1] of the range, log-uniform for uniform shares."""
     return prices.low * (prices.high / prices.low) ** share
+
+
+def drawn_price(prices: Prices, share: Any, free: Any, xp: ModuleType = np) -> Any:
+    """The price of an episode, for numbers `share` and `free` that are uniform in [0, 1]."""
+    return xp.where(free < prices.free, 0.0, price_at(prices, share))
 
 
 def price_input(prices: Prices, price: Any, xp: ModuleType = np) -> Any:

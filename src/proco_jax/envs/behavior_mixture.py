@@ -9,8 +9,8 @@ from proco_jax.config.schema import CollectConfig
 from proco_jax.envs.behavior_file import BehaviorPolicies
 from proco_jax.envs.behavior_inputs import (
     PRICE_INPUTS,
+    drawn_price,
     policy_inputs,
-    price_at,
     price_input,
 )
 from proco_jax.envs.tasks import Task
@@ -54,10 +54,9 @@ def draw_behavior(policies: BehaviorPolicies, collect: CollectConfig, seed: int)
     trained, free, share = rng.random(3)
     earlier = int(rng.integers(max(last, 1)))
     low, high = collect.policy_noise
-    prices = policies.prices
     return Behavior(
         snapshot=last if trained < 0.5 else earlier,
-        price=0.0 if free < prices.free else float(price_at(prices, RECORDED_SHARE * share)),
+        price=float(drawn_price(policies.prices, RECORDED_SHARE * share, free)),
         noise=float(rng.uniform(low, high)),
     )
 
