@@ -68,7 +68,11 @@ def test_offline_takes_recorded_replies_where_there_are_enough(
 def test_offline_takes_the_rule_of_a_file_of_ones_own(tmp_path: Path) -> None:
     text = (recorded.shipped_experiments() / "knowledge" / f"{GOAL}.md").read_text()
     path = tmp_path / "own.md"
-    for old, new in ((f"# {GOAL}", "# Mine"), ("within 0.2 m of", "within 0.3 m of")):
+    for old, new in (
+        (f"# {GOAL}", "# Mine"),
+        ("within 0.2 m of", "within 0.3 m of"),
+        ("<= 0.2 m", "<= 0.3 m"),
+    ):
         assert old in text
         path.write_text(text.replace(old, new))
         found = ground_recorded(tmp_path, model="offline", file=str(path))

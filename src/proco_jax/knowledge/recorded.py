@@ -9,7 +9,7 @@ import dataclasses
 import json
 
 from proco_jax.common.shipped import shipped_experiments
-from proco_jax.knowledge.files import Knowledge, KnowledgeError
+from proco_jax.knowledge.files import Knowledge, KnowledgeError, load_knowledge
 from proco_jax.knowledge.prompts import Messages, field_table, plain
 
 RECORDED_FILE = "recorded_rules.jsonl"
@@ -59,13 +59,24 @@ def recorded_replies(knowledge: Knowledge) -> RecordedReplies:
 
 
 def find_recorded(knowledge: Knowledge) -> RecordedReplies | None:
-    """The recorded replies for a knowledge file; None if it is not one that the model was shown.
+    """The recorded replies for a knowledge file; None if it is not one that the package ships.
+
+    The model was shown the text and the fields. A rule in the file that is not the shipped one is
+    its author's statement of what is unsafe, so it counts as another file too.
 
     Raises:
       KnowledgeError: if the record cannot be read.
     """
     found = _records().get(knowledge.name)
-    return None if found is None or _changed(found, knowledge) else found
+    if found is None or _changed(found, knowledge) or _has_own_rule(knowledge):
+        return None
+    return found
+
+
+def _has_own_rule(knowledge: Knowledge) -> bool:
+    """Whether the file has a rule that is not the shipped one of its name."""
+    shipped = load_knowledge(knowledge.name, knowledge.spec).rule
+    return knowledge.rule is not None and knowledge.rule != shipped
 
 
 def _records() -> dict[str, RecordedReplies]:
