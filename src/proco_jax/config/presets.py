@@ -47,6 +47,23 @@ def for_buttons(config: Config) -> Config:
     return config
 
 
+def for_navigation(config: Config) -> Config:
+    """Settings of the 16 navigation tasks on logs of trained policies, in place."""
+    config.data.collect.behavior = "policies"
+    # A fifth to a third of these episodes is free of violations.
+    config.data.episodes = 600
+    # Wheels, moved objects and gremlins take longer to learn than a Point among hazards.
+    config.dynamics.steps = 6000
+    return config
+
+
+def for_velocity(config: Config) -> Config:
+    """Settings of the 5 velocity tasks on logs of trained policies, in place."""
+    config.data.collect.behavior = "policies"
+    config.data.episodes = 600
+    return config
+
+
 def for_comparison(config: Config) -> Config:
     """Every algorithm with every augmentation under every shield, in place, after `set_variant`.
 

@@ -1,0 +1,17 @@
+"""CarPush2 from violation-free logs of trained policies.
+
+    python -m proco_jax.main --config=experiments/car_push_2.py
+
+Variants: `car_push_2.py:quick`, `car_push_2.py`, `car_push_2.py:paper`.
+
+Not measured yet.
+"""
+
+from proco_jax.config.presets import for_navigation, set_variant
+from proco_jax.config.schema import Config
+
+
+def get_config(variant: str = "default") -> Config:
+    """The experiment; variants: quick, default, paper."""
+    config = for_navigation(Config(experiment="car_push_2", task="SafetyCarPush2"))
+    return set_variant(config, variant)

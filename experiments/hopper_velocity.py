@@ -1,0 +1,17 @@
+"""HopperVelocity from violation-free logs of trained policies.
+
+    python -m proco_jax.main --config=experiments/hopper_velocity.py
+
+Variants: `hopper_velocity.py:quick`, `hopper_velocity.py`, `hopper_velocity.py:paper`.
+
+Not measured yet.
+"""
+
+from proco_jax.config.presets import for_velocity, set_variant
+from proco_jax.config.schema import Config
+
+
+def get_config(variant: str = "default") -> Config:
+    """The experiment; variants: quick, default, paper."""
+    config = for_velocity(Config(experiment="hopper_velocity", task="SafetyHopperVelocity"))
+    return set_variant(config, variant)
