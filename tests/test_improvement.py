@@ -21,7 +21,7 @@ from core_toys import (
 from proco_jax.augmentation.base import Context, WorldModel
 from proco_jax.augmentation.learned_world import learned_world
 from proco_jax.common.checkpoint import Checkpoints
-from proco_jax.models import bonus, cost, dynamics, dynamics_targets
+from proco_jax.models import bonus, cost, dynamics, dynamics_targets, termination
 from proco_jax.models.normalizer import fit_normalizer
 from proco_jax.training import improvement, loop
 
@@ -201,6 +201,17 @@ def test_a_world_is_lost_where_the_elites_disagree_or_a_prediction_is_not_finite
     found = world_of(context._replace(world=broken)).step(obs, action)
     assert found.lost.all()
     np.testing.assert_array_equal(found.next_obs, obs)
+
+
+def test_a_state_that_ends_an_episode_is_not_continued_and_not_unsafe_for_that(context):
+    obs, action = context.data.obs[:5], context.data.action[:5]
+    always = termination.empty_model(FLAT.size)._replace(threshold=jnp.float32(-jnp.inf))
+    world = context.world._replace(cost=None, termination=always)
+    found = world_of(context._replace(world=world)).step(obs, action)
+    assert found.lost.all() and not found.unsafe.any()
+    never = always._replace(threshold=jnp.float32(jnp.inf))
+    world = world._replace(termination=never)
+    assert not world_of(context._replace(world=world)).step(obs, action).lost.any()
 
 
 def test_without_a_cost_network_leaving_the_logs_is_unsafe(context):

@@ -14,6 +14,7 @@ from proco_jax.models.bonus import BonusModel
 from proco_jax.models.cost import CostModel
 from proco_jax.models.dynamics import Model
 from proco_jax.models.normalizer import Normalizer
+from proco_jax.models.termination import TerminationModel
 from proco_jax.types import Array, Dataset, Segment, ToGo, Transition
 
 # Key and raw obs `[..., O]` to actions `[..., A]`.
@@ -32,6 +33,8 @@ class WorldModel(NamedTuple):
       bonus: the fitted event model of rare bonuses; None without one, then none is imagined.
       residuals: `[K, O]` what the dynamics do not predict of logged observations, for worlds in
         which a policy is improved.
+      termination: the fitted classifier of states that end an episode; None where the logs have no
+        termination.
     """
 
     dynamics: Model
@@ -41,6 +44,7 @@ class WorldModel(NamedTuple):
     trajectories: Buffer | None = None
     bonus: BonusModel | None = None
     residuals: Array | None = None
+    termination: TerminationModel | None = None
 
 
 class Context(NamedTuple):
@@ -65,7 +69,7 @@ class Outcome(NamedTuple):
       reward: `[...]`, the usual part, within its usual range.
       bonus: `[...]` probability that the action earns a rare bonus.
       unsafe: `[...]` bool, whether the next state counts as unsafe.
-      lost: `[...]` bool, whether the model left the support of the logs.
+      lost: `[...]` bool, whether the model left the support of the logs, or the episode ends.
     """
 
     next_obs: Array

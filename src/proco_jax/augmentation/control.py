@@ -26,7 +26,7 @@ def make(config: Config, dynamics_net: DynamicsNetwork, cost_net: Critic) -> Aug
     """The augmentation of a config."""
 
     def model_of(world: WorldModel) -> RolloutModel:
-        model = rollout_model(dynamics_net, cost_net, world.dynamics, None)
+        model = rollout_model(dynamics_net, cost_net, world.dynamics, None, world.termination)
         limit = world.dynamics.limit
         # Rollouts go on beyond the limit, or no state beyond it would be kept. All sequences have
         # the same score, so the search takes the first one, which is random.

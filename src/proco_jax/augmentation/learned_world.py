@@ -2,7 +2,7 @@
 
 Where the dynamics ensemble disagrees beyond its limit, or predicts a number that is not finite, the
 world is lost: the state may not be continued. Without a cost network, as in the control, leaving
-the support of the logs is what counts as unsafe.
+the support of the logs is what counts as unsafe. Nor is a state continued that ends an episode.
 
 Some sensors can hardly be predicted, e.g. an accelerometer. A policy that was improved with their
 means acts on noise once it is deployed, so residuals of logged transitions are added to them. Rings
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from proco_jax.augmentation.base import Context, Outcome, World
-from proco_jax.models import bonus, cost, dynamics
+from proco_jax.models import bonus, cost, dynamics, termination
 from proco_jax.models.networks import Critic, DynamicsNetwork
 from proco_jax.types import Array
 
@@ -42,6 +42,8 @@ def learned_world(
         reward = jnp.clip(jnp.where(finite, found.reward, 0.0), low, high)
         lost = ~(finite & (found.disagreement <= model.limit))
         unsafe = lost if world.cost is None else cost.unsafe(cost_net, world.cost, next_obs)
+        if world.termination is not None:
+            lost = lost | termination.ends(world.termination, next_obs)
         chance = jnp.zeros_like(reward)
         if events is not None:
             chance = bonus.probability(dynamics_net.spec, events, obs, action)

@@ -22,7 +22,7 @@ from proco_jax.augmentation.base import Augmentation, Context, Policy, WorldMode
 from proco_jax.augmentation.learned_world import learned_world
 from proco_jax.common.hyperparameters import hyper_from
 from proco_jax.config.schema import Config
-from proco_jax.models import cost, dynamics
+from proco_jax.models import cost, dynamics, termination
 from proco_jax.models.networks import Critic, DynamicsNetwork
 from proco_jax.types import Array, Segment, ToGo, Transition
 
@@ -42,7 +42,9 @@ def make(config: Config, dynamics_net: DynamicsNetwork, cost_net: Critic) -> Aug
     return make_imagining(
         "proco",
         config,
-        lambda world: rollout_model(dynamics_net, cost_net, world.dynamics, world.cost),
+        lambda world: rollout_model(
+            dynamics_net, cost_net, world.dynamics, world.cost, world.termination
+        ),
         lambda context: jnp.maximum(context.data.cost, _world(context).unsafe),
         functools.partial(learned_world, dynamics_net, cost_net),
     )
@@ -152,10 +154,12 @@ def rollout_model(
     cost_net: Critic,
     model: dynamics.Model,
     cost_model: cost.CostModel | None,
+    ending: termination.TerminationModel | None = None,
 ) -> rollouts.RolloutModel:
-    """Fitted dynamics and cost network as the functions that rollouts ask for.
+    """Fitted dynamics, cost network and terminations as the functions that rollouts ask for.
 
-    Without a cost network no state is unsafe and all score 0.
+    Without a cost network no state is unsafe and all score 0. Without a termination model no state
+    ends an episode.
     """
     elites = jnp.arange(model.elites.shape[0])
 
@@ -177,6 +181,7 @@ def rollout_model(
         score=score,
         unsafe=lambda obs, disagreement: score(obs) >= threshold,
         limit=model.limit,
+        ends=None if ending is None else functools.partial(termination.ends, ending),
     )
 
 

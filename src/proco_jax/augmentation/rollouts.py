@@ -42,6 +42,7 @@ class RolloutModel(NamedTuple):
       unsafe: next obs `[..., O]` and the disagreement `[...]` with which it was predicted, to
         `[...]` bool.
       limit: disagreement above which a rollout ends.
+      ends: obs `[..., O]` to `[...]` bool, whether the state ends an episode; None if none does.
     """
 
     step: Callable[[Array, Array], jax.Array]
@@ -49,6 +50,7 @@ class RolloutModel(NamedTuple):
     score: Callable[[Array], jax.Array]
     unsafe: Callable[[Array, Array], jax.Array]
     limit: Array
+    ends: Callable[[Array], jax.Array] | None = None
 
 
 class Imagined(NamedTuple):
@@ -59,7 +61,7 @@ class Imagined(NamedTuple):
       action: `[M, H, A]`.
       reward: `[M, H]`, the usual part of the predicted reward.
       unsafe: `[M, H]` bool, of the next state.
-      length: `[M]` int32, steps for which the elites agree.
+      length: `[M]` int32, steps for which the elites agree, before one that ends the episode.
       source: `[M]` int32, RISK, BEHAVIOR, POLICY or RECOVERY.
       origin: `[M]` int32, the logged transition in whose place the trajectory begins: in its state,
         or, if the source is RECOVERY, at its time step; NOWHERE if there is none.
@@ -202,6 +204,8 @@ def imagine(
         finite = jnp.all(jnp.isfinite(next_obs), axis=-1) & jnp.isfinite(reward)
         next_obs = jnp.where(finite[..., None], next_obs, obs)
         alive = alive & finite & (disagreement <= model.limit)
+        if model.ends is not None:
+            alive = alive & ~model.ends(next_obs)
         unsafe = model.unsafe(next_obs, disagreement)
         return (next_obs, alive), (action, next_obs, jnp.nan_to_num(reward), unsafe, alive)
 

@@ -26,6 +26,7 @@ class Stream(enum.IntEnum):
     AVOIDANCE_ATTEMPTS = 10
     OFFLINE_EVALUATION = 11
     BONUS = 12
+    TERMINATION = 13
 
 
 def stream_key(seed: int | Array, stream: Stream) -> jax.Array:

@@ -206,7 +206,9 @@ def _planners(program: Program, shape: tuple[int, int]) -> tuple[Any, Any]:
     rollout_hyper = make_hyper(program.config).rollouts
 
     def parts(world: WorldModel, hyper: Any, state: Any) -> tuple[Any, Any]:
-        model = rollout_model(program.dynamics, program.cost, world.dynamics, world.cost)
+        model = rollout_model(
+            program.dynamics, program.cost, world.dynamics, world.cost, world.termination
+        )
         return model, make_policy(program, world.dynamics.normalizer, hyper, state)
 
     @jax.jit

@@ -31,7 +31,7 @@ from proco_jax.evaluation.episodes import make_evaluation_env
 from proco_jax.evaluation.results import FILE, load_rows
 from proco_jax.knowledge.grounding import Grounding, check_knowledge, ground
 from proco_jax.knowledge.rule_checks import LoggedStates
-from proco_jax.models import bonus, cost, dynamics
+from proco_jax.models import bonus, cost, dynamics, termination
 from proco_jax.models.normalizer import fit_normalizer
 from proco_jax.pipeline import offline, policies, reports
 from proco_jax.pipeline.policies import Learner, Trained
@@ -44,6 +44,7 @@ from proco_jax.pipeline.world_model import (
     fit_bonus,
     fit_cost,
     fit_dynamics,
+    fit_termination,
     label,
     make_nets,
     make_world,
@@ -65,12 +66,14 @@ class Fitted(NamedTuple):
     Attributes:
       dynamics: the fitted ensemble.
       bonus: the fitted event model of rare bonuses; None if no policy is improved in imagination.
+      termination: the fitted classifier of states that end an episode; None where none does.
       cost: the fitted cost network.
       inputs: content hashes of those that there are, by kind.
     """
 
     dynamics: dynamics.Model
     bonus: bonus.BonusModel | None
+    termination: termination.TerminationModel | None
     cost: FittedCost
     inputs: dict[str, Any]
 
@@ -197,7 +200,7 @@ def learners_of(config: Config) -> tuple[Learner, ...]:
 
 
 def fit_world_model(run: Run, nets: Nets, data: Data, logs: Logs, grounding: Grounding) -> Fitted:
-    """Dynamics, labels and cost network, each with its report, and the event model of bonuses."""
+    """Dynamics, labels and cost network, each with its report, and the models of events."""
     with run.stage("dynamics", "Dynamics"):
         model, dynamics_folder = fit_dynamics(run, nets, data)
         inputs = {"dynamics": dynamics_folder.name}
@@ -206,6 +209,9 @@ def fit_world_model(run: Run, nets: Nets, data: Data, logs: Logs, grounding: Gro
         if run.config.proco.imagination.updates:
             events, bonus_folder = fit_bonus(run, nets, data, model)
             inputs["bonus"] = bonus_folder.name
+        ending, ending_folder = fit_termination(run, nets, data)
+        if ending_folder is not None:
+            inputs["termination"] = ending_folder.name
         margin = margin_of(grounding)
         if margin is not None and run.read_json("dynamics.json") is None:
             reports.report_dynamics(run, nets, data, model, logs, margin)
@@ -214,7 +220,7 @@ def fit_world_model(run: Run, nets: Nets, data: Data, logs: Logs, grounding: Gro
         fitted = fit_cost(run, nets, data.normalizer, labels, labels_folder)
         if run.read_json("cost.json") is None:
             reports.report_cost(run, nets, fitted, logs, grounding)
-    return Fitted(model, events, fitted, inputs | {"cost": fitted.folder.name})
+    return Fitted(model, events, ending, fitted, inputs | {"cost": fitted.folder.name})
 
 
 def make_contexts(
@@ -230,7 +236,7 @@ def make_contexts(
         if name != "none":
             assert fitted is not None
             cost_model = None if name == "control" else fitted.cost.model
-            models = (fitted.dynamics, cost_model, fitted.bonus)
+            models = (fitted.dynamics, cost_model, fitted.bonus, fitted.termination)
             world = make_world(run.config, nets, data, *models)
             made_of = fitted.inputs.items()
             inputs |= {kind: x for kind, x in made_of if kind != "cost" or name != "control"}

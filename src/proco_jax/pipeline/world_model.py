@@ -21,7 +21,7 @@ from proco_jax.common.random_streams import Stream, stream_key
 from proco_jax.config.schema import Config
 from proco_jax.diagnostics import critics as diagnostics
 from proco_jax.knowledge.grounding import Grounding, label_states
-from proco_jax.models import bonus, cost, dynamics
+from proco_jax.models import bonus, cost, dynamics, termination
 from proco_jax.models.dynamics_targets import fit_targets, is_bonus
 from proco_jax.models.networks import Critic, DynamicsNetwork
 from proco_jax.models.normalizer import Normalizer
@@ -36,7 +36,7 @@ COST_CHUNK = 500
 # Logged transitions whose residuals imagined worlds draw from.
 RESIDUALS = 8192
 # Raised when the meaning of an artifact changes while its settings do not.
-VERSIONS = {"dynamics": 3, "bonus": 2, "labels": 1, "cost": 1}
+VERSIONS = {"dynamics": 3, "bonus": 2, "termination": 1, "labels": 1, "cost": 1}
 LOGGED_CANDIDATES = 60_000
 EXPLORATIONS = 16
 LABELS = "labels.npz"
@@ -212,6 +212,39 @@ def _bonus_words(
     return (
         f"{words} on held-out transitions without it, median {np.median(at):.2f} on {len(at)} with"
     )
+
+
+def fit_termination(
+    run: Run, nets: Nets, data: Data
+) -> tuple[termination.TerminationModel | None, Path | None]:
+    """The classifier of states that end an episode, from the store if it is there, and the folder.
+
+    Both are None where no logged episode ends by a true termination.
+    """
+    if not termination.terminates(data.train).any():
+        return None, None
+    seed = run.config.seed
+    inputs = {"version": VERSIONS["termination"], "logs": data.digest, "seed": seed}
+
+    def make(folder: Path) -> None:
+        key = stream_key(seed, Stream.TERMINATION)
+        fitted = termination.fit(data.normalizer, data.train, key)
+        save_arrays(folder / "model", fitted)
+        run.log(f"   {_termination_words(fitted, data.holdout)}")
+
+    folder = artifact(run.store, "termination", inputs, make, run.log)
+    like = jax.eval_shape(lambda: termination.empty_model(nets.spec.size))
+    return load_arrays(folder / "model", like, verified=True), folder
+
+
+def _termination_words(fitted: termination.TerminationModel, holdout: Dataset) -> str:
+    """Which held-out states are said to end an episode, in a line."""
+    found = np.asarray(jax.jit(termination.ends)(fitted, holdout.obs[holdout.obs_index + 1]))
+    over = termination.terminates(holdout)
+    words = f"terminations: {found[~over].mean():.2%} of the held-out states that did not end"
+    if not over.any():
+        return f"{words} an episode are said to; there is none that did"
+    return f"{words} an episode are said to, {found[over].mean():.0%} of the {over.sum()} that did"
 
 
 def label(
@@ -403,8 +436,9 @@ def make_world(
     model: dynamics.Model,
     cost_model: cost.CostModel | None,
     events: bonus.BonusModel | None = None,
+    ending: termination.TerminationModel | None = None,
 ) -> WorldModel:
-    """What augmentations ask of dynamics, cost network and event model, with the logs labeled once.
+    """What augmentations ask of the fitted models, with the logs labeled once.
 
     Without a cost network nothing is unsafe, and starts are drawn from all logs.
     """
@@ -416,7 +450,7 @@ def make_world(
     if cost_model is None:
         nothing = jnp.zeros(size, bool)
         every = jnp.arange(size)
-        return WorldModel(model, None, nothing, every, bonus=events, residuals=residuals)
+        return WorldModel(model, None, nothing, every, None, events, residuals, ending)
 
     @jax.jit
     def run(cost_model: cost.CostModel, train: Dataset) -> tuple[Array, Array]:
@@ -430,7 +464,7 @@ def make_world(
     unsafe, risky = run(cost_model, data.train)
     top = max(1, int(size * config.rollouts.risky_top))
     risky = risky[:top]
-    return WorldModel(model, cost_model, unsafe, risky, bonus=events, residuals=residuals)
+    return WorldModel(model, cost_model, unsafe, risky, None, events, residuals, ending)
 
 
 def rule_score(grounding: Grounding) -> Score | None:
