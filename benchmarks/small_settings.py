@@ -11,6 +11,7 @@ from proco_jax.config.schema import Config, replaced
 # A few seconds of training. Nothing is learned.
 SMALL: dict[str, Any] = {
     "data.episodes": 6,
+    "data.collect.behavior": "controllers",
     "data.holdout_share": 0.2,
     "encoder.bin_hidden": (8,),
     "encoder.features": 16,

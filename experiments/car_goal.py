@@ -7,8 +7,9 @@ default target violation rate was chosen on PointGoal1 and CarButton1.
 
 Variants: `car_goal.py:quick`, `car_goal.py`, `car_goal.py:paper`.
 
-Results with `--config.algorithms="('proco','bc')"`, 5 seeds x 20 episodes, as in the README;
-mean ± standard deviation of the means of the seeds, evaluated at commit c6146cb:
+Results on logs of lidar controllers, with `--config.algorithms="('proco','bc')"`, 5 seeds x 20
+episodes, as in the README; mean ± standard deviation of the means of the seeds, evaluated at commit
+c6146cb:
 
     | algorithm | augmentation | shield  | return, mean | cost, mean  | violation-free |
     | :-------- | :----------- | :------ | -----------: | ----------: | -------------: |
@@ -26,13 +27,11 @@ mean ± standard deviation of the means of the seeds, evaluated at commit c6146c
     | bc        | none         | planner |  4.27 ± 2.11 |   1.1 ± 1.6 |  97% [91, 100] |
 """
 
-from proco_jax.config.presets import set_variant
+from proco_jax.config.presets import for_navigation, set_variant
 from proco_jax.config.schema import Config
 
 
 def get_config(variant: str = "default") -> Config:
     """The experiment; variants: quick, default, paper."""
-    config = Config(experiment="car_goal", task="SafetyCarGoal1")
-    # As on CarButton1: the dynamics of wheels and a free ball take longer to learn than a Point's.
-    config.dynamics.steps = 6000
+    config = for_navigation(Config(experiment="car_goal", task="SafetyCarGoal1"))
     return set_variant(config, variant)

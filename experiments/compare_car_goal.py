@@ -6,13 +6,11 @@ Variants: `compare_car_goal.py:quick`, `compare_car_goal.py`, `compare_car_goal.
 read the report: `docs/comparison.md`.
 """
 
-from proco_jax.config.presets import for_comparison, set_variant
+from proco_jax.config.presets import for_comparison, for_navigation, set_variant
 from proco_jax.config.schema import Config
 
 
 def get_config(variant: str = "default") -> Config:
     """The experiment; variants: quick, default, paper."""
-    config = Config(experiment="compare_car_goal", task="SafetyCarGoal1")
-    # As in `car_goal.py`.
-    config.dynamics.steps = 6000
+    config = for_navigation(Config(experiment="compare_car_goal", task="SafetyCarGoal1"))
     return for_comparison(set_variant(config, variant))

@@ -4,8 +4,9 @@
 
 Variants: `point_button.py:quick`, `point_button.py`, `point_button.py:paper`.
 
-Results with `--config.algorithms="('proco','bc')"`, 5 seeds x 20 episodes, as in the README;
-mean ± standard deviation of the means of the seeds, evaluated at commit c6146cb:
+Results on logs of lidar controllers, with `--config.algorithms="('proco','bc')"`, 5 seeds x 20
+episodes, as in the README; mean ± standard deviation of the means of the seeds, evaluated at commit
+c6146cb:
 
     | algorithm | augmentation | shield  | return, mean | cost, mean   | violation-free |
     | :-------- | :----------- | :------ | -----------: | -----------: | -------------: |
@@ -23,11 +24,11 @@ mean ± standard deviation of the means of the seeds, evaluated at commit c6146c
     | bc        | none         | planner | -0.62 ± 0.70 |    2.9 ± 1.9 |   84% [75, 92] |
 """
 
-from proco_jax.config.presets import for_buttons, set_variant
+from proco_jax.config.presets import for_navigation, set_variant
 from proco_jax.config.schema import Config
 
 
 def get_config(variant: str = "default") -> Config:
     """The experiment; variants: quick, default, paper."""
-    config = for_buttons(Config(experiment="point_button", task="SafetyPointButton1"))
+    config = for_navigation(Config(experiment="point_button", task="SafetyPointButton1"))
     return set_variant(config, variant)

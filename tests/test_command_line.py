@@ -116,4 +116,4 @@ def test_a_missing_file_is_reported_with_the_experiments_of_the_package(
     with pytest.raises(SystemExit) as exit:
         config_of(f"--config={file}")
     text = str(exit.value)
-    assert f"no file {file!r}" in text and "of the package: car_button, car_goal" in text
+    assert f"no file {file!r}" in text and "of the package: ant_velocity, car_button," in text

@@ -20,6 +20,8 @@ from benchmarks.sweeps import SimulatedWork, template_row
 from proco_jax.common.checkpoint import Checkpoints
 from proco_jax.common.object_store import ObjectStore
 from proco_jax.config.schema import Config
+from proco_jax.data.collection import make_recipe, recipe_id
+from proco_jax.envs.tasks import get_task
 from proco_jax.pipeline.store import ArtifactError, artifact, attach, has_artifact
 from proco_jax.sweeps.description import Sweep, Unit, expand
 from proco_jax.sweeps.folder import FAILURE, Root, write_plan
@@ -332,15 +334,16 @@ def test_logs_are_collected_on_one_machine_alone(
     place: ObjectStore, tmp_path: Path, row: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     datasets = []
+    config = UNITS[0].runs[0].config
+    named = recipe_id(make_recipe(get_task(config.task), config.data))
 
     class Collecting(SimulatedWork):
         def __call__(self, unit: Unit, log: Log) -> None:
-            found = list((tmp_path / name / "data").glob("proco/*/controller*"))
-            datasets.append(len(found))
-            if not found:
-                made = tmp_path / name / "data" / "proco" / "safety-point-goal1"
-                (made / "controller-n60-v0").mkdir(parents=True)
-                (made / "controller-n60-v0" / "log").write_text("logs")
+            made = tmp_path / name / "data" / named
+            datasets.append(made.is_dir())
+            if not made.is_dir():
+                made.mkdir(parents=True)
+                (made / "log").write_text("logs")
             super().__call__(unit, log)
 
     assert Config().data.source == "collect"
@@ -349,9 +352,8 @@ def test_logs_are_collected_on_one_machine_alone(
         work = machine(place, tmp_path / name / "root", row)
         lines: list[str] = []
         run(RemoteWork(Collecting(work.root, row), work.remote), [unit], lines.append)
-    assert datasets == [0, 1] and any("logs of another machine" in line for line in lines)
-    found = tmp_path / "b" / "data" / "proco" / "safety-point-goal1" / "controller-n60-v0"
-    assert (found / "log").read_text() == "logs"
+    assert datasets == [False, True] and any("logs of another machine" in line for line in lines)
+    assert (tmp_path / "b" / "data" / named / "log").read_text() == "logs"
 
 
 def test_a_trained_unit_is_evaluated_elsewhere(

@@ -37,18 +37,8 @@ def set_variant(config: Config, variant: str) -> Config:
     return _quick(config) if variant == "quick" else config
 
 
-def for_buttons(config: Config) -> Config:
-    """Settings for tasks with buttons and gremlins, in place; tuned on CarButton1."""
-    # Controllers with a gain of 0 almost never finish an episode without a contact here.
-    config.data.collect.gains = (0.0, 1.0, 1.5, 2.0, 2.0, 3.0)
-    config.data.episodes = 300
-    # Gremlins take longer to learn than hazards.
-    config.dynamics.steps = 6000
-    return config
-
-
 def for_navigation(config: Config) -> Config:
-    """Settings of the 16 navigation tasks on logs of trained policies, in place."""
+    """Settings of the 16 navigation tasks, in place: logs of trained policies."""
     config.data.collect.behavior = "policies"
     # A fifth to a third of these episodes is free of violations.
     config.data.episodes = 600
@@ -58,7 +48,7 @@ def for_navigation(config: Config) -> Config:
 
 
 def for_velocity(config: Config) -> Config:
-    """Settings of the 5 velocity tasks on logs of trained policies, in place."""
+    """Settings of the 5 velocity tasks, in place: logs of trained policies."""
     config.data.collect.behavior = "policies"
     config.data.episodes = 600
     return config
@@ -76,7 +66,7 @@ def for_comparison(config: Config) -> Config:
     config.evaluation.interim_episodes = 0
     if config.variant == "quick":
         config.seeds = 2
-        config.data.episodes = 40
+        config.data.episodes = 100
         config.dynamics.steps = config.cost.steps = 500
         config.train.steps = config.train.checkpoint_every = 250
         config.evaluation.episodes = 2
@@ -86,7 +76,7 @@ def for_comparison(config: Config) -> Config:
 
 def _quick(config: Config) -> Config:
     config.seeds = 2
-    config.data.episodes = 60
+    config.data.episodes = 150
     config.dynamics.members, config.dynamics.elites = 3, 2
     config.dynamics.steps = 1000
     config.cost.steps = 1000
