@@ -2,6 +2,7 @@
 
     python -m benchmarks.sweeps --units=1000,3000,10000
     python -m benchmarks.sweeps --kills=20
+    python -m benchmarks.sweeps --engines
     python -m benchmarks.sweeps --members=1,4,16,64
 
 `--units` runs simulated sweeps, whose units sleep and write what real ones would, through queue,
@@ -9,14 +10,17 @@ store and report. It prints the seconds of CPU time of each part, of which none 
 than the number of units, and the most memory that the process ever had. `--kills` runs a real sweep
 of small networks, 4 values of a hyperparameter x 16 seeds, undisturbed and then with two workers
 that are killed with SIGKILL at random times and started again, until they have finished and at
-least so many kills have hit; the results must be equal. `--members` times a gradient step of
-PROCO's actor-critic with so many members in one program on this device.
+least so many kills have hit; the results must be equal. `--engines` runs the same sweep by one
+process, by two with a share each, and by Ray where it is installed; the results must be equal.
+`--members` times a gradient step of PROCO's actor-critic with so many members in one program on
+this device.
 """
 
 import contextlib
 import csv
 import dataclasses
 import hashlib
+import importlib.util
 import os
 import random
 import resource
@@ -49,6 +53,7 @@ from proco_jax.types import Episode
 _UNITS = flags.DEFINE_list("units", [], "Units of simulated sweeps, multiples of 100.")
 _PAUSE = flags.DEFINE_float("pause", 0.001, "Seconds that each part of a simulated unit sleeps.")
 _KILLS = flags.DEFINE_integer("kills", 0, "Kills of a real, small sweep, at the least.")
+_ENGINES = flags.DEFINE_bool("engines", False, "A real, small sweep by all engines.")
 _MEMBERS = flags.DEFINE_list("members", [], "Members of one program, for the time of a step.")
 _FOLDER = flags.DEFINE_string(
     "folder", "", "Folder of the sweeps, kept, with which the same command goes on."
@@ -205,11 +210,7 @@ def kill_at_random(kills: int, folder: Path, seed: int) -> tuple[int, int]:
     Raises:
       AssertionError: if results differ, or a worker fails.
     """
-    settings = SMALL | {"data.root": str(folder / "data"), "encoder.rings": False}
-    # A sweep sets it itself.
-    del settings["evaluation.interim_episodes"]
-    file = folder / "small.py"
-    write_text(file, _SMALL.format(settings=settings))
+    file = _small_sweep(folder)
     rng = random.Random(seed)
     quiet = folder / "undisturbed"
     subprocess.run(_command(file, quiet), check=True, env=_environment(folder), **_SILENT)
@@ -224,6 +225,46 @@ def kill_at_random(kills: int, folder: Path, seed: int) -> tuple[int, int]:
             raise AssertionError(f"results differ: {quiet} and {disturbed}")
         print(f"{killed} kills so far, {sweeps} sweeps with equal results", flush=True)
     return killed, sweeps
+
+
+def compare_engines(folder: Path) -> list[str]:
+    """Runs a small sweep by one process, by two shares, and by Ray if there is one.
+
+    Returns:
+      The names of those that ran, all with equal results.
+
+    Raises:
+      AssertionError: if results differ.
+      CalledProcessError: if a process fails.
+    """
+    file = _small_sweep(folder)
+    engines = {"alone": [[]], "shares": [[f"--shard={i}/{_WORKERS}"] for i in range(_WORKERS)]}
+    if importlib.util.find_spec("ray") is not None:
+        engines["ray"] = [["--engine=ray"]]
+    tables = []
+    for name, flags_of_each in engines.items():
+        root = folder / name
+        commands = [_command(file, root) + more for more in flags_of_each]
+        running = [
+            subprocess.Popen(command, env=_environment(folder), **_SILENT) for command in commands
+        ]
+        for process, command in zip(running, commands, strict=True):
+            if code := process.wait():
+                raise subprocess.CalledProcessError(code, command)
+        tables.append(_table(root))
+        if tables[-1] != tables[0]:
+            raise AssertionError(f"results differ: {folder / 'alone'} and {root}")
+        print(f"{name}: {len(tables[-1])} rows", flush=True)
+    return list(engines)
+
+
+def _small_sweep(folder: Path) -> Path:
+    """Writes the description of a sweep of small networks, two units of 32 members."""
+    settings = SMALL | {"data.root": str(folder / "data"), "encoder.rings": False}
+    # A sweep sets it itself.
+    del settings["evaluation.interim_episodes"]
+    write_text(folder / "small.py", _SMALL.format(settings=settings))
+    return folder / "small.py"
 
 
 def _disturbed(file: Path, root: Path, folder: Path, rng: random.Random) -> int:
@@ -290,6 +331,8 @@ def main(argv: list[str]) -> None:
         if _KILLS.value:
             killed, sweeps = kill_at_random(_KILLS.value, folder, _SEED.value)
             print(f"{killed} kills in {sweeps} sweeps, equal results", flush=True)
+        if _ENGINES.value:
+            print(f"equal results: {', '.join(compare_engines(folder))}", flush=True)
         for members in map(int, _MEMBERS.value):
             seconds = time_members(members)
             print(
