@@ -10,7 +10,7 @@ import pytest
 from proco_jax.augmentation import rollouts
 from proco_jax.augmentation.rollouts import RISK, RolloutModel
 from proco_jax.data.logs import to_dataset
-from proco_jax.models import termination
+from proco_jax.models import bonus, termination
 from proco_jax.models.dynamics import MeanPrediction
 from proco_jax.models.normalizer import Normalizer, fit_normalizer
 from proco_jax.observation import Field, ObservationSpec
@@ -61,8 +61,8 @@ def test_the_threshold_is_a_quantile_of_the_states_that_did_not_end(data, fitted
 
 
 def test_the_cross_entropy_by_hand_and_its_gradient() -> None:
-    found, grad = jax.value_and_grad(termination.termination_loss)(
-        jnp.array([0.0, np.log(3.0)]), jnp.array([True, False])
+    found, grad = jax.value_and_grad(bonus.event_loss)(
+        jnp.array([0.0, np.log(3.0)]), jnp.array([True, False]), jnp.full(2, 0.5)
     )
     np.testing.assert_allclose(found, (np.log(2) + np.log(4)) / 2, rtol=1e-6)
     np.testing.assert_allclose(grad, [-0.25, 0.375], rtol=1e-6)

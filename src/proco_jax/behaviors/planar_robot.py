@@ -5,11 +5,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import struct
 
 from proco_jax.envs.tasks import Task, get_task
 from proco_jax.envs.vector import make_vector_env
+from proco_jax.models.adam_fit import adam_fit
 from proco_jax.types import Array
 
 _WORLDS, _STEPS = 16, 600
@@ -57,21 +57,16 @@ def fit_robot(task: Task, log: Callable[[str], None]) -> PlanarRobot:
         "shift": jnp.zeros(3),
     }
     tested = len(rows) // 10
-    optimizer = optax.adam(optax.cosine_decay_schedule(5e-3, _FIT_STEPS))
 
     def loss(params: dict[str, jax.Array], own: jax.Array) -> jax.Array:
         return jnp.mean(jnp.abs(_network(params, rows[own]) - target[own]))
 
-    def step(carry: tuple, key: jax.Array) -> tuple[tuple, None]:
-        params, moments = carry
-        own = jax.random.randint(key, (_BATCH,), tested, len(rows))
-        updates, moments = optimizer.update(jax.grad(loss)(params, own), moments)
-        return (optax.apply_updates(params, updates), moments), None
+    def drawn_loss(params: dict[str, jax.Array], key: jax.Array) -> jax.Array:
+        return loss(params, jax.random.randint(key, (_BATCH,), tested, len(rows)))
 
     @jax.jit
     def fit(params: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        keys = jax.random.split(two, _FIT_STEPS)
-        return jax.lax.scan(step, (params, optimizer.init(params)), keys)[0][0]
+        return adam_fit(drawn_loss, params, 5e-3, jax.random.split(two, _FIT_STEPS))
 
     params = fit(params)
     error = float(loss(params, jnp.arange(tested)))

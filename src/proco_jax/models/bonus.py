@@ -23,6 +23,7 @@ import numpy as np
 import optax
 
 from proco_jax.config.schema import BonusConfig
+from proco_jax.models.adam_fit import adam_fit
 from proco_jax.models.dynamics_targets import Targets, is_bonus, split_reward
 from proco_jax.models.networks import apply, with_saturation
 from proco_jax.models.normalizer import Normalizer
@@ -211,33 +212,25 @@ def _fit_members(
     key: Array,
 ) -> Any:
     """Fitted parameters of all members, leaves `[E, ...]`."""
-    net, adam = BonusNetwork(), _optimizer(config)
+    net = BonusNetwork()
     drawn = round(EVENT_SHARE * config.batch)
     share = jnp.float32(events.shape[0] / data.size)
 
+    def loss(params: Any, key: Array) -> jax.Array:
+        event_key, other_key = jax.random.split(key)
+        index = jnp.concatenate(
+            [
+                events[jax.random.randint(event_key, (drawn,), 0, events.shape[0])],
+                jax.random.randint(other_key, (config.batch - drawn,), 0, data.size),
+            ]
+        )
+        features = _features(spec, model, data.obs[data.obs_index[index]])
+        logit = apply(net, params, *features, data.action[index])
+        return event_loss(logit, occurs[index], event_weights(occurs[index], share, config.batch))
+
     def member(inputs: tuple[Any, Array]) -> Any:
-        def step(carry: tuple[Any, Any], key: Array) -> tuple[tuple[Any, Any], None]:
-            params, moments = carry
-            event_key, other_key = jax.random.split(key)
-            index = jnp.concatenate(
-                [
-                    events[jax.random.randint(event_key, (drawn,), 0, events.shape[0])],
-                    jax.random.randint(other_key, (config.batch - drawn,), 0, data.size),
-                ]
-            )
-            features = _features(spec, model, data.obs[data.obs_index[index]])
-            weight = event_weights(occurs[index], share, config.batch)
-
-            def loss(params: Any) -> jax.Array:
-                logit = apply(net, params, *features, data.action[index])
-                return event_loss(logit, occurs[index], weight)
-
-            updates, moments = adam.update(jax.grad(loss)(params), moments)
-            return (optax.apply_updates(params, updates), moments), None
-
         params, key = inputs
-        keys = jax.random.split(key, config.steps)
-        return jax.lax.scan(step, (params, adam.init(params)), keys)[0][0]
+        return adam_fit(loss, params, config.learning_rate, jax.random.split(key, config.steps))
 
     init_key, step_key = jax.random.split(key)
     like = (
@@ -260,7 +253,3 @@ def _nearest(spec: ObservationSpec, obs: Array) -> jax.Array:
     """Each ring's largest bin, `[..., R]`."""
     found = [jnp.max(obs[..., spec.slices[f.name]], axis=-1) for f in spec.rings]
     return jnp.stack(found, axis=-1) if found else jnp.asarray(obs[..., :0])
-
-
-def _optimizer(config: BonusConfig) -> optax.GradientTransformation:
-    return optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.steps))

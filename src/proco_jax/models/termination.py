@@ -13,8 +13,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
+from proco_jax.models.adam_fit import adam_fit
+from proco_jax.models.bonus import event_loss
 from proco_jax.models.networks import apply
 from proco_jax.models.normalizer import Normalizer
 from proco_jax.types import Array, Dataset
@@ -77,7 +78,7 @@ def fit(normalizer: Normalizer, data: Dataset, key: Array) -> TerminationModel:
     if not len(final) or not len(others):
         raise ValueError(f"terminations: found {len(final)} in {len(over)} transitions")
     after = data.obs[data.obs_index + 1]
-    params = jax.jit(_descend)(normalizer, after, jnp.asarray(final), jnp.asarray(others), key)
+    params = jax.jit(_fit_params)(normalizer, after, jnp.asarray(final), jnp.asarray(others), key)
     logit = np.asarray(jax.jit(_logit)(params, normalizer, after))
     usual, last = np.quantile(logit[others], 1 - FALSE_SHARE), np.median(logit[final])
     return TerminationModel(params, normalizer, jnp.float32(min(usual, last)))
@@ -90,14 +91,12 @@ def empty_model(observations: int) -> TerminationModel:
     return TerminationModel(params, Normalizer(each, each), jnp.zeros(()))
 
 
-def _descend(normalizer: Normalizer, obs: Array, final: Array, others: Array, key: Array) -> Any:
+def _fit_params(normalizer: Normalizer, obs: Array, final: Array, others: Array, key: Array) -> Any:
     """Fitted parameters; rows `final` of `obs [N, O]` end an episode, rows `others` do not."""
-    adam = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, STEPS))
     half = BATCH // 2
-    over = jnp.arange(BATCH) < half
+    over, weight = jnp.arange(BATCH) < half, jnp.full(BATCH, 1.0 / BATCH)
 
-    def step(carry: tuple[Any, Any], key: Array) -> tuple[tuple[Any, Any], None]:
-        params, moments = carry
+    def loss(params: Any, key: Array) -> jax.Array:
         final_key, other_key = jax.random.split(key)
         index = jnp.concatenate(
             [
@@ -105,22 +104,11 @@ def _descend(normalizer: Normalizer, obs: Array, final: Array, others: Array, ke
                 others[jax.random.randint(other_key, (half,), 0, others.shape[0])],
             ]
         )
-
-        def loss(params: Any) -> jax.Array:
-            return termination_loss(_logit(params, normalizer, obs[index]), over)
-
-        updates, moments = adam.update(jax.grad(loss)(params), moments)
-        return (optax.apply_updates(params, updates), moments), None
+        return event_loss(_logit(params, normalizer, obs[index]), over, weight)
 
     init_key, step_key = jax.random.split(key)
     params = TerminationNetwork().init(init_key, obs[0])
-    keys = jax.random.split(step_key, STEPS)
-    return jax.lax.scan(step, (params, adam.init(params)), keys)[0][0]
-
-
-def termination_loss(logit: Array, over: Array) -> jax.Array:
-    """The mean cross-entropy of `[B]` logits and outcomes."""
-    return jnp.mean(optax.sigmoid_binary_cross_entropy(logit, over.astype(logit.dtype)))
+    return adam_fit(loss, params, LEARNING_RATE, jax.random.split(step_key, STEPS))
 
 
 def _logit(params: Any, normalizer: Normalizer, obs: Array) -> jax.Array:
