@@ -151,6 +151,8 @@ def test_each_set_of_episodes_has_its_own_curves(tmp_path):
     one = pictures.open_loop_curves(tmp_path / "one.png", safe)
     both = pictures.open_loop_curves(tmp_path / "both.png", [*safe, *violating])
     assert colors(both) == colors(one) + 1
+    speeds = pictures.open_loop_curves(tmp_path / "speeds.png", safe, "m/s")
+    assert speeds.read_bytes() != one.read_bytes()
 
 
 def test_curves_of_metrics_leave_out_what_is_null(tmp_path):

@@ -40,8 +40,14 @@ def report_dynamics(
     model: dynamics.Model,
     logs: Logs,
     margin: dynamics_error.Margin,
+    unit: str,
 ) -> None:
-    """Writes `dynamics.json`: one-step errors by sensor group, and open-loop errors."""
+    """Writes `dynamics.json`: one-step errors by sensor group, and open-loop errors.
+
+    Args:
+      margin: of the rules.
+      unit: of the margin.
+    """
     near = NEAR
     if run.config.system.file:
         # In the units of a system of the user's own: the quarter of the logs that is nearest.
@@ -59,6 +65,7 @@ def report_dynamics(
         "open_loop_by_ring": by_ring,
         "disagreement_limit": float(model.limit),
         "near": near,
+        "unit": unit,
     }
     run.write_json("dynamics.json", report)
 

@@ -214,7 +214,8 @@ def fit_world_model(run: Run, nets: Nets, data: Data, logs: Logs, grounding: Gro
             inputs["termination"] = ending_folder.name
         margin = margin_of(grounding)
         if margin is not None and run.read_json("dynamics.json") is None:
-            reports.report_dynamics(run, nets, data, model, logs, margin)
+            unit = grounding.rules[0].unit
+            reports.report_dynamics(run, nets, data, model, logs, margin, unit)
     with run.stage("cost", "Knowledge and cost"):
         labels, labels_folder = label(run, nets, data, model, dynamics_folder, grounding)
         fitted = fit_cost(run, nets, data.normalizer, labels, labels_folder)

@@ -161,7 +161,9 @@ def _section(workdir: Path, section: _Section, shown: set[Path]) -> str:
         return f"## {section.heading}\n\nNo `{section.file}`: this stage has not run.\n"
     folder = workdir / PICTURES
     if section.file == "dynamics.json" and content.get("open_loop"):
-        pictures.open_loop_curves(folder / "open_loop.png", content["open_loop"])
+        # Older reports name no unit: theirs are of distances.
+        unit = content.get("unit", "m")
+        pictures.open_loop_curves(folder / "open_loop.png", content["open_loop"], unit)
     drawn = [
         path
         for name in section.pictures

@@ -167,13 +167,14 @@ def metric_curves(path: Path, lines: Sequence[Mapping[str, Any]], title: str) ->
     return save(figure, path)
 
 
-def open_loop_curves(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """Error and correlation of predicted nearest distances over the prediction horizon.
+def open_loop_curves(path: Path, rows: Sequence[Mapping[str, Any]], unit: str = "m") -> Path:
+    """Error and correlation of the rules' predicted margin over the prediction horizon.
 
     Args:
       path: of the picture.
       rows: `open_loop` of `dynamics.json`: steps, mae_model, mae_persistence
-        (meters), correlation, and the kind of episodes they were measured on.
+        (in the unit of the margin), correlation, and the kind of episodes they were measured on.
+      unit: of the margin.
     """
     figure, (error, correlation) = panels(1, 2, 7.6, 2.9)
     sets: dict[str, list[Mapping[str, Any]]] = {}
@@ -190,7 +191,7 @@ def open_loop_curves(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
         correlation.plot(steps, values, marker="o", lw=1.6, label=f"model{suffix}", **style)
     for one in (error, correlation):
         step_axis(one, [row["steps"] for row in rows])
-    label(error, "prediction horizon [steps]", "mean absolute error [m]")
+    label(error, "prediction horizon [steps]", f"mean absolute error [{unit}]")
     label(correlation, "prediction horizon [steps]", "correlation with the true change")
     error.set_ylim(bottom=0)
     correlation.set_ylim(min(0, correlation.get_ylim()[0]), 1.02)
