@@ -248,8 +248,9 @@ def compare_engines(folder: Path) -> list[str]:
         running = [
             subprocess.Popen(command, env=_environment(folder), **_SILENT) for command in commands
         ]
-        for process, command in zip(running, commands, strict=True):
-            if code := process.wait():
+        codes = [process.wait() for process in running]
+        for code, command in zip(codes, commands, strict=True):
+            if code:
                 raise subprocess.CalledProcessError(code, command)
         tables.append(_table(root))
         if tables[-1] != tables[0]:

@@ -61,7 +61,7 @@ class Imagined(NamedTuple):
       action: `[M, H, A]`.
       reward: `[M, H]`, the usual part of the predicted reward.
       unsafe: `[M, H]` bool, of the next state.
-      length: `[M]` int32, steps for which the elites agree, before one that ends the episode.
+      length: `[M]` int32, steps for which the elites agree, without one that ends the episode.
       source: `[M]` int32, RISK, BEHAVIOR, POLICY or RECOVERY.
       origin: `[M]` int32, the logged transition in whose place the trajectory begins: in its state,
         or, if the source is RECOVERY, at its time step; NOWHERE if there is none.

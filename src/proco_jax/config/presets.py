@@ -40,7 +40,7 @@ def set_variant(config: Config, variant: str) -> Config:
 def for_navigation(config: Config) -> Config:
     """Settings of the 16 navigation tasks, in place: logs of trained policies."""
     config.data.collect.behavior = "policies"
-    # A fifth to a third of these episodes is free of violations.
+    # On most tasks a twentieth to a third of these episodes are free of violations.
     config.data.episodes = 600
     # Wheels, moved objects and gremlins take longer to learn than a Point among hazards.
     config.dynamics.steps = 6000

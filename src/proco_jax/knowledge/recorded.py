@@ -75,8 +75,9 @@ def find_recorded(knowledge: Knowledge) -> RecordedReplies | None:
 
 def _has_own_rule(knowledge: Knowledge) -> bool:
     """Whether the file has a rule that is not the shipped one of its name."""
-    shipped = load_knowledge(knowledge.name, knowledge.spec).rule
-    return knowledge.rule is not None and knowledge.rule != shipped
+    if knowledge.rule is None:
+        return False
+    return knowledge.rule != load_knowledge(knowledge.name, knowledge.spec).rule
 
 
 def _records() -> dict[str, RecordedReplies]:

@@ -447,10 +447,17 @@ def make_world(
         elites = config.proco.imagination.elites
         find = jax.jit(lambda x, y: dynamics.residuals(nets.dynamics, x, y, elites, RESIDUALS))
         residuals = find(model, data.train)
+    world = WorldModel(
+        model,
+        cost=None,
+        unsafe=jnp.zeros(size, bool),
+        risky=jnp.arange(size),
+        bonus=events,
+        residuals=residuals,
+        termination=ending,
+    )
     if cost_model is None:
-        nothing = jnp.zeros(size, bool)
-        every = jnp.arange(size)
-        return WorldModel(model, None, nothing, every, None, events, residuals, ending)
+        return world
 
     @jax.jit
     def run(cost_model: cost.CostModel, train: Dataset) -> tuple[Array, Array]:
@@ -463,8 +470,7 @@ def make_world(
 
     unsafe, risky = run(cost_model, data.train)
     top = max(1, int(size * config.rollouts.risky_top))
-    risky = risky[:top]
-    return WorldModel(model, cost_model, unsafe, risky, None, events, residuals, ending)
+    return world._replace(cost=cost_model, unsafe=unsafe, risky=risky[:top])
 
 
 def rule_score(grounding: Grounding) -> Score | None:
