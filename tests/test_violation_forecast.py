@@ -14,7 +14,12 @@ from deployment_toys import POLICIES, deployed_program, guard_of, toy_deployed, 
 from proco_jax.deployment import violation_forecast as forecast
 from proco_jax.deployment.acting import Deployed
 from proco_jax.deployment.calibration import THRESHOLDS, choose, forecast_table, within
-from proco_jax.deployment.violation_forecast import episode_interval, episode_share
+from proco_jax.deployment.violation_forecast import (
+    clustered_interval,
+    clustered_share,
+    episode_interval,
+    episode_share,
+)
 from proco_jax.training.loop import Program
 
 STARTS, HORIZON = 3, 5
@@ -66,7 +71,7 @@ def compile_counts(program: Program, settle: int = 0) -> Any:
 
     def counts(unsafe: bool, limit: float, deployed: Deployed) -> tuple[list[int], list[int]]:
         found = run(with_model(deployed, limit=jnp.float32(limit)), jnp.asarray(unsafe))
-        return found.violating.tolist(), found.steps.tolist()
+        return found.violating.sum(axis=1).tolist(), found.steps.sum(axis=1).tolist()
 
     return counts
 
@@ -191,6 +196,57 @@ def test_the_interval_contains_the_point(violating, steps):
     assert more is not None and more <= high
 
 
+def counts_of(shape: float, rate: float, episodes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Violations in 3,000 steps of each episode, whose rates are gamma distributed."""
+    rng = np.random.default_rng(seed)
+    steps = np.full(episodes, 3000)
+    return rng.poisson(steps * rng.gamma(shape, rate / shape, episodes)), steps
+
+
+def test_equal_counts_of_all_episodes_give_the_share_of_a_single_rate():
+    violating, steps = np.full(8, 2), np.full(8, 3000)
+    assert clustered_share(violating, steps, 1000) == episode_share(16, 24_000, 1000)
+
+
+def test_the_share_of_gamma_distributed_rates_is_found():
+    """A mean of 1 in 1,000 steps and a shape of 0.5: 1 - 3^-0.5 of the episodes violate."""
+    violating, steps = counts_of(0.5, 1e-3, 20_000, 0)
+    found = clustered_share(violating, steps, 1000)
+    assert found == pytest.approx(1 - 3**-0.5, abs=0.01)
+    single = episode_share(int(violating.sum()), int(steps.sum()), 1000)
+    assert single == pytest.approx(1 - np.exp(-1), abs=0.02)
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says_and_that_of_one_rate_does_not():
+    truth, covered = 1 - 3**-0.5, np.zeros(2)
+    for seed in range(60):
+        violating, steps = counts_of(0.5, 1e-3, 15, seed)
+        intervals = (
+            clustered_interval(violating, steps, 1000),
+            episode_interval(int(violating.sum()), int(steps.sum()), 1000),
+        )
+        covered += [low <= truth <= high for low, high in intervals]  # pyright: ignore
+    # 90% is said: 54, within two standard deviations.
+    assert covered[0] >= 49 and covered[1] < 30
+
+
+@pytest.mark.parametrize("violating", [[0, 0, 0], [1, 0, 0], [3, 4, 5], [40, 0, 0], [50, 60, 40]])
+def test_the_interval_over_episodes_contains_the_point(violating):
+    steps = np.array([3000, 2000, 1000])
+    low, high = clustered_interval(np.array(violating), steps, 1000)
+    point = clustered_share(np.array(violating), steps, 1000)
+    assert low is not None and high is not None and point is not None
+    assert 0.0 <= low <= point <= high <= 1.0
+    if not any(violating):
+        assert (low, high) == episode_interval(0, 6000, 1000)
+
+
+def test_without_steps_nothing_is_forecast():
+    none = np.zeros(3, int)
+    assert clustered_share(none, none, 1000) is None
+    assert clustered_interval(none, none, 1000) == (None, None)
+
+
 @pytest.mark.slow
 def test_the_table_begins_with_the_configs_thresholds_and_has_none_twice(policies):
     program, deployed = policies
@@ -200,7 +256,8 @@ def test_the_table_begins_with_the_configs_thresholds_and_has_none_twice(policie
     config = dataclasses.replace(program.config, shield=shield)
     program = program._replace(config=config, task=program.task._replace(episode_steps=5))
     obs = np.asarray(toy_obs(7))[0]
-    rows = forecast_table(program, deployed, lambda o: o[..., 0] > 1e9, obs, 40)
+    episodes = [obs[:3], obs[3:]]
+    rows = forecast_table(program, deployed, lambda o: o[..., 0] > 1e9, episodes, 40)
     thresholds = [(row["qh_threshold"], row["planner_threshold"]) for row in rows]
     # Nothing violates, so the largest thresholds are within the target.
     assert [row["qh_threshold"] for row in rows if row["deployed"]] == [6.0]

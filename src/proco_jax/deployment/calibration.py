@@ -18,9 +18,9 @@ from proco_jax.deployment.violation_forecast import (
     HORIZON,
     SETTLE,
     Counts,
+    clustered_interval,
+    clustered_share,
     count_violations,
-    episode_interval,
-    episode_share,
 )
 from proco_jax.training.loop import Program
 from proco_jax.types import Array
@@ -33,7 +33,7 @@ def forecast_table(
     program: Program,
     deployed: Deployed,
     unsafe: Callable[[Array], Array],
-    obs: np.ndarray,
+    episodes: Sequence[np.ndarray],
     count: int,
 ) -> list[dict[str, Any]]:
     """The forecast under the planner, with the config's thresholds and with larger ones.
@@ -42,7 +42,7 @@ def forecast_table(
       program: of the policies.
       deployed: S policies with the state of a shield.
       unsafe: raw obs `[..., O]` to `[...]` bool.
-      obs: `[M, O]` logged states to start from.
+      episodes: `[M, O]` of each held-out episode, the logged states to start from.
       count: starts of each policy.
 
     Returns:
@@ -54,7 +54,9 @@ def forecast_table(
     # Episodes of a system of the user's own may be shorter.
     horizon = min(HORIZON, program.task.episode_steps)
     settle = min(SETTLE, horizon // 5)
+    obs = np.concatenate(episodes)
     drawn = np.random.default_rng(config.seed).integers(0, len(obs), (policies, count))
+    episode = np.repeat(np.arange(len(episodes)), [len(e) for e in episodes])[drawn]
 
     @jax.jit
     def run(deployed: Deployed, start: Array, thresholds: Array) -> Counts:
@@ -73,18 +75,21 @@ def forecast_table(
     rows = []
     for thresholds in dict.fromkeys((own, *THRESHOLDS)):
         found = run(*here, jnp.asarray(thresholds, jnp.float32))
-        violating, steps = int(found.violating.sum()), int(found.steps.sum())
-        low, high = episode_interval(violating, steps, program.task.episode_steps)
+        # Of all policies, by the episode from which they started.
+        violating, steps = (
+            np.bincount(episode.ravel(), np.ravel(x), len(episodes)).astype(int) for x in found
+        )
+        low, high = clustered_interval(violating, steps, program.task.episode_steps)
         rows.append(
             {
                 "qh_threshold": thresholds[0],
                 "planner_threshold": thresholds[1],
-                "violating_episodes": episode_share(violating, steps, program.task.episode_steps),
+                "violating_episodes": clustered_share(violating, steps, program.task.episode_steps),
                 "interval_low": low,
                 "interval_high": high,
-                "violating": violating,
+                "violating": int(violating.sum()),
                 "trajectories": policies * count,
-                "steps": steps,
+                "steps": int(steps.sum()),
             }
         )
     chosen = choose(rows, config.shield.target_violation_rate)

@@ -3,16 +3,21 @@
 Policies are rolled out in the fitted dynamics from held-out logged states, under the shield that
 they are deployed with. The rule, without its margin, decides what violates. A trajectory counts as
 long as the elites agree and until it violates; its first steps do not count, because the log went
-on from its start without a violation. The violations per step give the share of whole episodes that
-violate, with an interval. Neither the simulator nor a true cost enters.
+on from its start without a violation. Neither the simulator nor a true cost enters.
+
+Layouts differ in how dangerous they are: violations cluster in few of the held-out episodes. So the
+rate of violations per step is taken as gamma distributed over episodes, and the counts of each
+episode are negative binomial (Greenwood and Yule 1920). A single rate for all would forecast too
+many violating episodes from the same violations, and an interval that is too narrow.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import gammaln
 from scipy.stats import chi2
 
 from proco_jax.algorithms.base import Previous
@@ -25,14 +30,18 @@ from proco_jax.types import Array
 HORIZON, SETTLE = 125, 25
 # Each end of the interval is exceeded with a probability of 1 - CONFIDENCE.
 CONFIDENCE = 0.95
+# Shapes of the distribution of rates that are compared; the last does not differ from one rate.
+SHAPES = np.exp(np.linspace(-4.0, 8.0, 49))
+# How often the held-out episodes are drawn with replacement.
+RESAMPLES = 400
 
 
 class Counts(NamedTuple):
     """What n imagined trajectories of each of S policies came to.
 
     Attributes:
-      violating: `[S]` trajectories that violated after they had settled.
-      steps: `[S]` steps that counted.
+      violating: `[S, n]` whether a trajectory violated after it had settled, 0 or 1.
+      steps: `[S, n]` its steps that counted.
     """
 
     violating: Array
@@ -74,7 +83,7 @@ def count_violations(
         bad = alive & violates
         previous = Previous(action, jnp.nan_to_num(reward), violates.astype(jnp.float32))
         carry = (next_obs, alive & ~bad, memory, previous)
-        return carry, (bad.sum(axis=1), alive.sum(axis=1))
+        return carry, (bad, alive)
 
     begin = (
         jnp.asarray(start),
@@ -99,6 +108,74 @@ def episode_interval(
     Violations are counted as a Poisson process, whose exact limits are quantiles of chi-squared
     distributions (Garwood 1936). With no violation seen, the upper limit is 3 in all steps.
     """
-    low = float(chi2.ppf(1.0 - CONFIDENCE, 2 * violating)) / 2.0 if violating else 0.0
-    high = float(chi2.ppf(CONFIDENCE, 2 * violating + 2)) / 2.0
+    low, high = _poisson_limits(violating)
     return episode_share(low, steps, episode_steps), episode_share(high, steps, episode_steps)
+
+
+def clustered_share(violating: np.ndarray, steps: np.ndarray, episode_steps: int) -> float | None:
+    """The share of episodes that violate if their rates differ; None without steps.
+
+    With rates of mean m and shape k it is 1 - (1 + L m / k)^-k, which for a large k is that of a
+    single rate, `episode_share`. The mean is that of all steps, the shape the most likely one.
+
+    Args:
+      violating: `[E]` violations in the trajectories from each held-out episode.
+      steps: `[E]` their steps.
+      episode_steps: L, of a whole episode.
+    """
+    total, exposed = int(violating.sum()), int(steps.sum())
+    if not exposed:
+        return None
+    return float(_share(total, exposed, _shape(violating, steps), episode_steps))
+
+
+def clustered_interval(
+    violating: np.ndarray, steps: np.ndarray, episode_steps: int, seed: int = 0
+) -> tuple[float | None, float | None]:
+    """Interval of `clustered_share`, which it contains; (None, None) without steps.
+
+    The union of two: over held-out episodes drawn with replacement, since few layouts were seen,
+    and over the exact Poisson limits of the number of violations, as in `episode_interval`.
+    """
+    total, exposed = int(violating.sum()), int(steps.sum())
+    if not exposed:
+        return None, None
+    counts = np.array([total, *_poisson_limits(total)])
+    found = _share(counts, exposed, _shape(violating, steps), episode_steps)
+    seen = np.flatnonzero(steps > 0)
+    drawn = seen[np.random.default_rng(seed).integers(0, len(seen), (RESAMPLES, len(seen)))]
+    # One after the other, since there may be thousands of episodes.
+    shares = [
+        _share(violating[i].sum(), steps[i].sum(), _shape(violating[i], steps[i]), episode_steps)
+        for i in drawn
+    ]
+    low, high = np.quantile(shares, [1.0 - CONFIDENCE, CONFIDENCE])
+    return float(min(low, found.min())), float(max(high, found.max()))
+
+
+def _share(violations: Any, steps: int, shape: float, episode_steps: int) -> np.ndarray:
+    expected = episode_steps * np.asarray(violations) / steps
+    free = -expected if np.isinf(shape) else -shape * np.log1p(expected / shape)
+    return 1.0 - np.exp(free)
+
+
+def _shape(violating: np.ndarray, steps: np.ndarray) -> float:
+    """The most likely shape of gamma distributed rates whose mean is that of all steps.
+
+    It is infinite, i.e. all have one rate, where nothing shows that they differ.
+    """
+    if not violating.any():
+        return np.inf
+    count = violating[:, None].astype(float)
+    expected = steps[:, None] * violating.sum() / steps.sum()
+    # The log-likelihood of the negative binomial distribution, but for what no shape changes.
+    likelihood = gammaln(count + SHAPES) - gammaln(SHAPES) + SHAPES * np.log(SHAPES)
+    likelihood = likelihood - (count + SHAPES) * np.log(expected + SHAPES)
+    best = int(np.argmax(likelihood.sum(axis=0)))
+    return np.inf if best == len(SHAPES) - 1 else float(SHAPES[best])
+
+
+def _poisson_limits(violating: int) -> tuple[float, float]:
+    """Limits of the mean of a Poisson distribution of which this number was seen."""
+    low = float(chi2.ppf(1.0 - CONFIDENCE, 2 * violating)) / 2.0 if violating else 0.0
+    return low, float(chi2.ppf(CONFIDENCE, 2 * violating + 2)) / 2.0

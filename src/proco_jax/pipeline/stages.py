@@ -345,7 +345,7 @@ def _calibrated_shields(
     as they are when a run is resumed.
     """
     score = rule_score(grounding)
-    obs = np.concatenate([e.obs[:-1] for e in logs.holdout or logs.episodes])
+    episodes = [e.obs[:-1] for e in logs.holdout or logs.episodes]
     report = run.read_json(FORECAST) or {}
     found = {}
     for policy in trained:
@@ -367,7 +367,7 @@ def _calibrated_shields(
                 policy.program,
                 policies.deploy(policy, context, shield),
                 unsafe,
-                obs,
+                episodes,
                 run.config.shield.forecast_starts,
             )
             report[policy.name] = {"rows": rows}
