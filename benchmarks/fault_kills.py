@@ -185,8 +185,7 @@ def _rerun(folder: Path, rng: np.random.Generator) -> tuple[str, Outcome, str]:
         outcome, note = _failed(status, output)
         if outcome is not Outcome.REFUSED:
             return fault, outcome, note
-        named = re.search(rf"remove ({re.escape(str(at))}[^\s,;]*)", note)
-        removed = Path(named[1]) if named else path
+        removed = _to_remove(note, at) or path
         if removed.is_dir():
             shutil.rmtree(removed)
         else:
@@ -199,6 +198,15 @@ def _rerun(folder: Path, rng: np.random.Generator) -> tuple[str, Outcome, str]:
         outcome, note = Outcome.SILENT, f"other content: {', '.join(changed[:4])}"
     finish_undisturbed(folder)
     return fault, outcome, note
+
+
+def _to_remove(advice: str, at: Path) -> Path | None:
+    """What a message says to remove: the path after the word, or "that folder", named before."""
+    inside = rf"({re.escape(str(at))}[^\s,;:]*)"
+    found = re.search(f"remove {inside}", advice)
+    if found is None and re.search(r"remove that (folder|file)", advice):
+        found = re.search(inside, advice)
+    return Path(found[1]) if found else None
 
 
 def differences(left: Path, right: Path, curves: bool = True) -> list[str]:
