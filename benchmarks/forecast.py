@@ -37,18 +37,16 @@ SETTINGS: dict[str, Any] = {
     "augmentations": ("proco",),
     "shields": ("planner",),
     "seeds": 1,
-    "data.episodes": 32,
+    "data.episodes": 120,
     "data.holdout_share": 0.2,
-    "dynamics.bin_hidden": (32, 32),
-    "dynamics.hidden": (100, 100),
-    "dynamics.steps": 600,
+    "dynamics.steps": 1500,
     "cost.steps": 500,
     "train.steps": 500,
     "train.checkpoint_every": 500,
     "shield.forecast_starts": 256,
     "evaluation.episodes": 30,
 }
-KEPT = 20
+KEPT = 40
 _FORECAST, _CONFIG, _DONE = "violation_forecast.json", "config.json", "done.json"
 
 
