@@ -19,6 +19,7 @@ from proco_jax.deployment.violation_forecast import (
     clustered_share,
     episode_interval,
     episode_share,
+    expected_steps,
 )
 from proco_jax.training.loop import Program
 
@@ -33,13 +34,20 @@ def policies() -> tuple[Program, Deployed]:
 
 @pytest.fixture(scope="module")
 def counted(policies: tuple[Program, Deployed]) -> Any:
-    """Compiled: whether all states are unsafe, limit of disagreement, settling steps and policies
-    to violating trajectories and steps of each policy."""
+    """Compiled: whether all states are unsafe, limit of disagreement, settling steps, policies, and
+    whether all states end their episode, to violating trajectories, those that ended (if any state
+    ends its episode), and steps of each policy."""
     program, usual = policies
     compiled = {settle: compile_counts(program, settle) for settle in (0, 2)}
 
-    def run(unsafe: bool, limit: float, settle: int = 0, deployed: Deployed = usual) -> Any:
-        return compiled[settle](unsafe, limit, deployed)
+    def run(
+        unsafe: bool,
+        limit: float,
+        settle: int = 0,
+        deployed: Deployed = usual,
+        ending: bool = False,
+    ) -> Any:
+        return compiled[settle](unsafe, limit, deployed, ending)
 
     return run
 
@@ -58,7 +66,7 @@ def with_model(deployed: Deployed, **changes: Any) -> Deployed:
 
 def compile_counts(program: Program, settle: int = 0) -> Any:
     @jax.jit
-    def run(deployed: Deployed, unsafe: jax.Array) -> forecast.Counts:
+    def run(deployed: Deployed, unsafe: jax.Array, ending: jax.Array) -> forecast.Counts:
         return forecast.count_violations(
             program,
             deployed,
@@ -67,11 +75,16 @@ def compile_counts(program: Program, settle: int = 0) -> Any:
             HORIZON,
             settle,
             jax.random.key(0),
+            lambda obs: jnp.broadcast_to(ending, obs.shape[:-1]),
         )
 
-    def counts(unsafe: bool, limit: float, deployed: Deployed) -> tuple[list[int], list[int]]:
-        found = run(with_model(deployed, limit=jnp.float32(limit)), jnp.asarray(unsafe))
-        return found.violating.sum(axis=1).tolist(), found.steps.sum(axis=1).tolist()
+    def counts(
+        unsafe: bool, limit: float, deployed: Deployed, ending: bool = False
+    ) -> tuple[list[int], ...]:
+        model = with_model(deployed, limit=jnp.float32(limit))
+        found = run(model, jnp.asarray(unsafe), jnp.asarray(ending))
+        violating, ended, steps = (x.sum(axis=1).tolist() for x in found)
+        return (violating, ended, steps) if ending else (violating, steps)
 
     return counts
 
@@ -82,6 +95,13 @@ def test_trajectories_without_a_violation_count_all_their_steps(counted):
 
 def test_a_violation_ends_a_trajectory_and_counts_once(counted):
     assert counted(True, np.inf) == ([STARTS] * POLICIES, [STARTS] * POLICIES)
+
+
+def test_the_end_of_an_episode_ends_a_trajectory_without_a_violation(counted):
+    each, none = [STARTS] * POLICIES, [0] * POLICIES
+    assert counted(False, np.inf, ending=True) == (none, each, each)
+    # A violation in the last state counts as one.
+    assert counted(True, np.inf, ending=True) == (each, none, each)
 
 
 def test_steps_on_which_the_elites_disagree_do_not_count(counted):
@@ -139,6 +159,14 @@ def test_a_target_of_zero_keeps_the_thresholds_of_the_config():
 def test_where_no_thresholds_are_within_the_target_the_smallest_are_chosen(high):
     chosen = choose([row(4, 0.4), row(2, high)], 0.2)
     assert chosen["qh_threshold"] == 2 and not within(chosen, 0.2)
+
+
+def test_episodes_that_end_early_have_their_mean_length():
+    assert expected_steps(0, 100, 1000) == 1000.0
+    # Half of the steps end it: 1 + 1/2 + 1/4 ... is 2 in discrete time; the limit is not reached.
+    assert expected_steps(50, 100, 1000) == pytest.approx(2.0)
+    # One in a thousand steps: 1 - 1/e of the limit.
+    assert expected_steps(1, 1000, 1000) == pytest.approx(1000 * (1 - math.exp(-1)))
 
 
 def test_the_share_of_episodes_is_that_of_independent_steps():

@@ -21,6 +21,7 @@ from proco_jax.deployment.violation_forecast import (
     clustered_interval,
     clustered_share,
     count_violations,
+    expected_steps,
 )
 from proco_jax.training.loop import Program
 from proco_jax.types import Array
@@ -35,6 +36,7 @@ def forecast_table(
     unsafe: Callable[[Array], Array],
     episodes: Sequence[np.ndarray],
     count: int,
+    ends: Callable[[Array], Array] | None = None,
 ) -> list[dict[str, Any]]:
     """The forecast under the planner, with the config's thresholds and with larger ones.
 
@@ -44,6 +46,7 @@ def forecast_table(
       unsafe: raw obs `[..., O]` to `[...]` bool.
       episodes: `[M, O]` of each held-out episode, the logged states to start from.
       count: starts of each policy.
+      ends: raw obs `[..., O]` to `[...]` bool, whether a state ends its episode; None if none does.
 
     Returns:
       A row for each pair of thresholds, the config's own first, of which one is marked `deployed`.
@@ -67,7 +70,7 @@ def forecast_table(
         policy = deployed._replace(shield=shield)
         # The same numbers for all thresholds, so that rows differ by the thresholds alone.
         key = stream_key(config.seed, Stream.FORECAST)
-        return count_violations(program, policy, unsafe, start, horizon, settle, key)
+        return count_violations(program, policy, unsafe, start, horizon, settle, key, ends)
 
     # Training may have spread the policies over devices.
     here = jax.device_put((deployed, obs[drawn]), jax.local_devices()[0])
@@ -77,9 +80,12 @@ def forecast_table(
         found = run(*here, jnp.asarray(thresholds, jnp.float32))
         # Of all policies, by the episode from which they started.
         violating, steps = (
-            np.bincount(episode.ravel(), np.ravel(x), len(episodes)).astype(int) for x in found
+            np.bincount(episode.ravel(), np.ravel(x), len(episodes)).astype(int)
+            for x in (found.violating, found.steps)
         )
-        low, high = clustered_interval(violating, steps, program.task.episode_steps)
+        ended, limit = int(found.ended.sum()), program.task.episode_steps
+        length = expected_steps(ended, int(steps.sum()), limit)
+        low, high = clustered_interval(violating, steps, length)
         rows.append(
             {
                 "qh_threshold": thresholds[0],
@@ -88,6 +94,7 @@ def forecast_table(
                 "interval_low": low,
                 "interval_high": high,
                 "violating": int(violating.sum()),
+                "ended": ended,
                 "trajectories": policies * count,
                 "steps": int(steps.sum()),
             }

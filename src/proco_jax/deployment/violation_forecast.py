@@ -2,8 +2,9 @@
 
 Policies are rolled out in the fitted dynamics from held-out logged states, under the shield that
 they are deployed with. The rule, without its margin, decides what violates. A trajectory counts as
-long as the elites agree and until it violates; its first steps do not count, because the log went
-on from its start without a violation. Neither the simulator nor a true cost enters.
+long as the elites agree and until it violates or its episode ends, e.g. by a fall. Its first steps
+do not count, because the log went on from its start without a violation. Neither the simulator nor
+a true cost enters.
 
 Layouts differ in how dangerous they are: violations cluster in few of the held-out episodes. So the
 rate of violations per step is taken as gamma distributed over episodes, and the counts of each
@@ -41,10 +42,12 @@ class Counts(NamedTuple):
 
     Attributes:
       violating: `[S, n]` whether a trajectory violated after it had settled, 0 or 1.
+      ended: `[S, n]` whether its episode ended after it had settled, without a violation.
       steps: `[S, n]` its steps that counted.
     """
 
     violating: Array
+    ended: Array
     steps: Array
 
 
@@ -56,6 +59,7 @@ def count_violations(
     horizon: int,
     settle: int,
     key: Array,
+    ends: Callable[[Array], Array] | None = None,
 ) -> Counts:
     """Rolls policies under the planner out in the model and counts violations.
 
@@ -65,6 +69,7 @@ def count_violations(
       horizon: steps.
       settle: how many of them do not count.
       key: typed key.
+      ends: raw obs `[..., O]` to `[...]` bool, whether a state ends its episode; None if none does.
     """
     assert deployed.shield is not None
     model = deployed.shield.dynamics
@@ -81,9 +86,10 @@ def count_violations(
         next_obs = jnp.where(known[..., None], next_obs, obs)
         violates = unsafe(next_obs)
         bad = alive & violates
+        over = jnp.zeros_like(bad) if ends is None else alive & ~bad & ends(next_obs)
         previous = Previous(action, jnp.nan_to_num(reward), violates.astype(jnp.float32))
-        carry = (next_obs, alive & ~bad, memory, previous)
-        return carry, (bad, alive)
+        carry = (next_obs, alive & ~bad & ~over, memory, previous)
+        return carry, (bad, over, alive)
 
     begin = (
         jnp.asarray(start),
@@ -91,17 +97,31 @@ def count_violations(
         actor.initial_carry(policies, count),
         initial_previous(policies, count, program.task.action_size),
     )
-    _, (violating, steps) = jax.lax.scan(step, begin, jax.random.split(key, horizon))
-    return Counts(violating[settle:].sum(axis=0), steps[settle:].sum(axis=0))
+    _, found = jax.lax.scan(step, begin, jax.random.split(key, horizon))
+    return Counts(*(x[settle:].sum(axis=0) for x in found))
 
 
-def episode_share(violations: float, steps: int, episode_steps: int) -> float | None:
+def expected_steps(ended: int, steps: int, episode_steps: int) -> float:
+    """The mean length of an episode that ends early so often: (1 - exp(-f L)) / f.
+
+    Args:
+      ended: imagined trajectories whose episode ended.
+      steps: steps of all trajectories; f is the quotient.
+      episode_steps: L, the time limit.
+    """
+    if not ended:
+        return float(episode_steps)
+    rate = ended / steps
+    return float(-np.expm1(-rate * episode_steps) / rate)
+
+
+def episode_share(violations: float, steps: int, episode_steps: float) -> float | None:
     """The share of episodes that violate, given violations per steps; None without steps."""
     return 1.0 - float(np.exp(-episode_steps * violations / steps)) if steps else None
 
 
 def episode_interval(
-    violating: int, steps: int, episode_steps: int
+    violating: int, steps: int, episode_steps: float
 ) -> tuple[float | None, float | None]:
     """Interval of the share of episodes that violate.
 
@@ -112,7 +132,7 @@ def episode_interval(
     return episode_share(low, steps, episode_steps), episode_share(high, steps, episode_steps)
 
 
-def clustered_share(violating: np.ndarray, steps: np.ndarray, episode_steps: int) -> float | None:
+def clustered_share(violating: np.ndarray, steps: np.ndarray, episode_steps: float) -> float | None:
     """The share of episodes that violate if their rates differ; None without steps.
 
     With rates of mean m and shape k it is 1 - (1 + L m / k)^-k, which for a large k is that of a
@@ -121,7 +141,7 @@ def clustered_share(violating: np.ndarray, steps: np.ndarray, episode_steps: int
     Args:
       violating: `[E]` violations in the trajectories from each held-out episode.
       steps: `[E]` their steps.
-      episode_steps: L, of a whole episode.
+      episode_steps: L, of a whole episode, on average.
     """
     total, exposed = int(violating.sum()), int(steps.sum())
     if not exposed:
@@ -130,7 +150,7 @@ def clustered_share(violating: np.ndarray, steps: np.ndarray, episode_steps: int
 
 
 def clustered_interval(
-    violating: np.ndarray, steps: np.ndarray, episode_steps: int, seed: int = 0
+    violating: np.ndarray, steps: np.ndarray, episode_steps: float, seed: int = 0
 ) -> tuple[float | None, float | None]:
     """Interval of `clustered_share`, which it contains; (None, None) without steps.
 
@@ -153,7 +173,7 @@ def clustered_interval(
     return float(min(low, found.min())), float(max(high, found.max()))
 
 
-def _share(violations: Any, steps: int, shape: float, episode_steps: int) -> np.ndarray:
+def _share(violations: Any, steps: int, shape: float, episode_steps: float) -> np.ndarray:
     expected = episode_steps * np.asarray(violations) / steps
     free = -expected if np.isinf(shape) else -shape * np.log1p(expected / shape)
     return 1.0 - np.exp(free)

@@ -369,6 +369,7 @@ def _calibrated_shields(
                 unsafe,
                 episodes,
                 run.config.shield.forecast_starts,
+                _ends(context.world.termination),
             )
             report[policy.name] = {"rows": rows}
             run.write_json(FORECAST, report)
@@ -401,6 +402,10 @@ def _unsafe_by_rule(score: Any) -> Any:
 
 def _unsafe_by_network(nets: Nets, model: cost.CostModel) -> Any:
     return lambda obs: cost.unsafe(nets.cost, model, obs)
+
+
+def _ends(model: termination.TerminationModel | None) -> Any:
+    return None if model is None else lambda obs: termination.ends(model, obs)
 
 
 def _shield_donor(policy: Trained, trained: Sequence[Trained]) -> str:
