@@ -275,6 +275,29 @@ def test_without_steps_nothing_is_forecast():
     assert clustered_interval(none, none, 1000) == (None, None)
 
 
+def test_the_table_counts_by_held_out_episode_and_with_the_mean_length(policies, monkeypatch):
+    """Starts from the first of two episodes violate, those from the second end early."""
+    program, deployed = policies
+    program = program._replace(task=program.task._replace(episode_steps=1000))
+    count = 50
+
+    def counted(program, policy, unsafe, start, horizon, settle, key, ends):
+        first = start[..., 0] == 0
+        return forecast.Counts(first * 1, ~first * 1, jnp.full(first.shape, 100))
+
+    monkeypatch.setattr("proco_jax.deployment.calibration.count_violations", counted)
+    obs = np.zeros((4, program.task.observation.size), np.float32)
+    rows = forecast_table(program, deployed, lambda o: o[..., 0] > 0, [obs, obs + 1], count)
+    row, all_steps = rows[0], 100 * count * POLICIES
+    assert row["violating"] + row["ended"] == count * POLICIES and row["steps"] == all_steps
+    length = expected_steps(row["ended"], all_steps, 1000)
+    by_episode = np.array([row["violating"], 0]), np.array([row["violating"], row["ended"]]) * 100
+    assert length < 1000
+    assert row["violating_episodes"] == pytest.approx(clustered_share(*by_episode, length))
+    interval = row["interval_low"], row["interval_high"]
+    assert interval == pytest.approx(clustered_interval(*by_episode, length))
+
+
 @pytest.mark.slow
 def test_the_table_begins_with_the_configs_thresholds_and_has_none_twice(policies):
     program, deployed = policies

@@ -83,14 +83,14 @@ def forecast_table(
             np.bincount(episode.ravel(), np.ravel(x), len(episodes)).astype(int)
             for x in (found.violating, found.steps)
         )
-        ended, limit = int(found.ended.sum()), program.task.episode_steps
-        length = expected_steps(ended, int(steps.sum()), limit)
+        ended = int(found.ended.sum())
+        length = expected_steps(ended, int(steps.sum()), program.task.episode_steps)
         low, high = clustered_interval(violating, steps, length)
         rows.append(
             {
                 "qh_threshold": thresholds[0],
                 "planner_threshold": thresholds[1],
-                "violating_episodes": clustered_share(violating, steps, program.task.episode_steps),
+                "violating_episodes": clustered_share(violating, steps, length),
                 "interval_low": low,
                 "interval_high": high,
                 "violating": int(violating.sum()),
