@@ -18,8 +18,9 @@ choice among candidates is then noise.
 
 Differences from the published code: the ring encoder in place of raw observations, narrower
 networks, larger `tau` and `policy_tau` (thousands of steps, not a million); the reward advantage in
-units of its usual size, where the code scales rewards by the known range of returns; one batch for
-actor and critics; losses of one step see the same parameters. With `fisor.as_published`, further:
+units of its usual size, where the code scales rewards by the known range of returns, and a smaller
+temperature on it in short trainings (`config/presets.py`); one batch for actor and critics; losses
+of one step see the same parameters. With `fisor.as_published`, further:
 
 - time limits count as terminations;
 - the backup within a violation is the published one (`feasibility.violation_discount` 0).
