@@ -117,7 +117,7 @@ def expected_steps(ended: int, steps: int, episode_steps: int) -> float:
 
 def episode_share(violations: float, steps: int, episode_steps: float) -> float | None:
     """The share of episodes that violate, given violations per steps; None without steps."""
-    return 1.0 - float(np.exp(-episode_steps * violations / steps)) if steps else None
+    return float(_share(violations, steps, np.inf, episode_steps)) if steps else None
 
 
 def episode_interval(
@@ -174,6 +174,11 @@ def clustered_interval(
 
 
 def _share(violations: Any, steps: int, shape: float, episode_steps: float) -> np.ndarray:
+    """Shares of episodes that violate, for one or several numbers of violations.
+
+    Args:
+      shape: of the gamma distribution of rates; infinite if all episodes have one rate.
+    """
     expected = episode_steps * np.asarray(violations) / steps
     free = -expected if np.isinf(shape) else -shape * np.log1p(expected / shape)
     return 1.0 - np.exp(free)
