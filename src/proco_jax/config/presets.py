@@ -29,13 +29,13 @@ def set_variant(config: Config, variant: str) -> Config:
     # A few thousand steps need a larger learning rate than a million.
     for section in (config.proco, config.bc, config.coptidice, config.fisor, config.feasibility):
         section.learning_rate = 1e-3
-    # Advantages of single actions mislead by then: with the published 3, nothing is earned.
-    config.fisor.reward_temperature = 0.5
     config.cpq.policy_learning_rate = 1e-3
     config.cdt.learning_rate = config.cdt.temperature_learning_rate = 1e-3
     config.cdt.warmup_steps = 100.0
     for section in (config.bcq_lag, config.bear_lag, config.cpq):
         section.tau = 0.05
+    # So early, advantages of single actions mislead: with the published 3, nothing is earned.
+    config.fisor.reward_temperature = 0.5
     return _quick(config) if variant == "quick" else config
 
 
