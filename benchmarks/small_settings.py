@@ -59,6 +59,7 @@ SMALL: dict[str, Any] = {
     "fisor.blocks": 1,
     "shield.samples": 2,
     "shield.planner_candidates": 4,
+    "shield.planner_variations": 2,
     "shield.planner_horizon": 4,
     "shield.forecast_starts": 2,
     "train.batch": 16,

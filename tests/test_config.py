@@ -25,7 +25,6 @@ from proco_jax.config.ablation_settings import ABLATIONS, ablated, needs_trainin
 from proco_jax.config.schema import (
     ALGORITHMS,
     EVALUATION_SEED_SPACING,
-    LARGEST_NUMBER,
     LARGEST_SEED,
     Bound,
     Config,
@@ -100,8 +99,6 @@ PARTNERS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "dynamics.elites": lambda _: {"dynamics.members": 1000},
     "cdt.width": lambda _: {"cdt.heads": 1},
     "cdt.heads": lambda heads: {"cdt.width": max(heads, 1)},
-    "shield.qh_threshold": lambda _: {"shield.planner_threshold": LARGEST_NUMBER},
-    "shield.planner_threshold": lambda _: {"shield.qh_threshold": -LARGEST_NUMBER},
 }
 
 
@@ -316,7 +313,8 @@ def test_defaults_can_be_run() -> None:
         ("rollouts__interval", 100, "a divisor of --config.train.chunk=250"),
         ("dynamics__elites", 9, "at most --config.dynamics.members=5"),
         ("shield__target_violation_rate", 1.0, "a number from 0 to 0.999999"),
-        ("shield__planner_threshold", -1.0, "at least --config.shield.qh_threshold=0.0"),
+        ("shield__planner_variations", 0, "a number from 1 to 100000"),
+        ("shield__planner_noise", -0.1, "a number from 0 to 1e+09"),
         ("shield__forecast_starts", -1, "a number from 1 to 1000000"),
         ("cost__margin", math.inf, "a finite number"),
         ("cost__ucb_coefficient", math.nan, "a finite number"),

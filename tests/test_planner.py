@@ -1,13 +1,22 @@
 """The planner searches short action sequences in the model, for the rows that need it alone."""
 
 import itertools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from proco_jax.deployment.planner import best_first_action, for_needed_rows, make_plans
+from proco_jax.algorithms.base import Previous
+from proco_jax.deployment.planner import (
+    PlanningModel,
+    excess_of_plans,
+    excess_of_policy,
+    for_needed_rows,
+    make_plans,
+    persistent_noise,
+)
 
 ROWS = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
 MASKS = np.array(list(itertools.product((False, True), repeat=len(ROWS))))
@@ -68,50 +77,58 @@ def test_the_work_grows_with_the_rows_that_need_it(needed, block, blocks):
     assert len(calls) == blocks * block
 
 
-def test_the_plan_with_the_least_infeasibility_is_taken():
+def test_results_and_rows_may_be_trees():
+    mask = np.arange(len(ROWS)) % 3 > 0
+    rows = {"row": jnp.asarray(ROWS), "more": jnp.arange(len(ROWS))}
+
+    def function(row: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        return two_numbers(row["row"]), row["more"] + 1
+
+    found, more = for_needed_rows(function, rows, jnp.asarray(mask), 4)
+    np.testing.assert_allclose(found, expected(mask), rtol=1e-6)
+    np.testing.assert_array_equal(more, np.where(mask, np.arange(len(ROWS)) + 1, 0))
+
+
+def on_a_line(vh: Callable[[jax.Array], jax.Array], speed: float = 1.0) -> PlanningModel:
+    """A point that an action moves, with a reward of its position; V_h by position `[C]`."""
+    return PlanningModel(
+        step=lambda obs, action: (obs + speed * action, obs[:, 0]),
+        excess=lambda obs: jnp.maximum(vh(obs[:, 0]), 0.0),
+    )
+
+
+def test_the_excess_of_plans_sums_what_is_infeasible():
     """From 0, with V_h = obs: sums of max(obs, 0) are 1 + 2, 2 + 0 and 1.5 + 1."""
     plans = jnp.array([[[1.0], [2.0], [1.5]], [[1.0], [-2.0], [-0.5]]])
-    chosen = best_first_action(lambda o, a: o + a, lambda o: o[:, 0], plans, jnp.zeros(1))
-    np.testing.assert_array_equal(chosen, [2.0])
+    found = excess_of_plans(on_a_line(lambda x: x), plans, jnp.zeros(1))
+    np.testing.assert_allclose(found, [3.0, 2.0, 2.5])
 
 
 def test_how_feasible_a_state_is_does_not_count():
-    """Deep inside the feasible set is as good as just inside; the first of equals is taken."""
+    """Deep inside the feasible set is as good as just inside."""
     plans = jnp.array([[[-0.1], [-100.0], [1.0]]])
-    chosen = best_first_action(lambda o, a: o + a, lambda o: o[:, 0], plans, jnp.zeros(1))
-    np.testing.assert_allclose(chosen, [-0.1])
+    found = excess_of_plans(on_a_line(lambda x: x), plans, jnp.zeros(1))
+    np.testing.assert_allclose(found, [0.0, 0.0, 1.0])
 
 
 @pytest.mark.parametrize("side", [-1.0, 1.0])
-def test_the_plan_leads_away_from_the_unsafe_side(side):
+def test_the_plan_of_least_excess_leads_away_from_the_unsafe_side(side):
     """On a line, 0.5 inside of the unsafe half, at a tenth of the action per step."""
-    chosen = best_first_action(
-        lambda obs, action: obs + 0.1 * action,
-        lambda obs: side * obs[:, 0],
-        make_plans(10, 64, 1, 12.0),
-        jnp.array([0.5 * side]),
-    )
-    assert float(chosen[0]) * side < -0.4
+    plans = make_plans(10, 64, 1, 12.0)
+    model = on_a_line(lambda x: side * x, speed=0.1)
+    found = excess_of_plans(model, plans, jnp.array([0.5 * side]))
+    assert float(plans[0, jnp.argmin(found), 0]) * side < -0.4
 
 
-def test_plans_that_the_model_cannot_follow_are_not_taken():
+def test_plans_that_the_model_cannot_follow_have_an_infinite_excess():
     """V_h is not a number at negative positions, and 1 elsewhere."""
-
-    def vh(obs: jax.Array) -> jax.Array:
-        return jnp.where(obs[:, 0] < 0.0, jnp.nan, 1.0)
-
     plans = make_plans(10, 64, 1, 100.0)
-    assert float(plans[0].min()) < 0.0
-    chosen = best_first_action(lambda o, a: o + a, vh, plans, jnp.zeros(1))
-    assert float(chosen[0]) >= 0.0
-
-
-def test_a_model_that_always_diverges_still_gives_an_action():
-    plans = make_plans(3, 4, 2, 2.0)
-    chosen = best_first_action(
-        lambda o, a: jnp.full_like(o, jnp.inf), lambda o: o[:, 0], plans, jnp.zeros(3)
-    )
-    assert np.isfinite(chosen).all() and (np.abs(chosen) <= 1.0).all()
+    model = on_a_line(lambda x: jnp.where(x < 0.0, jnp.nan, 1.0))
+    found = np.asarray(excess_of_plans(model, plans, jnp.zeros(1)))
+    leaves = np.asarray(jnp.cumsum(plans[..., 0], axis=0) < 0.0).any(axis=0)
+    assert leaves.any() and not leaves.all()
+    np.testing.assert_array_equal(np.isinf(found), leaves)
+    np.testing.assert_allclose(found[~leaves], 10.0)
 
 
 def test_plans_are_always_the_same_and_within_the_range_of_actions():
@@ -120,3 +137,65 @@ def test_plans_are_always_the_same_and_within_the_range_of_actions():
     assert first.shape == (5, 7, 2) and np.abs(first).max() <= 1.0
     held = np.all(first[1:] == first[:-1], axis=-1)
     assert 0.0 < held.mean() < 1.0
+
+
+def remembering(key: jax.Array, carry: jax.Array, obs: jax.Array, previous: Previous) -> tuple:
+    """An action of what was observed, remembered and done; the memory counts steps."""
+    action = 0.1 * obs + 0.01 * carry + 0.5 * previous.action + 0.2 * previous.reward
+    return action + 0.0 * jax.random.normal(key, action.shape), carry + 1
+
+
+def test_the_excess_of_a_policy_is_that_of_what_it_would_do():
+    """Against a loop in Python, with noise that clips some actions."""
+    rng = np.random.default_rng(0)
+    first = rng.uniform(-1, 1, (5, 1)).astype(np.float32)
+    noise = rng.normal(0, 0.8, (6, 5, 1)).astype(np.float32)
+    start, memory = 0.3, 2
+    expected = np.zeros(5)
+    clipped = 0
+    for c in range(5):
+        position, action, steps = start, float(first[c, 0]), memory
+        for t in range(7):
+            reward, position = position, position + action
+            expected[c] += max(position - 0.5, 0.0)
+            if t < 6:
+                wanted = 0.1 * position + 0.01 * steps + 0.5 * action + 0.2 * reward
+                wanted, steps = wanted + float(noise[t, c, 0]), steps + 1
+                action = float(np.clip(wanted, -1.0, 1.0))
+                clipped += action != wanted
+    assert clipped and (expected > 0).any()
+    found = excess_of_policy(
+        on_a_line(lambda x: x - 0.5),
+        remembering,
+        jnp.array([start]),
+        jnp.float32(memory),
+        jnp.asarray(first),
+        jnp.asarray(noise),
+        jax.random.key(0),
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_continuation_in_a_model_that_diverges_has_an_infinite_excess():
+    diverging = on_a_line(lambda x: x)._replace(
+        step=lambda obs, action: (jnp.full_like(obs, jnp.nan), jnp.full(len(obs), jnp.nan))
+    )
+    found = excess_of_policy(
+        diverging,
+        remembering,
+        jnp.zeros(1),
+        jnp.float32(0),
+        jnp.zeros((3, 1)),
+        jnp.zeros((4, 3, 1)),
+        jax.random.key(0),
+    )
+    assert np.isinf(found).all()
+
+
+@pytest.mark.parametrize("persistence", [1.0, 5.0, 20.0])
+def test_persistent_noise_is_normal_and_forgets_at_the_stated_rate(persistence):
+    noise = np.asarray(persistent_noise(jax.random.key(0), (40, 4000), persistence))
+    np.testing.assert_allclose(noise.std(axis=1), 1.0, atol=0.05)
+    np.testing.assert_allclose(noise.mean(axis=1), 0.0, atol=0.07)
+    correlation = (noise[5:] * noise[:-5]).mean()
+    np.testing.assert_allclose(correlation, np.exp(-5.0 / persistence), atol=0.03)

@@ -302,7 +302,7 @@ def test_the_table_counts_by_held_out_episode_and_with_the_mean_length(policies,
 def test_the_table_begins_with_the_configs_thresholds_and_has_none_twice(policies):
     program, deployed = policies
     shield = dataclasses.replace(
-        tiny_config().shield, qh_threshold=4.0, planner_threshold=4.0, target_violation_rate=0.15
+        tiny_config().shield, qh_threshold=4.0, planner_threshold=8.0, target_violation_rate=0.15
     )
     config = dataclasses.replace(program.config, shield=shield)
     program = program._replace(config=config, task=program.task._replace(episode_steps=5))
@@ -311,9 +311,9 @@ def test_the_table_begins_with_the_configs_thresholds_and_has_none_twice(policie
     rows = forecast_table(program, deployed, lambda o: o[..., 0] > 1e9, episodes, 40)
     thresholds = [(row["qh_threshold"], row["planner_threshold"]) for row in rows]
     # Nothing violates, so the largest thresholds are within the target.
-    assert [row["qh_threshold"] for row in rows if row["deployed"]] == [6.0]
+    assert [row["qh_threshold"] for row in rows if row["deployed"]] == [4.0]
     assert all(row["interval_high"] > row["violating_episodes"] == 0.0 for row in rows)
-    assert thresholds[0] == (4.0, 4.0) and set(thresholds) == set(THRESHOLDS)
+    assert thresholds[0] == (4.0, 8.0) and set(thresholds) == set(THRESHOLDS)
     assert len(thresholds) == len(set(thresholds))
     assert all(row["violating"] == 0 and row["trajectories"] == 40 * POLICIES for row in rows)
     # Of an episode of 5 steps, the first fifth does not count.

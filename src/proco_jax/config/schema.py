@@ -843,9 +843,12 @@ class ShieldConfig:
     Attributes:
       samples: actions of the policy from which the filter chooses.
       qh_threshold: the largest Q_h of an action that the filter accepts.
-      planner_threshold: the planner acts where the least Q_h of the samples exceeds it.
-      planner_candidates: action sequences that the planner evaluates in the model.
-      planner_horizon: their length in steps.
+      planner_threshold: the planner takes the policy's own action unless its continuation in the
+        model leads to states with a larger V_h.
+      planner_horizon: steps of the sequences that the planner imagines.
+      planner_variations: continuations of the policy with persistent noise that it tries then.
+      planner_noise: standard deviation of that noise.
+      planner_candidates: random action sequences that it tries where none of these is feasible.
       planner_block: states planned for in one batch; 0 chooses by backend.
       target_violation_rate: share of violating episodes up to which the violation forecast may
         choose larger thresholds than the two above; 0 keeps these.
@@ -855,8 +858,10 @@ class ShieldConfig:
     samples: int = count(16, high=100_000)
     qh_threshold: float = setting(0.0, low=-LARGEST_NUMBER, high=LARGEST_NUMBER)
     planner_threshold: float = setting(2.0, low=-LARGEST_NUMBER, high=LARGEST_NUMBER)
+    planner_horizon: int = count(25, high=10_000)
+    planner_variations: int = count(8, high=100_000)
+    planner_noise: float = nonnegative(0.5)
     planner_candidates: int = count(32, high=100_000)
-    planner_horizon: int = count(15, high=10_000)
     planner_block: int = count(0, low=0, high=100_000)
     target_violation_rate: float = share(0.15, high=LARGEST_FRACTION)
     forecast_starts: int = count(256, high=LARGEST_BATCH)

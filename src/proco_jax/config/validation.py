@@ -118,9 +118,6 @@ def _cross_problems(config: Config) -> Iterator[str]:
             "--config.proco.imagination.worlds times horizon"
         )
         yield _problem("proco.imagination.minibatches", imagined.minibatches, expected)
-    if config.shield.planner_threshold < config.shield.qh_threshold:
-        expected = f"at least --config.shield.qh_threshold={config.shield.qh_threshold}"
-        yield _problem("shield.planner_threshold", config.shield.planner_threshold, expected)
     if set(config.shields) != {"none"} and set(config.augmentations) == {"none"}:
         expected = (
             "('none',), or 'proco' or 'control' among --config.augmentations: a shield's "

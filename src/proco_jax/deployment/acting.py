@@ -7,10 +7,14 @@ import jax
 import jax.numpy as jnp
 
 from proco_jax.algorithms.base import Previous
+from proco_jax.deployment.planner import Continuation
 from proco_jax.deployment.shield import POLICY_AXES, ShieldState, make_shield
 from proco_jax.models.normalizer import Normalizer
 from proco_jax.training.loop import Program, no_previous
 from proco_jax.types import Array
+
+# Folded into the key of a step for what a shield imagines.
+AHEAD = 2**31 - 1
 
 
 class Deployed(NamedTuple):
@@ -71,10 +75,10 @@ def make_actor(program: Program, shield_name: str) -> Actor:
     )
 
     def propose(
-        hyper: Any, state: Any, key: Array, carry: Any, obs: Array, previous: Previous
+        hyper: Any, state: Any, key: Array, carry: Any, obs: Array, previous: Previous, count: int
     ) -> tuple[Array, Any]:
-        if shield.samples and algorithm.sample_actions is not None:
-            return algorithm.sample_actions(key, hyper, state, carry, obs, previous, shield.samples)
+        if count and algorithm.sample_actions is not None:
+            return algorithm.sample_actions(key, hyper, state, carry, obs, previous, count)
         action, carry = algorithm.act(key, hyper, state, carry, obs, previous)
         return action[None], carry
 
@@ -89,9 +93,18 @@ def make_actor(program: Program, shield_name: str) -> Actor:
         keys: Array,
         active: Array,
     ) -> tuple[Array, Array, Any]:
-        rows = jax.vmap(propose, in_axes=(None, None, 0, 0, 0, 0))
-        proposals, carry = rows(hyper, state, keys, carry, normalizer(obs), previous)
-        return shield.act(guard, obs, proposals, active), proposals[:, 0], carry
+        # Before the keys are used for the proposals.
+        ahead = jax.random.key_data(jax.vmap(jax.random.fold_in, (0, None))(keys, AHEAD))
+        rows = jax.vmap(propose, in_axes=(None, None, 0, 0, 0, 0, None))
+        count = shield.samples
+        proposals, carry = rows(hyper, state, keys, carry, normalizer(obs), previous, count)
+
+        def go_on(key: Array, carry: Any, obs: Array, previous: Previous) -> tuple[Array, Any]:
+            actions, carry = propose(hyper, state, key, carry, normalizer(obs), previous, 1)
+            return actions[0], carry
+
+        policy = Continuation(go_on, carry, ahead)
+        return shield.act(guard, obs, proposals, active, policy), proposals[:, 0], carry
 
     def decide(
         deployed: Deployed, carry: Any, obs: Array, previous: Previous, keys: Array, active: Array

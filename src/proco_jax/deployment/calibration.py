@@ -27,7 +27,7 @@ from proco_jax.training.loop import Program
 from proco_jax.types import Array
 
 # Pairs (qh_threshold, planner_threshold) that are tried beside those of the config.
-THRESHOLDS = ((2.0, 2.0), (4.0, 4.0), (6.0, 6.0))
+THRESHOLDS = ((2.0, 4.0), (4.0, 8.0))
 
 
 def forecast_table(

@@ -1,90 +1,182 @@
-"""The planner of the shield: a short-horizon search in the learned model.
+"""The planner of the shield: short-horizon searches in the learned model.
 
-Where no action of the policy is feasible, single actions hardly differ in Q_h, since one step moves
-a robot by about a centimeter. A sequence of actions that lasts does make a difference: the planner
-rolls random persistent sequences out in the model and takes the first action of the one with the
-least sum of max(V_h, 0).
+A step moves a robot by about a centimeter, so single actions hardly differ in Q_h; sequences that
+last do differ. The planner compares sequences by their *excess*, the sum of max(V_h - threshold, 0)
+over the states to which they lead in the model:
+
+1. *The policy's own continuation*: its action, and what it would do next.
+2. *Varied continuations*: the same with noise that lasts. A policy often knows the way around a
+   hazard, and is only too close or too fast.
+3. *Random sequences* of actions, whatever the policy would do.
+
+The shield (`shield.py`) takes the first of these without excess, or else the one with the least.
 """
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from proco_jax.algorithms.base import Previous
 from proco_jax.augmentation.rollouts import evaluate_plans, persistent_actions
 from proco_jax.types import Array
 
-# Rows that are planned for in one batch, where the config leaves it open. A CPU computes no more
+# States that are planned for in one batch, where the config leaves it open. A CPU computes no more
 # than it must; an accelerator needs many rows to be busy.
 CPU_BLOCK, ACCELERATOR_BLOCK = 4, 256
 
 
-def make_plans(horizon: int, candidates: int, action_size: int, persistence: float) -> jax.Array:
-    """The action sequences `[H, C, A]` of the planner.
+class Continuation(NamedTuple):
+    """How a policy goes on after the first action that it proposes, in n states.
 
-    They are random but always the same: with new ones at every step, a robot that has come to rest
-    at the edge of the unsafe set takes another direction each time, and stays there.
+    Attributes:
+      act: (key, carry, raw obs `[O]`, previous) to (action `[A]`, carry), in one state.
+      carry: the policy's memory after its first action, leaves `[n, ...]`.
+      key_data: `[n, ...]`, numbers of a key for each state, since blocks of rows are taken from it.
+    """
+
+    act: Callable[[Array, Any, Array, Previous], tuple[Array, Any]]
+    carry: Any
+    key_data: Array
+
+
+class PlanningModel(NamedTuple):
+    """What the planner asks of the model, as functions of raw observations.
+
+    Attributes:
+      step: obs `[C, O]` and actions `[C, A]` to next obs `[C, O]` and reward `[C]`.
+      excess: obs `[C, O]` to max(V_h - threshold, 0) `[C]`.
+    """
+
+    step: Callable[[Array, Array], tuple[Array, Array]]
+    excess: Callable[[Array], Array]
+
+
+def make_plans(horizon: int, candidates: int, action_size: int, persistence: float) -> jax.Array:
+    """The random action sequences `[H, C, A]`.
+
+    They are always the same: with new ones at every step, a robot that has come to rest at the edge
+    of the unsafe set takes another direction each time, and stays there.
     """
     return persistent_actions(jax.random.key(0), (horizon, candidates, action_size), persistence)
 
 
-def best_first_action(
-    step: Callable[[Array, Array], jax.Array],
-    vh: Callable[[Array], jax.Array],
-    plans: Array,
+def persistent_noise(key: Array, shape: tuple[int, ...], persistence: Array | float) -> jax.Array:
+    """Standard normal noise `[H, ...]` whose correlation falls to 1 / e in `persistence` steps."""
+    kept = jnp.exp(-1.0 / jnp.maximum(jnp.asarray(persistence, jnp.float32), 1e-6))
+    fresh = jax.random.normal(key, shape)
+
+    def step(held: Array, new: Array) -> tuple[Array, Array]:
+        held = kept * held + jnp.sqrt(1.0 - kept**2) * new
+        return held, held
+
+    return jnp.concatenate([fresh[:1], jax.lax.scan(step, fresh[0], fresh[1:])[1]])
+
+
+def excess_of_policy(
+    model: PlanningModel,
+    act: Callable[[Array, Any, Array, Previous], tuple[Array, Any]],
     start: Array,
+    carry: Any,
+    first: Array,
+    noise: Array,
+    key: Array,
 ) -> jax.Array:
-    """The first action `[A]` of the sequence that is infeasible least and shortest.
+    """The excess `[C]` of C continuations of a policy from one state.
 
     Args:
-      step: raw obs `[C, O]` and actions `[C, A]` to the next obs.
-      vh: raw obs `[C, O]` to V_h `[C]`.
+      act: as in `Continuation`.
+      start: `[O]` raw.
+      carry: the policy's memory after its first action.
+      first: `[C, A]` first actions.
+      noise: `[H - 1, C, A]`, added to the following actions.
+      key: typed key.
+    """
+    count = first.shape[0]
+
+    def many(x: Array) -> jax.Array:
+        return jnp.broadcast_to(x, (count, *jnp.shape(x)))
+
+    def ahead(state: tuple, inputs: tuple[Array, Array]) -> tuple:
+        obs, action, memory, total = state
+        shift, step_data = inputs
+        obs, reward = model.step(obs, action)
+        # What an imagined step costs is unknown; feasible ones cost nothing.
+        previous = Previous(action, jnp.nan_to_num(reward), jnp.zeros(count))
+        keys = jax.random.split(jax.random.wrap_key_data(step_data), count)
+        action, memory = jax.vmap(act)(keys, memory, obs, previous)
+        action = jnp.clip(action + shift, -1.0, 1.0)
+        return (obs, action, memory, total + model.excess(obs)), None
+
+    begin = (many(start), first, jax.tree.map(many, carry), jnp.zeros(count))
+    data = jax.random.key_data(jax.random.split(key, noise.shape[0]))
+    (obs, action, _, total), _ = jax.lax.scan(ahead, begin, (noise, data))
+    total = total + model.excess(model.step(obs, action)[0])
+    return _finite(total)
+
+
+def excess_of_plans(model: PlanningModel, plans: Array, start: Array) -> jax.Array:
+    """The excess `[C]` of action sequences.
+
+    Args:
       plans: `[H, C, A]`.
       start: `[O]` raw.
     """
-    candidates = plans.shape[1]
+    count = plans.shape[1]
     total = evaluate_plans(
-        step,
-        lambda total, obs: total + jnp.maximum(vh(obs), 0.0),
+        lambda obs, action: model.step(obs, action)[0],
+        lambda total, obs: total + model.excess(obs),
         plans,
-        jnp.broadcast_to(start, (candidates, *start.shape)),
-        jnp.zeros(candidates),
+        jnp.broadcast_to(start, (count, *start.shape)),
+        jnp.zeros(count),
     )
-    # A diverged model may return anything; a sequence whose value is not finite is not taken.
-    return plans[0, jnp.argmin(jnp.where(jnp.isfinite(total), total, jnp.inf))]
+    return _finite(total)
 
 
-def for_needed_rows(
-    function: Callable[[Array], jax.Array], rows: Array, needed: Array, block: int
-) -> jax.Array:
+def for_needed_rows(function: Callable[[Any], Any], rows: Any, needed: Array, block: int) -> Any:
     """Applies a function of one row to those rows that need it, in batches of fixed size.
 
     The rows that need it are moved to the front and processed block by block, so the cost grows
     with their number, and each block is one dense batch.
 
     Args:
-      function: `[O]` to `[A]`.
-      rows: `[n, O]`.
+      function: of a pytree to a pytree.
+      rows: the same pytree with leaves `[n, ...]`.
       needed: `[n]` bool.
       block: rows per batch.
 
     Returns:
-      `[n, A]`, zeros where not needed.
+      The pytree of results with leaves `[n, ...]`, zeros where not needed.
     """
-    size = rows.shape[0]
+    size = needed.shape[0]
     block = min(block, size)
     order = jnp.argsort(~needed, stable=True)
     # Indices beyond the last row are dropped when results are written.
     order = jnp.concatenate([order, jnp.full(-size % block, size, order.dtype)])
     count = jnp.sum(needed)
-    shape = jax.eval_shape(function, rows[0])
 
-    def body(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+    def take(index: Array) -> Any:
+        return jax.tree.map(lambda x: x[index], rows)
+
+    shapes = jax.eval_shape(function, take(0))
+
+    def body(carry: tuple[Array, Any]) -> tuple[Array, Any]:
         i, found = carry
         at = jax.lax.dynamic_slice(order, (i * block,), (block,))
-        new = jax.vmap(function)(rows[jnp.minimum(at, size - 1)])
-        return i + 1, found.at[at].set(new, mode="drop")
+        new = jax.vmap(function)(take(jnp.minimum(at, size - 1)))
+        return i + 1, jax.tree.map(lambda f, x: f.at[at].set(x, mode="drop"), found, new)
 
-    first = (jnp.int32(0), jnp.zeros((size, *shape.shape), shape.dtype))
+    room = jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), shapes)
+    first = (jnp.int32(0), room)
     _, found = jax.lax.while_loop(lambda carry: carry[0] * block < count, body, first)
-    return jnp.where(needed[:, None], found, 0.0)
+
+    def keep(x: Array) -> jax.Array:
+        return jnp.where(needed.reshape(-1, *[1] * (x.ndim - 1)), x, 0)
+
+    return jax.tree.map(keep, found)
+
+
+def _finite(total: Array) -> jax.Array:
+    # A diverged model may return anything; a sequence whose excess is not finite is not taken.
+    return jnp.where(jnp.isfinite(total), total, jnp.inf)

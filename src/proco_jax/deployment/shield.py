@@ -1,10 +1,10 @@
 """Shields: what guards a policy at deployment, whatever algorithm and augmentation trained it.
 
     none      the policy's own action
-    filter    of several actions of the policy, the first whose Q_h is within the threshold, or the
+    filter    of several actions of the policy, the first whose Q_h is within a threshold, or the
               one with the least Q_h if none is
-    planner   the filter, but where even the least Q_h exceeds a second threshold, the first action
-              of a plan found in the learned model (`planner.py`)
+    planner   the policy's own action as long as the model says that the policy's continuation stays
+              feasible; else the first action of a sequence that does (`planner.py`)
 
 The filter takes neither the feasible action with the best Q_r nor the mode of the policy: robots
 saturate at a small part of the action's range, so the noise of the actions sets their speed, and a
@@ -23,9 +23,13 @@ from proco_jax.config.schema import Config
 from proco_jax.deployment.planner import (
     ACCELERATOR_BLOCK,
     CPU_BLOCK,
-    best_first_action,
+    Continuation,
+    PlanningModel,
+    excess_of_plans,
+    excess_of_policy,
     for_needed_rows,
     make_plans,
+    persistent_noise,
 )
 from proco_jax.models import dynamics
 from proco_jax.models.networks import DynamicsNetwork
@@ -39,7 +43,7 @@ class ShieldState(NamedTuple):
       critics: parameters `{"q", "v"}` of the feasibility critics.
       dynamics: the fitted model; its normalizer is that of the observations.
       qh_threshold: the largest Q_h of an action that the filter accepts.
-      planner_threshold: the planner acts where the least Q_h of the actions exceeds it.
+      planner_threshold: the largest V_h of the states to which the planner lets a sequence lead.
     """
 
     critics: Any
@@ -54,13 +58,13 @@ class Shield(NamedTuple):
     Attributes:
       name: `none`, `filter` or `planner`.
       samples: actions that it asks of the policy; 0 for the policy's own action.
-      act: (state, obs `[n, O]` raw, proposed actions `[n, P, A]`, active `[n]` bool) to actions
-        `[n, A]`. Rows that are not active may get any action.
+      act: (state, obs `[n, O]` raw, proposed actions `[n, P, A]`, active `[n]` bool, how the policy
+        goes on) to actions `[n, A]`. Rows that are not active may get any action.
     """
 
     name: str
     samples: int
-    act: Callable[[ShieldState, Array, Array, Array], Array]
+    act: Callable[[ShieldState, Array, Array, Array, Continuation], Array]
 
 
 # Axes of a `ShieldState` that a policy of its own has: critics differ, the model is shared.
@@ -81,46 +85,77 @@ def make_shield(
     """
     if name not in ("none", "filter", "planner"):
         raise ValueError(f"shield: found {name!r}, expected none, filter or planner")
+    settings = config.shield
     if name == "none":
-        return Shield(name, 0, lambda state, obs, proposals, active: proposals[:, 0])
-
-    def choose(state: ShieldState, obs: Array, proposals: Array) -> tuple[Array, Array]:
-        return filter_actions(critic_nets, state, obs, proposals)
-
+        return Shield(name, 0, lambda state, obs, proposals, active, policy: proposals[:, 0])
     if name == "filter":
         return Shield(
             name,
-            config.shield.samples,
-            lambda state, obs, proposals, active: choose(state, obs, proposals)[0],
+            settings.samples,
+            lambda state, obs, proposals, active, policy: filter_actions(
+                critic_nets, state, obs, proposals
+            )[0],
         )
-    block = config.shield.planner_block or (
+    planner = make_planner(config, dynamics_net, critic_nets, action_size)
+    return Shield(name, settings.planner_variations + 1, planner)
+
+
+def make_planner(
+    config: Config,
+    dynamics_net: DynamicsNetwork,
+    critic_nets: feasibility.Networks,
+    action_size: int,
+) -> Callable[[ShieldState, Array, Array, Array, Continuation], Array]:
+    """`Shield.act` of the planner.
+
+    The first proposal is the policy's own action, the others begin its varied continuations. In
+    most states only the former is followed, and random sequences are needed in few.
+    """
+    settings, persistence = config.shield, config.rollouts.persistence
+    horizon, variations = settings.planner_horizon, settings.planner_variations
+    block = settings.planner_block or (
         CPU_BLOCK if jax.default_backend() == "cpu" else ACCELERATOR_BLOCK
     )
-    settings, persistence = config.shield, config.rollouts.persistence
+    plans = make_plans(horizon, settings.planner_candidates, action_size, persistence)
 
-    def act(state: ShieldState, obs: Array, proposals: Array, active: Array) -> jax.Array:
-        chosen, least = choose(state, obs, proposals)
-        plans = make_plans(
-            settings.planner_horizon, settings.planner_candidates, action_size, persistence
-        )
-        needed = (least > state.planner_threshold) & active
-        planned = for_needed_rows(
-            lambda row: best_first_action(
-                # One elite: a plan is compared with others, which all share its error.
-                lambda o, a: (
-                    dynamics.predict(dynamics_net, state.dynamics, jnp.int32(0), o, a).next_obs
-                ),
-                lambda o: feasibility.vh(critic_nets, state.critics, state.dynamics.normalizer(o)),
-                plans,
-                row,
-            ),
-            obs,
-            needed,
-            block,
-        )
-        return jnp.where(needed[:, None], planned, chosen)
+    def act(
+        state: ShieldState, obs: Array, proposals: Array, active: Array, policy: Continuation
+    ) -> jax.Array:
+        model = _planning_model(dynamics_net, critic_nets, state)
+        own = proposals[:, 0]
+        # A policy that cannot be sampled proposes one action.
+        begins = jnp.broadcast_to(proposals[:, -variations:], (len(obs), variations, action_size))
 
-    return Shield(name, settings.samples, act)
+        def followed(row: tuple) -> jax.Array:
+            start, action, carry, data = row
+            key = jax.random.split(jax.random.wrap_key_data(data))[0]
+            calm = jnp.zeros((horizon - 1, 1, action_size))
+            return excess_of_policy(model, policy.act, start, carry, action[None], calm, key)[0]
+
+        def varied(row: tuple) -> tuple[jax.Array, jax.Array]:
+            start, first, carry, data = row
+            key = jax.random.split(jax.random.wrap_key_data(data))[1]
+            noise_key, act_key = jax.random.split(key)
+            noise = persistent_noise(noise_key, (horizon, variations, action_size), persistence)
+            noise = settings.planner_noise * noise
+            first = jnp.clip(first + noise[0], -1.0, 1.0)
+            excess = excess_of_policy(model, policy.act, start, carry, first, noise[1:], act_key)
+            return _least(excess, first)
+
+        def random(start: Array) -> tuple[jax.Array, jax.Array]:
+            return _least(excess_of_plans(model, plans, start), plans[0])
+
+        memory = (policy.carry, policy.key_data)
+        least, chosen = jax.vmap(followed)((obs, own, *memory)), own
+        for search, inputs in ((varied, (obs, begins, *memory)), (random, obs)):
+            needed = (least > 0.0) & active
+            excess, action = for_needed_rows(search, inputs, needed, block)
+            better = needed & (excess < least)
+            least = jnp.where(better, excess, least)
+            chosen = jnp.where(better[:, None], action, chosen)
+        return chosen
+
+    return act
 
 
 def filter_actions(
@@ -142,3 +177,26 @@ def filter_actions(
     index = jnp.where(feasible.any(axis=1), jnp.argmax(feasible, axis=1), jnp.argmin(qh, axis=1))
     chosen = jnp.take_along_axis(proposals, index[:, None, None], axis=1)[:, 0]
     return chosen, jnp.min(qh, axis=1)
+
+
+def _planning_model(
+    dynamics_net: DynamicsNetwork, critic_nets: feasibility.Networks, state: ShieldState
+) -> PlanningModel:
+    model = state.dynamics
+
+    def step(obs: Array, action: Array) -> tuple[Array, Array]:
+        # One elite: a sequence is compared with others, which all share its error.
+        found = dynamics.predict(dynamics_net, model, jnp.int32(0), obs, action)
+        return found.next_obs, found.reward
+
+    def excess(obs: Array) -> jax.Array:
+        vh = feasibility.vh(critic_nets, state.critics, model.normalizer(obs))
+        return jnp.maximum(vh - state.planner_threshold, 0.0)
+
+    return PlanningModel(step, excess)
+
+
+def _least(excess: Array, actions: Array) -> tuple[jax.Array, jax.Array]:
+    """The least excess `[]`, and the first of the actions `[C, A]` that has it."""
+    index = jnp.argmin(excess)
+    return excess[index], actions[index]
