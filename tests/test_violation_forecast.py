@@ -324,3 +324,49 @@ def test_the_table_begins_with_the_configs_thresholds_and_has_none_twice(policie
     # A point of 0 is no reason for larger thresholds while the upper end exceeds the target.
     assert high > 0.01
     assert choose(rows, 0.01)["qh_threshold"] == 2.0
+
+
+def forecast_thresholds(policies: Any, monkeypatch: Any, target: float, own: Any, bad: Any) -> Any:
+    """The pairs that a table holds if those of `bad` violate always; the deployed one."""
+    program, deployed = policies
+    shield = dataclasses.replace(
+        tiny_config().shield,
+        qh_threshold=own[0],
+        planner_threshold=own[1],
+        target_violation_rate=target,
+    )
+    program = program._replace(
+        config=dataclasses.replace(program.config, shield=shield),
+        task=program.task._replace(episode_steps=20),
+    )
+
+    def counted(program, policy, unsafe, start, *rest):
+        pair = jnp.stack([policy.shield.qh_threshold, policy.shield.planner_threshold])
+        violates = jnp.any(jnp.all(pair == jnp.array([*bad, (-1.0, -1.0)]), axis=1))
+        shape = start.shape[:2]
+        return forecast.Counts(
+            jnp.full(shape, violates, jnp.int32), jnp.zeros(shape, int), jnp.full(shape, 100)
+        )
+
+    monkeypatch.setattr("proco_jax.deployment.calibration.count_violations", counted)
+    obs = np.asarray(toy_obs(7))[0]
+    rows = forecast_table(program, deployed, lambda o: o[..., 0] > 0, [obs[:3], obs[3:]], 40)
+    pairs = [(row["qh_threshold"], row["planner_threshold"]) for row in rows]
+    return pairs, [pair for pair, row in zip(pairs, rows, strict=True) if row["deployed"]]
+
+
+@pytest.mark.parametrize(
+    ("target", "own", "bad", "expected", "deployed"),
+    [
+        (0.05, (0.0, 2.0), (), [(0.0, 2.0), (2.0, 4.0), (4.0, 8.0)], (4.0, 8.0)),
+        (0.05, (0.0, 2.0), ((0.0, 2.0),), [(0.0, 2.0)], (0.0, 2.0)),
+        (0.05, (0.0, 2.0), ((2.0, 4.0),), [(0.0, 2.0), (2.0, 4.0)], (0.0, 2.0)),
+        (0.05, (3.0, 3.0), ((3.0, 3.0),), [(3.0, 3.0), (2.0, 4.0)], (2.0, 4.0)),
+        (0.0, (0.0, 2.0), (), [(0.0, 2.0)], (0.0, 2.0)),
+    ],
+)
+def test_thresholds_beyond_the_target_are_not_forecast(
+    policies, monkeypatch, target, own, bad, expected, deployed
+):
+    pairs, chosen = forecast_thresholds(policies, monkeypatch, target, own, bad)
+    assert pairs == expected and chosen == [deployed]

@@ -38,7 +38,10 @@ def forecast_table(
     count: int,
     ends: Callable[[Array], Array] | None = None,
 ) -> list[dict[str, Any]]:
-    """The forecast under the planner, with the config's thresholds and with larger ones.
+    """The forecast under the planner, with the config's thresholds and with others.
+
+    Thresholds beyond some that exceed the target violation rate are not deployed, so they are not
+    forecast either; with a target of 0 none but the config's own are.
 
     Args:
       program: of the policies.
@@ -75,8 +78,10 @@ def forecast_table(
     # Training may have spread the policies over devices.
     here = jax.device_put((deployed, obs[drawn]), jax.local_devices()[0])
     own = (float(config.shield.qh_threshold), float(config.shield.planner_threshold))
-    rows = []
+    target, rows = config.shield.target_violation_rate, []
     for thresholds in dict.fromkeys((own, *THRESHOLDS)):
+        if rows and (target <= 0 or _is_beyond(thresholds, rows, target)):
+            continue
         found = run(*here, jnp.asarray(thresholds, jnp.float32))
         # Of all policies, by the episode from which they started.
         violating, steps = (
@@ -99,7 +104,7 @@ def forecast_table(
                 "steps": int(steps.sum()),
             }
         )
-    chosen = choose(rows, config.shield.target_violation_rate)
+    chosen = choose(rows, target)
     return [{**row, "deployed": row is chosen} for row in rows]
 
 
@@ -125,3 +130,13 @@ def choose(rows: Sequence[Mapping[str, Any]], target: float) -> Mapping[str, Any
 def within(row: Mapping[str, Any], target: float) -> bool:
     """Whether the upper end of a forecast's interval is at most a share of episodes."""
     return row["interval_high"] is not None and row["interval_high"] <= target
+
+
+def _is_beyond(
+    thresholds: tuple[float, float], rows: Sequence[Mapping[str, Any]], target: float
+) -> bool:
+    """Whether smaller thresholds already exceed a target."""
+    return any(
+        (row["qh_threshold"], row["planner_threshold"]) < thresholds and not within(row, target)
+        for row in rows
+    )
