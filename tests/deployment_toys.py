@@ -5,7 +5,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from core_toys import ACTIONS, SPEC, drawn, toy_dataset, toy_model, toy_normalizer, toy_program
+from core_toys import (
+    ACTIONS,
+    SPEC,
+    drawn,
+    toy_cost_model,
+    toy_dataset,
+    toy_model,
+    toy_normalizer,
+    toy_program,
+)
 
 from proco_jax.algorithms import feasibility
 from proco_jax.algorithms.base import Algorithm, Previous
@@ -95,7 +104,9 @@ def toy_deployed(
         keys,
     )
     model = toy_model(program.config, data, normalizer)
-    guard = ShieldState(drawn(critics.params, seed + 1), model, *map(jnp.float32, thresholds))
+    known = toy_cost_model(program.config, data, normalizer)
+    qh, planner = map(jnp.float32, thresholds)
+    guard = ShieldState(drawn(critics.params, seed + 1), model, qh, planner, known)
     return Deployed(state, hyper, normalizer, guard)
 
 

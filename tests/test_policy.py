@@ -15,6 +15,7 @@ from deployment_toys import (
     SHIELDS,
     action_keys,
     deployed_program,
+    guard_of,
     toy_deployed,
     toy_obs,
     toy_previous,
@@ -33,7 +34,7 @@ NAMES = {
     "deployment_toys:make_remembering": "remembering",
 }
 # The planner always acts, so that its model shows in the actions.
-THRESHOLDS = (0.0, -1e9)
+THRESHOLDS = (0.0, -50.0)
 OBS = np.asarray(toy_obs(1)[0, 0])
 
 
@@ -47,7 +48,14 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     program = deployed_program("bc")
     bare = toy_deployed(program)._replace(shield=None)
     save_policies(workdir, program, "bc", "none", bare)
+    save_policies(workdir, program, "bc", "control", without_knowledge(program))
     return workdir
+
+
+def without_knowledge(program: Program) -> Deployed:
+    """Policies whose shield has no cost network."""
+    deployed = toy_deployed(program)
+    return deployed._replace(shield=guard_of(deployed)._replace(cost=None))
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +106,10 @@ def test_all_that_was_saved_is_loaded(saved, maker):
     again, deployed = load_policies(saved, NAMES[maker], "proco")
     same_leaves(deployed, toy_deployed(program, THRESHOLDS))
     assert again.config == program.config and again.task == program.task
+
+
+def test_a_shield_without_a_cost_network_is_loaded(saved):
+    same_leaves(load_policies(saved, "bc", "control")[1], without_knowledge(deployed_program("bc")))
 
 
 def test_loading_changes_no_file(saved):

@@ -70,6 +70,7 @@ def make_actor(program: Program, shield_name: str) -> Actor:
         shield_name,
         program.config,
         program.dynamics,
+        program.cost,
         program.feasibility,
         program.task.action_size,
     )

@@ -28,7 +28,7 @@ from proco_jax.common.files import digests, write_text
 from proco_jax.config import schema
 from proco_jax.deployment.acting import Actor, Deployed, initial_previous, make_actor, member
 from proco_jax.deployment.shield import ShieldState
-from proco_jax.models import dynamics
+from proco_jax.models import cost, dynamics
 from proco_jax.models.normalizer import Normalizer
 from proco_jax.observation import ObservationSpec
 from proco_jax.training.loop import Program, make_hyper, make_program
@@ -164,6 +164,7 @@ def save_policies(
         else {
             "qh_threshold": float(guard.qh_threshold),
             "planner_threshold": float(guard.planner_threshold),
+            "cost_network": guard.cost is not None,
         },
         "config": json.loads(schema.to_json(program.config)),
         "files": digests(partial / ARRAYS),
@@ -252,25 +253,30 @@ def _load(folder: Path, meta: dict[str, Any]) -> tuple[Program, Deployed]:
         float(meta["cost_limit"]),
     )
     program = make_program(config, task, meta["algorithm"], meta["augmentation"])
-    like = jax.eval_shape(
-        lambda: _empty(program, int(meta["seeds"]), with_shield=meta["shield"] is not None)
-    )
+    like = jax.eval_shape(lambda: _empty(program, int(meta["seeds"]), meta["shield"]))
     deployed: Deployed = load_arrays(folder / ARRAYS, like, verified=True)
     return program, deployed
 
 
-def _empty(program: Program, seeds: int, with_shield: bool) -> Deployed:
-    """Policies of the structure and shapes of saved ones, with arbitrary values."""
+def _empty(program: Program, seeds: int, shield: Mapping[str, Any] | None) -> Deployed:
+    """Policies of the structure and shapes of saved ones, with arbitrary values.
+
+    Args:
+      shield: of `policy.json`.
+    """
     config, task = program.config, program.task
     state_keys, critic_keys = jax.random.split(jax.random.key(0), (2, seeds))
     hyper = make_hyper(program, seeds).algorithm
     model = dynamics.empty_model(config.dynamics, task.observation, task.action_size)
     guard = None
-    if with_shield:
+    if shield is not None:
         critics = jax.vmap(
             lambda key: feasibility.init(program.feasibility, task.action_size, key).params
         )(critic_keys)
-        guard = ShieldState(critics, model, jnp.zeros(()), jnp.zeros(()))
+        # Those of earlier versions have none.
+        known = shield.get("cost_network", False)
+        knowledge = cost.empty_model(config.cost, program.cost) if known else None
+        guard = ShieldState(critics, model, jnp.zeros(()), jnp.zeros(()), knowledge)
     each = jnp.zeros(task.observation.size)
     state = jax.vmap(program.algorithm.init)(state_keys, hyper)
     return Deployed(state, hyper, Normalizer(each, each), guard)

@@ -32,7 +32,8 @@ from proco_jax.deployment.planner import (
     persistent_noise,
 )
 from proco_jax.models import dynamics
-from proco_jax.models.networks import DynamicsNetwork
+from proco_jax.models.cost import CostModel, unsafe
+from proco_jax.models.networks import Critic, DynamicsNetwork
 from proco_jax.types import Array
 
 
@@ -44,12 +45,14 @@ class ShieldState(NamedTuple):
       dynamics: the fitted model; its normalizer is that of the observations.
       qh_threshold: the largest Q_h of an action that the filter accepts.
       planner_threshold: the largest V_h of the states to which the planner lets a sequence lead.
+      cost: the fitted cost network; None without knowledge.
     """
 
     critics: Any
     dynamics: dynamics.Model
     qh_threshold: Array
     planner_threshold: Array
+    cost: CostModel | None = None
 
 
 class Shield(NamedTuple):
@@ -68,13 +71,14 @@ class Shield(NamedTuple):
 
 
 # Axes of a `ShieldState` that a policy of its own has: critics differ, the model is shared.
-POLICY_AXES = ShieldState(0, None, None, None)  # pyright: ignore
+POLICY_AXES = ShieldState(0, None, None, None, None)  # pyright: ignore
 
 
 def make_shield(
     name: str,
     config: Config,
     dynamics_net: DynamicsNetwork,
+    cost_net: Critic,
     critic_nets: feasibility.Networks,
     action_size: int,
 ) -> Shield:
@@ -96,13 +100,14 @@ def make_shield(
                 critic_nets, state, obs, proposals
             )[0],
         )
-    planner = make_planner(config, dynamics_net, critic_nets, action_size)
+    planner = make_planner(config, dynamics_net, cost_net, critic_nets, action_size)
     return Shield(name, settings.planner_variations + 1, planner)
 
 
 def make_planner(
     config: Config,
     dynamics_net: DynamicsNetwork,
+    cost_net: Critic,
     critic_nets: feasibility.Networks,
     action_size: int,
 ) -> Callable[[ShieldState, Array, Array, Array, Continuation], Array]:
@@ -121,7 +126,7 @@ def make_planner(
     def act(
         state: ShieldState, obs: Array, proposals: Array, active: Array, policy: Continuation
     ) -> jax.Array:
-        model = _planning_model(dynamics_net, critic_nets, state)
+        model = _planning_model(config, dynamics_net, cost_net, critic_nets, state)
         own = proposals[:, 0]
         # A policy that cannot be sampled proposes one action.
         begins = jnp.broadcast_to(proposals[:, -variations:], (len(obs), variations, action_size))
@@ -180,7 +185,11 @@ def filter_actions(
 
 
 def _planning_model(
-    dynamics_net: DynamicsNetwork, critic_nets: feasibility.Networks, state: ShieldState
+    config: Config,
+    dynamics_net: DynamicsNetwork,
+    cost_net: Critic,
+    critic_nets: feasibility.Networks,
+    state: ShieldState,
 ) -> PlanningModel:
     model = state.dynamics
 
@@ -191,6 +200,10 @@ def _planning_model(
 
     def excess(obs: Array) -> jax.Array:
         vh = feasibility.vh(critic_nets, state.critics, model.normalizer(obs))
+        if state.cost is not None:
+            # V_h is at least h by definition, which fitted critics may not know of a state.
+            h = jnp.where(unsafe(cost_net, state.cost, obs), config.feasibility.unsafe, -jnp.inf)
+            vh = jnp.maximum(vh, h)
         return jnp.maximum(vh - state.planner_threshold, 0.0)
 
     return PlanningModel(step, excess)

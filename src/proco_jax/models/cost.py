@@ -70,6 +70,13 @@ def init(config: CostConfig, net: Critic, key: Array) -> CostState:
     return CostState(params, optimizer, jnp.int32(0), step_key)
 
 
+def empty_model(config: CostConfig, net: Critic) -> CostModel:
+    """A cost network of the structure and shapes of a fitted one, with arbitrary values."""
+    params = init(config, net, jax.random.key(0)).params
+    each = jnp.zeros(net.encoder.spec.size)
+    return CostModel(params, Normalizer(each, each), jnp.zeros(()), jnp.zeros(()))
+
+
 def update(
     config: CostConfig, net: Critic, labels: Labels, state: CostState
 ) -> tuple[CostState, dict[str, jax.Array]]:

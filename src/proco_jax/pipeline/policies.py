@@ -195,6 +195,7 @@ def shield_state(trained: Trained, context: Context) -> ShieldState | None:
         context.world.dynamics,
         jnp.float32(settings.qh_threshold),
         jnp.float32(settings.planner_threshold),
+        context.world.cost,
     )
 
 

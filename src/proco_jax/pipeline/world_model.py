@@ -376,11 +376,8 @@ def fit_cost(
 
     folder = artifact(run.store, "cost", inputs, make, run.log)
 
-    def empty() -> cost.CostModel:
-        state = cost.init(settings, nets.cost, jax.random.key(0))
-        return cost.CostModel(state.params, normalizer, jnp.zeros(()), jnp.zeros(()))
-
-    model = load_arrays(folder / "model", jax.eval_shape(empty), verified=True)
+    like = jax.eval_shape(lambda: cost.empty_model(settings, nets.cost))
+    model = load_arrays(folder / "model", like, verified=True)
     called = diagnostics.unsafe_states(nets.cost, model, held_out.obs)
     report = diagnostics.label_agreement(called, held_out) | {
         "threshold": float(model.threshold),
