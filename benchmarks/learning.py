@@ -8,7 +8,7 @@ imagined rows, a regeneration of these rows, an update of the policy in imaginat
 dynamics or cost ensemble, a decision of a policy bare, with the filter and with the planner, and a
 step of the violation forecast. Observations are those of a task with the networks of a variant;
 logs and parameters are random, as time does not depend on their values. The planner is measured
-where every state needs a plan.
+where every state needs all of its searches.
 
 - `GFLOP` counts the matrix products of one member, from the traced program.
 - `share of peak` divides the rate of these by that of large f32 matrix products, measured in the

@@ -1,6 +1,7 @@
 """A policy that is saved and loaded acts as the trained one, or is refused with a reason."""
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from deployment_toys import (
     toy_previous,
 )
 
+from proco_jax.common.checksums import sealed_json
 from proco_jax.deployment.acting import Deployed, make_actor
 from proco_jax.deployment.policy import load_policies, load_policy, save_policies
 from proco_jax.evaluation.episodes import Observed
@@ -110,6 +112,18 @@ def test_all_that_was_saved_is_loaded(saved, maker):
 
 def test_a_shield_without_a_cost_network_is_loaded(saved):
     same_leaves(load_policies(saved, "bc", "control")[1], without_knowledge(deployed_program("bc")))
+
+
+def test_policies_of_the_planner_of_before_are_refused(saved, tmp_path):
+    """Their thresholds were chosen for another planner."""
+    copy = tmp_path / "run"
+    shutil.copytree(saved, copy)
+    path = copy / "policies" / "proco-proco" / "policy.json"
+    meta = json.loads(path.read_text())
+    del meta["shield"]["cost_network"], meta["sha256"]
+    path.write_text(sealed_json(meta))
+    with pytest.raises(ValueError, match="earlier version, with another planner; remove"):
+        load_policy(copy)
 
 
 def test_loading_changes_no_file(saved):

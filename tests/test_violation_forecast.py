@@ -299,22 +299,21 @@ def test_the_table_counts_by_held_out_episode_and_with_the_mean_length(policies,
 
 
 @pytest.mark.slow
-def test_the_table_begins_with_the_configs_thresholds_and_has_none_twice(policies):
+def test_the_table_begins_with_the_configs_threshold(policies):
     program, deployed = policies
     shield = dataclasses.replace(
-        tiny_config().shield, qh_threshold=4.0, planner_threshold=8.0, target_violation_rate=0.15
+        tiny_config().shield, planner_threshold=6.0, target_violation_rate=0.15
     )
     config = dataclasses.replace(program.config, shield=shield)
     program = program._replace(config=config, task=program.task._replace(episode_steps=5))
     obs = np.asarray(toy_obs(7))[0]
     episodes = [obs[:3], obs[3:]]
     rows = forecast_table(program, deployed, lambda o: o[..., 0] > 1e9, episodes, 40)
-    thresholds = [(row["qh_threshold"], row["planner_threshold"]) for row in rows]
+    thresholds = [row["planner_threshold"] for row in rows]
     # Nothing violates, so the largest thresholds are within the target.
-    assert [row["qh_threshold"] for row in rows if row["deployed"]] == [4.0]
+    assert [row["planner_threshold"] for row in rows if row["deployed"]] == [8.0]
     assert all(row["interval_high"] > row["violating_episodes"] == 0.0 for row in rows)
-    assert thresholds[0] == (4.0, 8.0) and set(thresholds) == set(THRESHOLDS)
-    assert len(thresholds) == len(set(thresholds))
+    assert thresholds == [6.0, *THRESHOLDS]
     assert all(row["violating"] == 0 and row["trajectories"] == 40 * POLICIES for row in rows)
     # Of an episode of 5 steps, the first fifth does not count.
     steps = 40 * POLICIES * 4
@@ -323,17 +322,16 @@ def test_the_table_begins_with_the_configs_thresholds_and_has_none_twice(policie
     assert rows[0]["interval_high"] == pytest.approx(high, rel=1e-9)
     # A point of 0 is no reason for larger thresholds while the upper end exceeds the target.
     assert high > 0.01
-    assert choose(rows, 0.01)["qh_threshold"] == 2.0
+    assert choose(rows, 0.01)["planner_threshold"] == 4.0
 
 
-def forecast_thresholds(policies: Any, monkeypatch: Any, target: float, own: Any, bad: Any) -> Any:
-    """The pairs that a table holds if those of `bad` violate always; the deployed one."""
+def forecast_thresholds(
+    policies: Any, monkeypatch: Any, target: float, own: float, bad: float
+) -> tuple[list[float], list[float]]:
+    """The thresholds of a table if those from `bad` on violate always; the deployed one."""
     program, deployed = policies
     shield = dataclasses.replace(
-        tiny_config().shield,
-        qh_threshold=own[0],
-        planner_threshold=own[1],
-        target_violation_rate=target,
+        tiny_config().shield, planner_threshold=own, target_violation_rate=target
     )
     program = program._replace(
         config=dataclasses.replace(program.config, shield=shield),
@@ -341,32 +339,35 @@ def forecast_thresholds(policies: Any, monkeypatch: Any, target: float, own: Any
     )
 
     def counted(program, policy, unsafe, start, *rest):
-        pair = jnp.stack([policy.shield.qh_threshold, policy.shield.planner_threshold])
-        violates = jnp.any(jnp.all(pair == jnp.array([*bad, (-1.0, -1.0)]), axis=1))
         shape = start.shape[:2]
+        violates = jnp.int32(policy.shield.planner_threshold >= bad)
         return forecast.Counts(
-            jnp.full(shape, violates, jnp.int32), jnp.zeros(shape, int), jnp.full(shape, 100)
+            jnp.full(shape, violates), jnp.zeros(shape, int), jnp.full(shape, 100)
         )
 
     monkeypatch.setattr("proco_jax.deployment.calibration.count_violations", counted)
     obs = np.asarray(toy_obs(7))[0]
     rows = forecast_table(program, deployed, lambda o: o[..., 0] > 0, [obs[:3], obs[3:]], 40)
-    pairs = [(row["qh_threshold"], row["planner_threshold"]) for row in rows]
-    return pairs, [pair for pair, row in zip(pairs, rows, strict=True) if row["deployed"]]
+    assert {row["qh_threshold"] for row in rows} == {shield.qh_threshold}
+    chosen = [row["planner_threshold"] for row in rows if row["deployed"]]
+    return [row["planner_threshold"] for row in rows], chosen
 
 
 @pytest.mark.parametrize(
     ("target", "own", "bad", "expected", "deployed"),
     [
-        (0.05, (0.0, 2.0), (), [(0.0, 2.0), (2.0, 4.0), (4.0, 8.0)], (4.0, 8.0)),
-        (0.05, (0.0, 2.0), ((0.0, 2.0),), [(0.0, 2.0)], (0.0, 2.0)),
-        (0.05, (0.0, 2.0), ((2.0, 4.0),), [(0.0, 2.0), (2.0, 4.0)], (0.0, 2.0)),
-        (0.05, (3.0, 3.0), ((3.0, 3.0),), [(3.0, 3.0), (2.0, 4.0)], (2.0, 4.0)),
-        (0.0, (0.0, 2.0), (), [(0.0, 2.0)], (0.0, 2.0)),
+        (0.05, 2.0, np.inf, [2.0, 4.0, 8.0], 8.0),
+        (0.05, 2.0, 1.0, [2.0], 2.0),
+        (0.05, 2.0, 4.0, [2.0, 4.0], 2.0),
+        (0.05, 2.0, 8.0, [2.0, 4.0, 8.0], 4.0),
+        (0.05, 6.0, 5.0, [6.0, 4.0], 4.0),
+        (0.05, 4.0, np.inf, [4.0, 8.0], 8.0),
+        (0.05, 12.0, 1.0, [12.0, 4.0], 4.0),
+        (0.0, 2.0, np.inf, [2.0], 2.0),
     ],
 )
 def test_thresholds_beyond_the_target_are_not_forecast(
     policies, monkeypatch, target, own, bad, expected, deployed
 ):
-    pairs, chosen = forecast_thresholds(policies, monkeypatch, target, own, bad)
-    assert pairs == expected and chosen == [deployed]
+    found = forecast_thresholds(policies, monkeypatch, target, own, bad)
+    assert found == (expected, [deployed])

@@ -29,7 +29,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "larger thresholds": {
         "shield.target_violation_rate": 0.0,
         "shield.qh_threshold": 6.0,
-        "shield.planner_threshold": 6.0,
+        "shield.planner_threshold": 12.0,
     },
 }
 

@@ -844,14 +844,14 @@ class ShieldConfig:
       samples: actions of the policy from which the filter chooses.
       qh_threshold: the largest Q_h of an action that the filter accepts.
       planner_threshold: the planner takes the policy's own action unless its continuation in the
-        model leads to states with a larger V_h.
+        model leads to states with a larger V_h; from `feasibility.unsafe` on it never acts.
       planner_horizon: steps of the sequences that the planner imagines.
       planner_variations: continuations of the policy with persistent noise that it tries then.
       planner_noise: standard deviation of that noise.
       planner_candidates: random action sequences that it tries where none of these is feasible.
       planner_block: states planned for in one batch; 0 chooses by backend.
       target_violation_rate: share of violating episodes up to which the violation forecast may
-        choose larger thresholds than the two above; 0 keeps these.
+        choose a larger `planner_threshold`; 0 keeps it.
       forecast_starts: logged states per policy from which the forecast begins.
     """
 
@@ -864,7 +864,7 @@ class ShieldConfig:
     planner_candidates: int = count(32, high=100_000)
     planner_block: int = count(0, low=0, high=100_000)
     target_violation_rate: float = share(0.15, high=LARGEST_FRACTION)
-    forecast_starts: int = count(256, high=LARGEST_BATCH)
+    forecast_starts: int = count(128, high=LARGEST_BATCH)
 
 
 @dataclasses.dataclass

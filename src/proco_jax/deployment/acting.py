@@ -75,13 +75,22 @@ def make_actor(program: Program, shield_name: str) -> Actor:
         program.task.action_size,
     )
 
+    sampled = shield.samples > 0 and algorithm.sample_actions is not None
+
     def propose(
-        hyper: Any, state: Any, key: Array, carry: Any, obs: Array, previous: Previous, count: int
+        hyper: Any, state: Any, key: Array, carry: Any, obs: Array, previous: Previous
     ) -> tuple[Array, Any]:
-        if count and algorithm.sample_actions is not None:
-            return algorithm.sample_actions(key, hyper, state, carry, obs, previous, count)
-        action, carry = algorithm.act(key, hyper, state, carry, obs, previous)
-        return action[None], carry
+        if not sampled:
+            action, after = algorithm.act(key, hyper, state, carry, obs, previous)
+            return action[None], after
+        sample_actions = algorithm.sample_actions
+        assert sample_actions is not None
+        if not shield.own:
+            return sample_actions(key, hyper, state, carry, obs, previous, shield.samples)
+        own_key, key = jax.random.split(key)
+        action, after = algorithm.act(own_key, hyper, state, carry, obs, previous)
+        more, _ = sample_actions(key, hyper, state, carry, obs, previous, shield.samples)
+        return jnp.concatenate([action[None], more]), after
 
     def one(
         state: Any,
@@ -96,13 +105,11 @@ def make_actor(program: Program, shield_name: str) -> Actor:
     ) -> tuple[Array, Array, Any]:
         # Before the keys are used for the proposals.
         ahead = jax.random.key_data(jax.vmap(jax.random.fold_in, (0, None))(keys, AHEAD))
-        rows = jax.vmap(propose, in_axes=(None, None, 0, 0, 0, 0, None))
-        count = shield.samples
-        proposals, carry = rows(hyper, state, keys, carry, normalizer(obs), previous, count)
+        rows = jax.vmap(propose, in_axes=(None, None, 0, 0, 0, 0))
+        proposals, carry = rows(hyper, state, keys, carry, normalizer(obs), previous)
 
         def go_on(key: Array, carry: Any, obs: Array, previous: Previous) -> tuple[Array, Any]:
-            actions, carry = propose(hyper, state, key, carry, normalizer(obs), previous, 1)
-            return actions[0], carry
+            return algorithm.act(key, hyper, state, carry, normalizer(obs), previous)
 
         policy = Continuation(go_on, carry, ahead)
         return shield.act(guard, obs, proposals, active, policy), proposals[:, 0], carry
@@ -111,7 +118,7 @@ def make_actor(program: Program, shield_name: str) -> Actor:
         deployed: Deployed, carry: Any, obs: Array, previous: Previous, keys: Array, active: Array
     ) -> tuple[Array, Array, Any]:
         guard = deployed.shield
-        if shield.samples and guard is None:
+        if shield_name != "none" and guard is None:
             raise ValueError(f"shield {shield_name!r}: these policies have no feasibility critics")
         axes = (0, 0, None if guard is None else POLICY_AXES, None, 0, 0, 0, 0, 0)
         return jax.vmap(one, in_axes=axes)(

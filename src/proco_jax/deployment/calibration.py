@@ -1,8 +1,8 @@
-"""Calibration of a shield: which thresholds on Q_h are deployed, by the violation forecast.
+"""Calibration of a shield: which threshold of the planner is deployed, by the violation forecast.
 
-Larger thresholds let a policy act more freely and violate more often. The violation forecast needs
-neither the simulator nor a true cost, so the thresholds are chosen before anything is deployed.
-They are calibrated under the planner; the filter alone uses the same ones.
+A larger threshold lets a policy act more freely and violate more often. The violation forecast
+needs neither the simulator nor a true cost, so the threshold is chosen before anything is deployed.
+The filter keeps the Q_h threshold of the config.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,8 +26,8 @@ from proco_jax.deployment.violation_forecast import (
 from proco_jax.training.loop import Program
 from proco_jax.types import Array
 
-# Pairs (qh_threshold, planner_threshold) that are tried beside those of the config.
-THRESHOLDS = ((2.0, 4.0), (4.0, 8.0))
+# Planner thresholds that are tried beside that of the config, in ascending order.
+THRESHOLDS = (4.0, 8.0)
 
 
 def forecast_table(
@@ -38,10 +38,10 @@ def forecast_table(
     count: int,
     ends: Callable[[Array], Array] | None = None,
 ) -> list[dict[str, Any]]:
-    """The forecast under the planner, with the config's thresholds and with others.
+    """The forecast under the planner, with the config's threshold and with others.
 
-    Thresholds beyond some that exceed the target violation rate are not deployed, so they are not
-    forecast either; with a target of 0 none but the config's own are.
+    Thresholds above one that exceeds the target violation rate are not deployed, so they are not
+    forecast either; with a target of 0 none but the config's own is.
 
     Args:
       program: of the policies.
@@ -52,7 +52,8 @@ def forecast_table(
       ends: raw obs `[..., O]` to `[...]` bool, whether a state ends its episode; None if none does.
 
     Returns:
-      A row for each pair of thresholds, the config's own first, of which one is marked `deployed`.
+      A row for each threshold of the planner, the config's own first, of which one is marked
+      `deployed`.
     """
     config = program.config
     assert deployed.shield is not None
@@ -65,11 +66,9 @@ def forecast_table(
     episode = np.repeat(np.arange(len(episodes)), [len(e) for e in episodes])[drawn]
 
     @jax.jit
-    def run(deployed: Deployed, start: Array, thresholds: Array) -> Counts:
+    def run(deployed: Deployed, start: Array, threshold: Array) -> Counts:
         assert deployed.shield is not None
-        shield = deployed.shield._replace(
-            qh_threshold=thresholds[0], planner_threshold=thresholds[1]
-        )
+        shield = deployed.shield._replace(planner_threshold=threshold)
         policy = deployed._replace(shield=shield)
         # The same numbers for all thresholds, so that rows differ by the thresholds alone.
         key = stream_key(config.seed, Stream.FORECAST)
@@ -77,12 +76,12 @@ def forecast_table(
 
     # Training may have spread the policies over devices.
     here = jax.device_put((deployed, obs[drawn]), jax.local_devices()[0])
-    own = (float(config.shield.qh_threshold), float(config.shield.planner_threshold))
+    own = float(config.shield.planner_threshold)
     target, rows = config.shield.target_violation_rate, []
-    for thresholds in dict.fromkeys((own, *THRESHOLDS)):
-        if rows and (target <= 0 or _is_beyond(thresholds, rows, target)):
+    for threshold in dict.fromkeys((own, *THRESHOLDS)):
+        if rows and (target <= 0 or _is_beyond(threshold, rows, target)):
             continue
-        found = run(*here, jnp.asarray(thresholds, jnp.float32))
+        found = run(*here, jnp.float32(threshold))
         # Of all policies, by the episode from which they started.
         violating, steps = (
             np.bincount(episode.ravel(), np.ravel(x), len(episodes)).astype(int)
@@ -93,8 +92,8 @@ def forecast_table(
         low, high = clustered_interval(violating, steps, length)
         rows.append(
             {
-                "qh_threshold": thresholds[0],
-                "planner_threshold": thresholds[1],
+                "qh_threshold": float(config.shield.qh_threshold),
+                "planner_threshold": threshold,
                 "violating_episodes": clustered_share(violating, steps, length),
                 "interval_low": low,
                 "interval_high": high,
@@ -109,16 +108,16 @@ def forecast_table(
 
 
 def choose(rows: Sequence[Mapping[str, Any]], target: float) -> Mapping[str, Any]:
-    """The largest thresholds whose forecast, and that of all smaller ones, is within a target.
+    """The largest threshold whose forecast, and that of all smaller ones, is within a target.
 
     Args:
-      rows: of `forecast_table`, the config's own thresholds first.
-      target: share of episodes that may violate; 0 keeps the config's own thresholds. If no
-        thresholds are within it, the smallest are chosen.
+      rows: of `forecast_table`, the config's own threshold first.
+      target: share of episodes that may violate; 0 keeps the config's own threshold. If none is
+        within it, the smallest is chosen.
     """
     if target <= 0:
         return rows[0]
-    ordered = sorted(rows, key=lambda row: (row["qh_threshold"], row["planner_threshold"]))
+    ordered = sorted(rows, key=lambda row: row["planner_threshold"])
     chosen = ordered[0]
     for row in ordered:
         if not within(row, target):
@@ -132,11 +131,6 @@ def within(row: Mapping[str, Any], target: float) -> bool:
     return row["interval_high"] is not None and row["interval_high"] <= target
 
 
-def _is_beyond(
-    thresholds: tuple[float, float], rows: Sequence[Mapping[str, Any]], target: float
-) -> bool:
-    """Whether smaller thresholds already exceed a target."""
-    return any(
-        (row["qh_threshold"], row["planner_threshold"]) < thresholds and not within(row, target)
-        for row in rows
-    )
+def _is_beyond(threshold: float, rows: Sequence[Mapping[str, Any]], target: float) -> bool:
+    """Whether a smaller threshold already exceeds a target."""
+    return any(row["planner_threshold"] < threshold and not within(row, target) for row in rows)

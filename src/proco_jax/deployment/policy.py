@@ -273,10 +273,8 @@ def _empty(program: Program, seeds: int, shield: Mapping[str, Any] | None) -> De
         critics = jax.vmap(
             lambda key: feasibility.init(program.feasibility, task.action_size, key).params
         )(critic_keys)
-        # Those of earlier versions have none.
-        known = shield.get("cost_network", False)
-        knowledge = cost.empty_model(config.cost, program.cost) if known else None
-        guard = ShieldState(critics, model, jnp.zeros(()), jnp.zeros(()), knowledge)
+        known = cost.empty_model(config.cost, program.cost) if shield["cost_network"] else None
+        guard = ShieldState(critics, model, jnp.zeros(()), jnp.zeros(()), known)
     each = jnp.zeros(task.observation.size)
     state = jax.vmap(program.algorithm.init)(state_keys, hyper)
     return Deployed(state, hyper, Normalizer(each, each), guard)
@@ -300,6 +298,11 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     missing = set(_KEYS) - set(meta)
     if missing:
         raise ValueError(f"{path} lacks {sorted(missing)}: it was written by another version")
+    if meta["shield"] is not None and "cost_network" not in dict(meta["shield"]):
+        # Its thresholds were chosen for another planner.
+        raise ValueError(
+            f"{path} was written by an earlier version, with another planner; {remedy}"
+        )
     # Without this, a changed digit in the config would change the actions unnoticed.
     if text != sealed_json({key: value for key, value in meta.items() if key != "sha256"}):
         raise ValueError(f"{path} differs from what was saved; {remedy}")

@@ -36,6 +36,9 @@ from proco_jax.models.cost import CostModel, unsafe
 from proco_jax.models.networks import Critic, DynamicsNetwork
 from proco_jax.types import Array
 
+# Incremented when a shield chooses other actions from the same state; results depend on it.
+SHIELD_VERSION = 2
+
 
 class ShieldState(NamedTuple):
     """What a shield knows; saved with the policy.
@@ -60,12 +63,14 @@ class Shield(NamedTuple):
 
     Attributes:
       name: `none`, `filter` or `planner`.
-      samples: actions that it asks of the policy; 0 for the policy's own action.
+      own: whether the policy's own action is the first of the proposals.
+      samples: further actions that it asks of the policy.
       act: (state, obs `[n, O]` raw, proposed actions `[n, P, A]`, active `[n]` bool, how the policy
         goes on) to actions `[n, A]`. Rows that are not active may get any action.
     """
 
     name: str
+    own: bool
     samples: int
     act: Callable[[ShieldState, Array, Array, Array, Continuation], Array]
 
@@ -91,17 +96,18 @@ def make_shield(
         raise ValueError(f"shield: found {name!r}, expected none, filter or planner")
     settings = config.shield
     if name == "none":
-        return Shield(name, 0, lambda state, obs, proposals, active, policy: proposals[:, 0])
+        return Shield(name, True, 0, lambda state, obs, proposals, active, policy: proposals[:, 0])
     if name == "filter":
         return Shield(
             name,
+            False,
             settings.samples,
             lambda state, obs, proposals, active, policy: filter_actions(
                 critic_nets, state, obs, proposals
             )[0],
         )
     planner = make_planner(config, dynamics_net, cost_net, critic_nets, action_size)
-    return Shield(name, settings.planner_variations + 1, planner)
+    return Shield(name, True, settings.planner_variations, planner)
 
 
 def make_planner(

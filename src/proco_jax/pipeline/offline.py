@@ -8,6 +8,7 @@ import numpy as np
 from proco_jax.config.schema import Config
 from proco_jax.data.logs import Logs
 from proco_jax.deployment.acting import Deployed
+from proco_jax.deployment.shield import SHIELD_VERSION
 from proco_jax.evaluation.offline import (
     CANNOT_TELL,
     CONFIDENCE,
@@ -108,6 +109,7 @@ def _inputs(policy: Trained, deployed: Deployed, shield: str, config: Config) ->
     thresholds = None
     if shield != "none" and guard is not None:
         thresholds = [float(guard.qh_threshold), float(guard.planner_threshold)]
+        thresholds += [guard.cost is not None, SHIELD_VERSION]
     return {
         "policy": policy.inputs,
         "shield": [shield, thresholds, vars(config.shield)],

@@ -19,7 +19,7 @@ from proco_jax.common.random_streams import Stream, action_keys, stream_keys
 from proco_jax.config.schema import ALGORITHMS, Config
 from proco_jax.deployment.acting import Deployed, make_actor
 from proco_jax.deployment.policy import policy_name
-from proco_jax.deployment.shield import ShieldState
+from proco_jax.deployment.shield import SHIELD_VERSION, ShieldState
 from proco_jax.envs.episodes import Observed
 from proco_jax.envs.tasks import Task
 from proco_jax.evaluation.episodes import Player, evaluate_policies
@@ -365,5 +365,7 @@ def _shield_inputs(config: Config, shield: str, deployed: Deployed) -> Any:
     thresholds = {
         "qh_threshold": float(guard.qh_threshold),
         "planner_threshold": float(guard.planner_threshold),
+        "cost_network": guard.cost is not None,
+        "version": SHIELD_VERSION,
     }
     return {"name": shield, **dataclasses.asdict(config.shield), **thresholds}

@@ -388,7 +388,7 @@ def _calibrated_shields(
 
 def _log_choice(run: Run, name: str, row: Mapping[str, Any]) -> None:
     target = run.config.shield.target_violation_rate
-    words = f"Q_h threshold {row['qh_threshold']:g}, planner above {row['planner_threshold']:g}"
+    words = f"threshold of the planner {row['planner_threshold']:g}"
     if target > 0:
         inside = "within" if within(row, target) else "NOT within"
         words += f"; the forecast is {inside} the target violation rate of {target:g}"

@@ -197,8 +197,7 @@ def _dataset_tables(card: Mapping[str, Any]) -> str:
 def _forecast_tables(content: Mapping[str, Any]) -> str:
     header = [
         "policy",
-        "Q_h threshold",
-        "planner threshold",
+        "threshold of the planner",
         "deployed",
         "violating episodes",
         "interval",
@@ -208,7 +207,6 @@ def _forecast_tables(content: Mapping[str, Any]) -> str:
     rows = [
         [
             name,
-            number(row["qh_threshold"]),
             number(row["planner_threshold"]),
             number(row["deployed"]),
             number(row["violating_episodes"]),
@@ -308,8 +306,9 @@ _SECTIONS = (
         "Violation forecast",
         "violation_forecast.json",
         "The share of episodes that a policy is expected to violate in, estimated from rollouts "
-        "in the dynamics model, without the simulator, for several thresholds of the shield. "
-        "`deployed` marks the thresholds that the policy is deployed with.",
+        "in the dynamics model, without the simulator, for thresholds of the planner. `deployed` "
+        "marks the threshold that the policy is deployed with. Thresholds above one that exceeds "
+        "the target violation rate are left out.",
         (),
         _forecast_tables,
     ),
