@@ -199,3 +199,23 @@ def test_persistent_noise_is_normal_and_forgets_at_the_stated_rate(persistence):
     np.testing.assert_allclose(noise.mean(axis=1), 0.0, atol=0.07)
     correlation = (noise[5:] * noise[:-5]).mean()
     np.testing.assert_allclose(correlation, np.exp(-5.0 / persistence), atol=0.03)
+
+
+@pytest.mark.parametrize(("horizon", "asked"), [(1, 1), (4, 1), (5, 1), (6, 2), (12, 3), (25, 5)])
+def test_knowledge_is_asked_every_fifth_step_and_at_the_end(horizon, asked):
+    model = on_a_line(lambda x: -jnp.ones_like(x))._replace(
+        known=lambda obs: jnp.full(len(obs), 3.0)
+    )
+    plans = jnp.zeros((horizon, 2, 1))
+    found = excess_of_plans(model, plans, jnp.zeros(1))
+    np.testing.assert_allclose(found, 3.0 * asked)
+    calm = plans[1:]
+    start, carry, key = jnp.zeros(1), jnp.float32(0), jax.random.key(0)
+    found = excess_of_policy(model, remembering, start, carry, plans[0], calm, key)
+    np.testing.assert_allclose(found, 3.0 * asked)
+
+
+def test_the_larger_of_critic_and_knowledge_counts():
+    model = on_a_line(lambda x: x)._replace(known=lambda obs: jnp.full(len(obs), 2.0))
+    found = excess_of_plans(model, jnp.array([[[1.0], [5.0]]]), jnp.zeros(1))
+    np.testing.assert_allclose(found, [2.0, 5.0])

@@ -53,8 +53,8 @@ FORECAST = {
     "fisor-proco": {
         "rows": [
             {
-                "qh_threshold": threshold,
-                "planner_threshold": 2.0,
+                "qh_threshold": 0.0,
+                "planner_threshold": threshold,
                 "violating_episodes": 0.0625,
                 "interval_low": 0.03125,
                 "interval_high": 0.125,
@@ -125,7 +125,7 @@ def test_a_report_holds_the_numbers_of_its_files(finished):
     assert "| fisor | proco | planner | 2 x 2 |" in text and "| fisor | none | none |" in text
     assert "| training | augmentation proco - none | shield none | 2 x 2 | +0.0 [" in text
     assert "| fisor-proco | 0.25 | 0.9 |" in text and "| fisor-none | 0.5 | 0.7 |" in text
-    forecast = "| fisor-proco | 2 | 2 | yes | 0.0625 | [0.03125, 0.125] | 4 of 512 | 51,200 |"
+    forecast = "| fisor-proco | 2 | yes | 0.0625 | [0.03125, 0.125] | 4 of 512 | 51,200 |"
     assert forecast in text
     assert "| hazards_lidar | 0.71 | 0 | 0.4 |" in text
     assert "| recall | 0.991 |" in text and "| true recall | - |" in text

@@ -23,7 +23,7 @@ from deployment_toys import (
 from proco_jax.algorithms import feasibility
 from proco_jax.algorithms.base import Previous
 from proco_jax.deployment.acting import AHEAD, Deployed, make_actor
-from proco_jax.deployment.planner import make_plans, persistent_noise
+from proco_jax.deployment.planner import KNOWN_EVERY, make_plans, persistent_noise
 from proco_jax.deployment.shield import filter_actions, make_shield
 from proco_jax.models import cost, dynamics
 from proco_jax.training.loop import Program
@@ -229,8 +229,7 @@ def sequences(program: Program, deployed: Deployed, begins: np.ndarray) -> Any:
     def step(critics: Any, obs: jax.Array, action: jax.Array) -> Any:
         found = dynamics.predict(program.dynamics, model, jnp.int32(0), obs, action)
         vh = feasibility.vh(program.feasibility, critics, deployed.normalizer(found.next_obs))
-        unsafe = cost.unsafe(program.cost, known, found.next_obs)
-        return found.next_obs, jnp.where(unsafe, config.feasibility.unsafe, vh)
+        return found.next_obs, vh, cost.unsafe(program.cost, known, found.next_obs)
 
     @jax.jit
     def act(policy: Any, obs: jax.Array, key: jax.Array) -> jax.Array:
@@ -249,7 +248,9 @@ def sequences(program: Program, deployed: Deployed, begins: np.ndarray) -> Any:
         for q, begin in enumerate(first):
             at, action = obs, begin
             for t in range(horizon):
-                at, trace[q, t] = step(policy[2], at, action)
+                at, vh, known = step(policy[2], at, action)
+                asked = (t + 1) % KNOWN_EVERY == 0 or t == horizon - 1
+                trace[q, t] = max(vh, config.feasibility.unsafe) if asked and known else vh
                 if t == horizon - 1:
                     continue
                 if q > variations:

@@ -19,12 +19,15 @@ import jax
 import jax.numpy as jnp
 
 from proco_jax.algorithms.base import Previous
-from proco_jax.augmentation.rollouts import evaluate_plans, persistent_actions
+from proco_jax.augmentation.rollouts import persistent_actions
 from proco_jax.types import Array
 
 # States that are planned for in one batch, where the config leaves it open. A CPU computes no more
 # than it must; an accelerator needs many rows to be busy.
 CPU_BLOCK, ACCELERATOR_BLOCK = 4, 256
+# Every so many steps the cost network is asked about the states of a sequence. It is an ensemble,
+# and unsafe sets are wider than what a robot moves in so many steps.
+KNOWN_EVERY = 5
 
 
 class Continuation(NamedTuple):
@@ -47,10 +50,13 @@ class PlanningModel(NamedTuple):
     Attributes:
       step: obs `[C, O]` and actions `[C, A]` to next obs `[C, O]` and reward `[C]`.
       excess: obs `[C, O]` to max(V_h - threshold, 0) `[C]`.
+      known: obs `[C, O]` to the least excess `[C]` by what is known of them, 0 where they count as
+        safe; None without knowledge.
     """
 
     step: Callable[[Array, Array], tuple[Array, Array]]
     excess: Callable[[Array], Array]
+    known: Callable[[Array], Array] | None = None
 
 
 def make_plans(horizon: int, candidates: int, action_size: int, persistence: float) -> jax.Array:
@@ -98,22 +104,22 @@ def excess_of_policy(
     def many(x: Array) -> jax.Array:
         return jnp.broadcast_to(x, (count, *jnp.shape(x)))
 
-    def ahead(state: tuple, inputs: tuple[Array, Array]) -> tuple:
+    def ahead(state: tuple, inputs: tuple) -> tuple:
         obs, action, memory, total = state
-        shift, step_data = inputs
+        shift, step_data, t = inputs
         obs, reward = model.step(obs, action)
         # What an imagined step costs is unknown; feasible ones cost nothing.
         previous = Previous(action, jnp.nan_to_num(reward), jnp.zeros(count))
         keys = jax.random.split(jax.random.wrap_key_data(step_data), count)
         action, memory = jax.vmap(act)(keys, memory, obs, previous)
         action = jnp.clip(action + shift, -1.0, 1.0)
-        return (obs, action, memory, total + model.excess(obs)), None
+        return (obs, action, memory, total + _excess(model, obs, (t + 1) % KNOWN_EVERY == 0)), None
 
     begin = (many(start), first, jax.tree.map(many, carry), jnp.zeros(count))
     data = jax.random.key_data(jax.random.split(key, noise.shape[0]))
-    (obs, action, _, total), _ = jax.lax.scan(ahead, begin, (noise, data))
-    total = total + model.excess(model.step(obs, action)[0])
-    return _finite(total)
+    steps = jnp.arange(noise.shape[0])
+    (obs, action, _, total), _ = jax.lax.scan(ahead, begin, (noise, data, steps))
+    return _finite(total + _excess(model, model.step(obs, action)[0], True))
 
 
 def excess_of_plans(model: PlanningModel, plans: Array, start: Array) -> jax.Array:
@@ -123,14 +129,17 @@ def excess_of_plans(model: PlanningModel, plans: Array, start: Array) -> jax.Arr
       plans: `[H, C, A]`.
       start: `[O]` raw.
     """
-    count = plans.shape[1]
-    total = evaluate_plans(
-        lambda obs, action: model.step(obs, action)[0],
-        lambda total, obs: total + model.excess(obs),
-        plans,
-        jnp.broadcast_to(start, (count, *start.shape)),
-        jnp.zeros(count),
-    )
+    horizon, count = plans.shape[:2]
+
+    def ahead(state: tuple, inputs: tuple) -> tuple:
+        obs, total = state
+        action, t = inputs
+        obs, _ = model.step(obs, action)
+        asked = ((t + 1) % KNOWN_EVERY == 0) | (t + 1 == horizon)
+        return (obs, total + _excess(model, obs, asked)), None
+
+    begin = (jnp.broadcast_to(start, (count, *start.shape)), jnp.zeros(count))
+    (_, total), _ = jax.lax.scan(ahead, begin, (plans, jnp.arange(horizon)))
     return _finite(total)
 
 
@@ -175,6 +184,15 @@ def for_needed_rows(function: Callable[[Any], Any], rows: Any, needed: Array, bl
         return jnp.where(needed.reshape(-1, *[1] * (x.ndim - 1)), x, 0)
 
     return jax.tree.map(keep, found)
+
+
+def _excess(model: PlanningModel, obs: Array, asked: Array | bool) -> jax.Array:
+    """The excess `[C]` of one step; what is known counts where `asked`."""
+    excess = model.excess(obs)
+    if model.known is None:
+        return excess
+    known = jax.lax.cond(asked, model.known, lambda obs: jnp.zeros(obs.shape[0]), obs)
+    return jnp.maximum(excess, known)
 
 
 def _finite(total: Array) -> jax.Array:

@@ -204,15 +204,22 @@ def _planning_model(
         found = dynamics.predict(dynamics_net, model, jnp.int32(0), obs, action)
         return found.next_obs, found.reward
 
-    def excess(obs: Array) -> jax.Array:
-        vh = feasibility.vh(critic_nets, state.critics, model.normalizer(obs))
-        if state.cost is not None:
-            # V_h is at least h by definition, which fitted critics may not know of a state.
-            h = jnp.where(unsafe(cost_net, state.cost, obs), config.feasibility.unsafe, -jnp.inf)
-            vh = jnp.maximum(vh, h)
-        return jnp.maximum(vh - state.planner_threshold, 0.0)
+    def above(value: Array) -> jax.Array:
+        return jnp.maximum(value - state.planner_threshold, 0.0)
 
-    return PlanningModel(step, excess)
+    def excess(obs: Array) -> jax.Array:
+        return above(feasibility.vh(critic_nets, state.critics, model.normalizer(obs)))
+
+    knowledge = state.cost
+    if knowledge is None:
+        return PlanningModel(step, excess)
+
+    def known(obs: Array) -> jax.Array:
+        # V_h is at least h by definition, which fitted critics may not know of a state.
+        h = jnp.where(unsafe(cost_net, knowledge, obs), config.feasibility.unsafe, -jnp.inf)
+        return above(h)
+
+    return PlanningModel(step, excess, known)
 
 
 def _least(excess: Array, actions: Array) -> tuple[jax.Array, jax.Array]:
