@@ -629,7 +629,7 @@ def test_an_ablation_of_deployment_alone_evaluates_the_policies_of_the_run(
     assert rows_of(folder) == rows_of(finished, **wanted)
 
 
-def test_a_target_violation_rate_chooses_one_pair_of_thresholds(
+def test_a_target_violation_rate_chooses_one_threshold(
     home: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forbid_training(monkeypatch)

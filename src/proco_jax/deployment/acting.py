@@ -75,16 +75,14 @@ def make_actor(program: Program, shield_name: str) -> Actor:
         program.task.action_size,
     )
 
-    sampled = shield.samples > 0 and algorithm.sample_actions is not None
+    sample_actions = algorithm.sample_actions if shield.samples else None
 
     def propose(
         hyper: Any, state: Any, key: Array, carry: Any, obs: Array, previous: Previous
     ) -> tuple[Array, Any]:
-        if not sampled:
+        if sample_actions is None:
             action, after = algorithm.act(key, hyper, state, carry, obs, previous)
             return action[None], after
-        sample_actions = algorithm.sample_actions
-        assert sample_actions is not None
         if not shield.own:
             return sample_actions(key, hyper, state, carry, obs, previous, shield.samples)
         own_key, key = jax.random.split(key)

@@ -5,7 +5,7 @@
 
 Loading needs JAX and the folder, no simulator. The folder `policies/<algorithm>-<augmentation>`
 holds `policy.json` (settings, fields of the observation, file digests) and `arrays/` (weights,
-normalizer, feasibility critics, dynamics and thresholds of the shield).
+normalizer, feasibility critics, dynamics, cost network and thresholds of the shield).
 """
 
 import dataclasses

@@ -127,12 +127,12 @@ def make_planner(
     block = settings.planner_block or (
         CPU_BLOCK if jax.default_backend() == "cpu" else ACCELERATOR_BLOCK
     )
-    plans = make_plans(horizon, settings.planner_candidates, action_size, persistence)
 
     def act(
         state: ShieldState, obs: Array, proposals: Array, active: Array, policy: Continuation
     ) -> jax.Array:
         model = _planning_model(config, dynamics_net, cost_net, critic_nets, state)
+        plans = make_plans(horizon, settings.planner_candidates, action_size, persistence)
         own = proposals[:, 0]
         # A policy that cannot be sampled proposes one action.
         begins = jnp.broadcast_to(proposals[:, -variations:], (len(obs), variations, action_size))
@@ -216,8 +216,7 @@ def _planning_model(
 
     def known(obs: Array) -> jax.Array:
         # V_h is at least h by definition, which fitted critics may not know of a state.
-        h = jnp.where(unsafe(cost_net, knowledge, obs), config.feasibility.unsafe, -jnp.inf)
-        return above(h)
+        return jnp.where(unsafe(cost_net, knowledge, obs), above(config.feasibility.unsafe), 0.0)
 
     return PlanningModel(step, excess, known)
 

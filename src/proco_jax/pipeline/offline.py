@@ -8,7 +8,6 @@ import numpy as np
 from proco_jax.config.schema import Config
 from proco_jax.data.logs import Logs
 from proco_jax.deployment.acting import Deployed
-from proco_jax.deployment.shield import SHIELD_VERSION
 from proco_jax.evaluation.offline import (
     CANNOT_TELL,
     CONFIDENCE,
@@ -22,7 +21,7 @@ from proco_jax.evaluation.offline import (
 )
 from proco_jax.knowledge.grounding import Grounding
 from proco_jax.models import cost, dynamics
-from proco_jax.pipeline.policies import Trained
+from proco_jax.pipeline.policies import Trained, shield_inputs
 from proco_jax.pipeline.store import digest
 from proco_jax.pipeline.workdir import Run
 from proco_jax.pipeline.world_model import FittedCost, Nets, rule_score
@@ -105,14 +104,10 @@ def evaluate_offline(
 
 
 def _inputs(policy: Trained, deployed: Deployed, shield: str, config: Config) -> dict[str, Any]:
-    guard = deployed.shield
-    thresholds = None
-    if shield != "none" and guard is not None:
-        thresholds = [float(guard.qh_threshold), float(guard.planner_threshold)]
-        thresholds += [guard.cost is not None, SHIELD_VERSION]
     return {
         "policy": policy.inputs,
-        "shield": [shield, thresholds, vars(config.shield)],
+        # Its settings matter without a shield too: the number of starts is among them.
+        "shield": [shield_inputs(config, shield, deployed), vars(config.shield)],
         "seed": config.seed,
     }
 

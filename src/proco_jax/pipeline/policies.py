@@ -219,7 +219,7 @@ def evaluate(
     settings = digest(
         {
             "policy": inputs,
-            "shield": _shield_inputs(config, shield, deployed),
+            "shield": shield_inputs(config, shield, deployed),
             "evaluation": {"seed": config.evaluation.seed, "worlds": config.evaluation.worlds},
             "backend": config.system.env or config.env.backend,
         }
@@ -357,8 +357,8 @@ def _evaluated(run: Run, wanted: tuple[Any, ...]) -> bool:
     return seeds >= set(range(run.config.seed, run.config.seed + run.config.seeds))
 
 
-def _shield_inputs(config: Config, shield: str, deployed: Deployed) -> Any:
-    """What a shield depends on beside its critics: settings, and thresholds of the forecast."""
+def shield_inputs(config: Config, shield: str, deployed: Deployed) -> Any:
+    """What a shield depends on beside its critics: settings, thresholds, and how it chooses."""
     guard = deployed.shield
     if shield == "none" or guard is None:
         return None
