@@ -88,7 +88,7 @@ def tiny_config() -> Config:
         cdt=CdtConfig(width=8, layers=1, heads=2, context=3, batch=8),
         fisor=FisorConfig(hidden=(8,), width=8, blocks=1, time_features=4, candidates=2),
         shield=ShieldConfig(
-            samples=5, planner_variations=3, planner_candidates=1, planner_horizon=3
+            samples=5, planner_variations=3, planner_candidates=1, planner_horizon=6
         ),
         train=TrainConfig(steps=8, batch=32, chunk=4, checkpoint_every=4),
     )

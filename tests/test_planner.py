@@ -10,6 +10,7 @@ import pytest
 
 from proco_jax.algorithms.base import Previous
 from proco_jax.deployment.planner import (
+    JUDGED_EVERY,
     PlanningModel,
     excess_of_plans,
     excess_of_policy,
@@ -97,9 +98,16 @@ def on_a_line(vh: Callable[[jax.Array], jax.Array], speed: float = 1.0) -> Plann
     )
 
 
+def in_stages(*moves: list[float]) -> jax.Array:
+    """Plans `[stages * JUDGED_EVERY, C, 1]`: each number moves the point before a judged step."""
+    plans = np.zeros((len(moves), JUDGED_EVERY, len(moves[0]), 1), np.float32)
+    plans[:, 0, :, 0] = moves
+    return jnp.asarray(plans.reshape(-1, *plans.shape[2:]))
+
+
 def test_the_excess_of_plans_sums_what_is_infeasible():
     """From 0, with V_h = obs: sums of max(obs, 0) are 1 + 2, 2 + 0 and 1.5 + 1."""
-    plans = jnp.array([[[1.0], [2.0], [1.5]], [[1.0], [-2.0], [-0.5]]])
+    plans = in_stages([1.0, 2.0, 1.5], [1.0, -2.0, -0.5])
     found = excess_of_plans(on_a_line(lambda x: x), plans, jnp.zeros(1))
     np.testing.assert_allclose(found, [3.0, 2.0, 2.5])
 
@@ -125,10 +133,11 @@ def test_plans_that_the_model_cannot_follow_have_an_infinite_excess():
     plans = make_plans(10, 64, 1, 100.0)
     model = on_a_line(lambda x: jnp.where(x < 0.0, jnp.nan, 1.0))
     found = np.asarray(excess_of_plans(model, plans, jnp.zeros(1)))
-    leaves = np.asarray(jnp.cumsum(plans[..., 0], axis=0) < 0.0).any(axis=0)
+    positions = np.cumsum(np.asarray(plans[..., 0]), axis=0)
+    leaves = (positions[JUDGED_EVERY - 1 :: JUDGED_EVERY] < 0.0).any(axis=0)
     assert leaves.any() and not leaves.all()
     np.testing.assert_array_equal(np.isinf(found), leaves)
-    np.testing.assert_allclose(found[~leaves], 10.0)
+    np.testing.assert_allclose(found[~leaves], 10.0 / JUDGED_EVERY)
 
 
 def test_plans_are_always_the_same_and_within_the_range_of_actions():
@@ -157,7 +166,8 @@ def test_the_excess_of_a_policy_is_that_of_what_it_would_do():
         position, action, steps = start, float(first[c, 0]), memory
         for t in range(7):
             reward, position = position, position + action
-            expected[c] += max(position - 0.5, 0.0)
+            if (t + 1) % JUDGED_EVERY == 0 or t == 6:
+                expected[c] += max(position - 0.5, 0.0)
             if t < 6:
                 wanted = 0.1 * position + 0.01 * steps + 0.5 * action + 0.2 * reward
                 wanted, steps = wanted + float(noise[t, c, 0]), steps + 1
@@ -201,21 +211,13 @@ def test_persistent_noise_is_normal_and_forgets_at_the_stated_rate(persistence):
     np.testing.assert_allclose(correlation, np.exp(-5.0 / persistence), atol=0.03)
 
 
-@pytest.mark.parametrize(("horizon", "asked"), [(1, 1), (4, 1), (5, 1), (6, 2), (12, 3), (25, 5)])
-def test_knowledge_is_asked_every_fifth_step_and_at_the_end(horizon, asked):
-    model = on_a_line(lambda x: -jnp.ones_like(x))._replace(
-        known=lambda obs: jnp.full(len(obs), 3.0)
-    )
+@pytest.mark.parametrize(("horizon", "judged"), [(1, 1), (4, 1), (5, 1), (6, 2), (12, 3), (25, 5)])
+def test_states_are_judged_every_fifth_step_and_at_the_end(horizon, judged):
+    model = on_a_line(lambda x: jnp.full_like(x, 3.0))
     plans = jnp.zeros((horizon, 2, 1))
     found = excess_of_plans(model, plans, jnp.zeros(1))
-    np.testing.assert_allclose(found, 3.0 * asked)
+    np.testing.assert_allclose(found, 3.0 * judged)
     calm = plans[1:]
     start, carry, key = jnp.zeros(1), jnp.float32(0), jax.random.key(0)
     found = excess_of_policy(model, remembering, start, carry, plans[0], calm, key)
-    np.testing.assert_allclose(found, 3.0 * asked)
-
-
-def test_the_larger_of_critic_and_knowledge_counts():
-    model = on_a_line(lambda x: x)._replace(known=lambda obs: jnp.full(len(obs), 2.0))
-    found = excess_of_plans(model, jnp.array([[[1.0], [5.0]]]), jnp.zeros(1))
-    np.testing.assert_allclose(found, [2.0, 5.0])
+    np.testing.assert_allclose(found, 3.0 * judged)

@@ -351,7 +351,7 @@ def test_a_flipped_byte_in_any_file_is_refused_by_name(saved, tmp_path):
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ('"planner_horizon": 3', '"planner_horizon": 2'),
+        ('"planner_horizon": 6', '"planner_horizon": 2'),
         ('"cost_limit": 10.0', '"cost_limit": 11.0'),
         ('"seeds": 2', '"seeds": 1'),
         ("\n", "\r\n"),

@@ -23,7 +23,7 @@ from deployment_toys import (
 from proco_jax.algorithms import feasibility
 from proco_jax.algorithms.base import Previous
 from proco_jax.deployment.acting import AHEAD, Deployed, make_actor
-from proco_jax.deployment.planner import KNOWN_EVERY, make_plans, persistent_noise
+from proco_jax.deployment.planner import JUDGED_EVERY, make_plans, persistent_noise
 from proco_jax.deployment.shield import filter_actions, make_shield
 from proco_jax.models import cost, dynamics
 from proco_jax.training.loop import Program
@@ -215,7 +215,7 @@ def sequences(program: Program, deployed: Deployed, begins: np.ndarray) -> Any:
     """Excess `[S, n, Q]` over a threshold, and first actions `[S, n, Q, A]`, of all sequences.
 
     The policy's own continuation comes first, then the varied ones, then the random ones. Each is
-    followed step by step.
+    followed step by step, and what is not judged counts as feasible.
     """
     config = program.config
     settings, persistence = config.shield, config.rollouts.persistence
@@ -244,20 +244,20 @@ def sequences(program: Program, deployed: Deployed, begins: np.ndarray) -> Any:
         shape = (horizon, variations, ACTIONS)
         noise = settings.planner_noise * persistent_noise(noise_key, shape, persistence)
         first = jnp.concatenate([proposed[:1], jnp.clip(proposed[1:] + noise[0], -1, 1), plans[0]])
-        trace = np.zeros((len(first), horizon))
+        trace = np.full((len(first), horizon), -np.inf)
         for q, begin in enumerate(first):
             at, action = obs, begin
             for t in range(horizon):
                 at, vh, known = step(policy[2], at, action)
-                asked = (t + 1) % KNOWN_EVERY == 0 or t == horizon - 1
-                trace[q, t] = max(vh, config.feasibility.unsafe) if asked and known else vh
+                if (t + 1) % JUDGED_EVERY == 0 or t == horizon - 1:
+                    trace[q, t] = max(vh, config.feasibility.unsafe) if known else vh
                 if t == horizon - 1:
                     continue
                 if q > variations:
                     action = plans[t + 1, q - variations - 1]
                     continue
                 of_sequence = jax.random.clone(act_key if q else own_key)
-                step_key = jax.random.split(of_sequence, horizon - 1)[t]
+                step_key = jax.random.split(of_sequence, horizon)[t]
                 action = act(policy, at, jax.random.split(step_key, variations if q else 1)[q - 1])
                 if q:
                     action = jnp.clip(action + noise[t + 1, q - 1], -1.0, 1.0)
@@ -281,11 +281,12 @@ def test_the_planner_takes_the_first_sequence_that_is_feasible_or_the_least_infe
     """
     vh, first = sequences
     unsafe = vh == program.config.feasibility.unsafe
-    assert unsafe.any() and not unsafe.all()
+    judged = np.isfinite(vh)
+    assert unsafe.any() and not unsafe[judged].all()
     variations = program.config.shield.planner_variations
     groups = (slice(0, 1), slice(1, variations + 1), slice(variations + 1, None))
     taken = set()
-    for threshold in (ALWAYS, *np.quantile(vh, np.linspace(0.02, 0.98, 13))):
+    for threshold in (ALWAYS, *np.quantile(vh[judged], np.linspace(0.02, 0.98, 13))):
         found = actors["planner"](with_thresholds(deployed, 0.0, threshold))
         excess = np.maximum(vh - threshold, 0.0).sum(axis=-1)
         for s, n in np.ndindex(POLICIES, STATES):
@@ -316,7 +317,8 @@ def test_the_block_of_the_planner_does_not_change_its_actions(block, deployed, a
     shield = dataclasses.replace(tiny_config().shield, planner_block=block)
     config = dataclasses.replace(tiny_config(), shield=shield)
     run = compiled(deployed_program("proco", config), "planner")
-    for threshold in (ALWAYS, np.median(sequences[0])):
+    vh = sequences[0]
+    for threshold in (ALWAYS, np.median(vh[np.isfinite(vh)])):
         some = with_thresholds(deployed, 0.0, threshold)
         np.testing.assert_allclose(run(some), actors["planner"](some), atol=1e-6)
 

@@ -25,9 +25,9 @@ from proco_jax.types import Array
 # States that are planned for in one batch, where the config leaves it open. A CPU computes no more
 # than it must; an accelerator needs many rows to be busy.
 CPU_BLOCK, ACCELERATOR_BLOCK = 4, 256
-# Every so many steps the cost network is asked about the states of a sequence. It is an ensemble,
-# and unsafe sets are wider than what a robot moves in so many steps.
-KNOWN_EVERY = 5
+# Every so many steps of a sequence, and at its end, its state is judged. What a robot moves in so
+# many steps is little beside the sets that it must avoid, and an infeasible state leads to others.
+JUDGED_EVERY = 5
 
 
 class Continuation(NamedTuple):
@@ -49,14 +49,12 @@ class PlanningModel(NamedTuple):
 
     Attributes:
       step: obs `[C, O]` and actions `[C, A]` to next obs `[C, O]` and reward `[C]`.
-      excess: obs `[C, O]` to max(V_h - threshold, 0) `[C]`.
-      known: obs `[C, O]` to the least excess `[C]` by what is known of them, 0 where they count as
-        safe; None without knowledge.
+      excess: obs `[C, O]` to max(V_h - threshold, 0) `[C]`, or to more where a state is known to be
+        unsafe.
     """
 
     step: Callable[[Array, Array], tuple[Array, Array]]
     excess: Callable[[Array], Array]
-    known: Callable[[Array], Array] | None = None
 
 
 def make_plans(horizon: int, candidates: int, action_size: int, persistence: float) -> jax.Array:
@@ -99,7 +97,7 @@ def excess_of_policy(
       noise: `[H - 1, C, A]`, added to the following actions.
       key: typed key.
     """
-    count = first.shape[0]
+    count, horizon = first.shape[0], noise.shape[0] + 1
 
     def many(x: Array) -> jax.Array:
         return jnp.broadcast_to(x, (count, *jnp.shape(x)))
@@ -108,18 +106,20 @@ def excess_of_policy(
         obs, action, memory, total = state
         shift, step_data, t = inputs
         obs, reward = model.step(obs, action)
+        total = total + _excess(model, obs, _judged(t, horizon))
         # What an imagined step costs is unknown; feasible ones cost nothing.
         previous = Previous(action, jnp.nan_to_num(reward), jnp.zeros(count))
         keys = jax.random.split(jax.random.wrap_key_data(step_data), count)
         action, memory = jax.vmap(act)(keys, memory, obs, previous)
-        action = jnp.clip(action + shift, -1.0, 1.0)
-        return (obs, action, memory, total + _excess(model, obs, (t + 1) % KNOWN_EVERY == 0)), None
+        return (obs, jnp.clip(action + shift, -1.0, 1.0), memory, total), None
 
     begin = (many(start), first, jax.tree.map(many, carry), jnp.zeros(count))
-    data = jax.random.key_data(jax.random.split(key, noise.shape[0]))
-    steps = jnp.arange(noise.shape[0])
-    (obs, action, _, total), _ = jax.lax.scan(ahead, begin, (noise, data, steps))
-    return _finite(total + _excess(model, model.step(obs, action)[0], True))
+    # The action after the last step is not executed. One more of them is less than a second copy of
+    # the model in the compiled program.
+    shifts = jnp.concatenate([noise, jnp.zeros((1, *first.shape))])
+    data = jax.random.key_data(jax.random.split(key, horizon))
+    (*_, total), _ = jax.lax.scan(ahead, begin, (shifts, data, jnp.arange(horizon)))
+    return _finite(total)
 
 
 def excess_of_plans(model: PlanningModel, plans: Array, start: Array) -> jax.Array:
@@ -135,8 +135,7 @@ def excess_of_plans(model: PlanningModel, plans: Array, start: Array) -> jax.Arr
         obs, total = state
         action, t = inputs
         obs, _ = model.step(obs, action)
-        asked = ((t + 1) % KNOWN_EVERY == 0) | (t + 1 == horizon)
-        return (obs, total + _excess(model, obs, asked)), None
+        return (obs, total + _excess(model, obs, _judged(t, horizon))), None
 
     begin = (jnp.broadcast_to(start, (count, *start.shape)), jnp.zeros(count))
     (_, total), _ = jax.lax.scan(ahead, begin, (plans, jnp.arange(horizon)))
@@ -186,13 +185,14 @@ def for_needed_rows(function: Callable[[Any], Any], rows: Any, needed: Array, bl
     return jax.tree.map(keep, found)
 
 
-def _excess(model: PlanningModel, obs: Array, asked: Array | bool) -> jax.Array:
-    """The excess `[C]` of one step; what is known counts where `asked`."""
-    excess = model.excess(obs)
-    if model.known is None:
-        return excess
-    known = jax.lax.cond(asked, model.known, lambda obs: jnp.zeros(obs.shape[0]), obs)
-    return jnp.maximum(excess, known)
+def _judged(t: Array, horizon: int) -> Array:
+    """Whether the state after step t, counted from 0, is judged."""
+    return ((t + 1) % JUDGED_EVERY == 0) | (t + 1 == horizon)
+
+
+def _excess(model: PlanningModel, obs: Array, judged: Array) -> jax.Array:
+    """The excess `[C]` of one step, 0 where it is not judged."""
+    return jax.lax.cond(judged, model.excess, lambda obs: jnp.zeros(obs.shape[0]), obs)
 
 
 def _finite(total: Array) -> jax.Array:

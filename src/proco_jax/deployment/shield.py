@@ -37,7 +37,7 @@ from proco_jax.models.networks import Critic, DynamicsNetwork
 from proco_jax.types import Array
 
 # Incremented when a shield chooses other actions from the same state; results depend on it.
-SHIELD_VERSION = 2
+SHIELD_VERSION = 3
 
 
 class ShieldState(NamedTuple):
@@ -204,21 +204,15 @@ def _planning_model(
         found = dynamics.predict(dynamics_net, model, jnp.int32(0), obs, action)
         return found.next_obs, found.reward
 
-    def above(value: Array) -> jax.Array:
+    def excess(obs: Array) -> jax.Array:
+        value = feasibility.vh(critic_nets, state.critics, model.normalizer(obs))
+        if state.cost is not None:
+            # V_h is at least h by definition, which fitted critics may not know of a state.
+            known = unsafe(cost_net, state.cost, obs)
+            value = jnp.where(known, jnp.maximum(value, config.feasibility.unsafe), value)
         return jnp.maximum(value - state.planner_threshold, 0.0)
 
-    def excess(obs: Array) -> jax.Array:
-        return above(feasibility.vh(critic_nets, state.critics, model.normalizer(obs)))
-
-    knowledge = state.cost
-    if knowledge is None:
-        return PlanningModel(step, excess)
-
-    def known(obs: Array) -> jax.Array:
-        # V_h is at least h by definition, which fitted critics may not know of a state.
-        return jnp.where(unsafe(cost_net, knowledge, obs), above(config.feasibility.unsafe), 0.0)
-
-    return PlanningModel(step, excess, known)
+    return PlanningModel(step, excess)
 
 
 def _least(excess: Array, actions: Array) -> tuple[jax.Array, jax.Array]:
