@@ -4,19 +4,20 @@ import os
 from importlib.metadata import version
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Compiling is most of the tests' time, and takes a third less without fusion emitters, and less at
-# level 1. Not 0: jaxlib 0.10.2's loops then come to nan. XLA ends a process whose flags it does not
-# know, and jaxlib 0.12 cannot do without fusion emitters. Where users' programs were once compiled
-# wrong, a test compiles as they do.
+# Compiling is most of the tests' time. It takes a third less without fusion emitters, and less than
+# half without optimization. XLA ends a process whose flags it does not know, and jaxlib 0.12 cannot
+# do without fusion emitters. Where users' programs were once compiled wrong, a test compiles as
+# they do.
 os.environ.setdefault(
     "XLA_FLAGS",
-    "--xla_backend_optimization_level=1"
+    "--xla_backend_optimization_level=0"
     + (" --xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else ""),
 )
 # Commands would otherwise keep compiled programs in the user's cache folder.
 os.environ.setdefault("PROCO_JAX_CACHE", "off")
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 import pytest
@@ -39,6 +40,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     )
     rank = {name: i for i, name in enumerate(longest)}
     items.sort(key=lambda item: rank.get(item.path.name, len(longest)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of compiled programs: all tests of this run, in whatever process, share it."""
+    base = tmp_path_factory.getbasetemp()
+    # The workers of pytest-xdist have folders of their own in one of the run.
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compiled"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    return folder
 
 
 @pytest.fixture(scope="module")

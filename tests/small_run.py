@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from benchmarks import small_settings
 from proco_jax.config.schema import Config
 from proco_jax.pipeline import stages
@@ -61,9 +63,10 @@ def killed_command(part: str, step: int, home: Path, name: str, **changes: str) 
     return [*killed, *_flags(home, name, **changes)]
 
 
-def environment(home: Path) -> dict[str, str]:
-    """The environment of a command; all share one compilation cache, and the tests' one device."""
-    return os.environ | small_settings.one_compilation(home / "compiled")
+def environment() -> dict[str, str]:
+    """The environment of a command, with the compiled programs and the one device of the tests."""
+    folder = Path(jax.config.values["jax_compilation_cache_dir"])
+    return os.environ | small_settings.one_compilation(folder)
 
 
 def finish(
@@ -73,7 +76,7 @@ def finish(
     return subprocess.run(
         [*command(module, home, name, **changes), *more],
         cwd=ROOT,
-        env=environment(home),
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,

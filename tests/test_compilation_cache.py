@@ -19,9 +19,13 @@ SETTINGS = (
 @pytest.fixture(autouse=True)
 def _own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     before = {name: getattr(jax.config, name) for name in SETTINGS}
+    jax.config.update("jax_compilation_cache_dir", None)
     monkeypatch.setenv("PROCO_JAX_CACHE", "")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    # JAX decides at the first compilation after this whether there is a cache.
+    jax.experimental.compilation_cache.compilation_cache.reset_cache()
     yield
+    jax.experimental.compilation_cache.compilation_cache.reset_cache()
     for name, value in before.items():
         jax.config.update(name, value)
 
@@ -63,9 +67,6 @@ def test_a_program_is_kept_and_found_again() -> None:
     assert folder is not None
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    # JAX decides at the first compilation of a process whether there is a cache.
-    jax.experimental.compilation_cache.compilation_cache.reset_cache()
     found = [float(jax.jit(lambda x: 3.0 * x + 1.5)(jnp.float32(2.0))) for _ in range(2)]
     assert found == [7.5, 7.5]
     assert [path for path in folder.iterdir() if "-cache" in path.name]
-    jax.experimental.compilation_cache.compilation_cache.reset_cache()

@@ -73,10 +73,9 @@ class Killed(BaseException):
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Holds the datasets, the compiled programs, the store and the workdirs of the tests here."""
+    """Holds the datasets, the store and the workdirs of the tests here."""
     folder = tmp_path_factory.mktemp("pipeline")
     settings = {
-        "jax_compilation_cache_dir": str(folder / "compiled"),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
         # The checker refuses a scan over keys inside the vmap over members.
@@ -308,7 +307,7 @@ def kill_process(part: str, step: int, home: Path, name: str, data: Path) -> Non
     done = subprocess.run(
         killed_command(part, step, home, name, **changes),
         cwd=ROOT,
-        env=environment(data.parent),
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,
@@ -387,7 +386,7 @@ def test_two_runs_at_once_on_one_store_train_once(home: Path, finished: Path) ->
         subprocess.Popen(
             command(MAIN, root, name, **changes),
             cwd=ROOT,
-            env=environment(home),
+            env=environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

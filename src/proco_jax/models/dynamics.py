@@ -521,11 +521,21 @@ def _nearest_loss(
         where = spec.slices[f.name]
         size, shift = targets.size[where], targets.shift[where]
         now, guess, true = obs[:, where], mean[:, where], target[:, where]
-        moved = jnp.max(now + guess * size + shift, axis=-1)
+        moved = _largest(now + guess * size + shift)
         moves = jnp.max(now + true * size + shift, axis=-1)
         error = (moved - moves) / targets.nearest[i]
         total += jnp.mean(losses.robust_square(error, ROBUST))
     return total / max(len(spec.rings), 1)
+
+
+def _largest(x: Array) -> jax.Array:
+    """The maximum over the last axis.
+
+    The gradient of `jnp.max` compares each number with the maximum again. Where a compiler computes
+    the numbers twice and rounds differently, none is equal, and the gradient is not a number.
+    """
+    index = jnp.argmax(jax.lax.stop_gradient(x), axis=-1, keepdims=True)
+    return jnp.take_along_axis(x, index, axis=-1)[..., 0]
 
 
 def _bootstrap(key: Array, draw: Array, size: int) -> jax.Array:
