@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from core_toys import same_leaves
+from core_toys import SPEC, same_leaves
 from value_toys import Known
 
 from proco_jax.algorithms import feasibility
 from proco_jax.config.schema import FeasibilityConfig
 from proco_jax.models import losses
-from proco_jax.models.networks import Encoder
+from proco_jax.models.networks import Critic, Encoder, with_saturation
 from proco_jax.observation import Field, ObservationSpec
 from proco_jax.types import NStep, Transition
 
@@ -103,6 +103,34 @@ def outcome(batch: Transition, vh: float) -> np.ndarray:
 def window(violation, valid, discount: float = 1.0) -> Transition:
     obs = jnp.zeros((1, 4))
     return transitions(obs, obs, [violation], valid=[valid], n_step_discount=[discount])
+
+
+@pytest.mark.parametrize("spec", [SPEC, LINE])
+@pytest.mark.parametrize("rings", [True, False])
+def test_a_copied_encoder_encodes_states_alike_and_hears_of_actions_as_before(spec, rings):
+    encoder = Encoder(spec, rings, (8, 8), 16, 1)
+    nets, other = feasibility.make_networks(CONFIG, encoder), Critic(encoder, (4,), 1)
+    fresh = feasibility.init(nets, 2, jax.random.key(0))
+    source = other.init(jax.random.key(1), jnp.zeros(spec.size))
+    begun = feasibility.with_encoder(nets, fresh, source)
+    obs = jax.random.uniform(jax.random.key(2), (7, spec.size))
+    action = jax.random.uniform(jax.random.key(3), (7, 2), minval=-1.0)
+
+    def encoded(params, extra):
+        return np.asarray(encoder.apply({"params": params["params"]["encoder"]}, obs, extra))
+
+    wanted = encoded(source, obs[:, :0])
+    np.testing.assert_allclose(encoded(begun.params["v"], obs[:, :0]), wanted, rtol=1e-6)
+    none, some = with_saturation(jnp.zeros_like(action)), with_saturation(action)
+    np.testing.assert_allclose(encoded(begun.params["q"], none), wanted, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(encoded(begun.params["q"], some), wanted, atol=1e-3)
+    # All weights that a source has not are as they were, and the target begins as its network.
+    same_leaves(begun.target_q, begun.params["q"])
+    for name in ("q", "v"):
+        own, before = (x.params[name]["params"] for x in (begun, fresh))
+        same_leaves({**own, "encoder": None}, {**before, "encoder": None})
+        assert jax.tree.map(jnp.shape, own) == jax.tree.map(jnp.shape, before)
+    same_leaves(begun.optimizer, fresh.optimizer)
 
 
 def test_outcome_of_a_full_window_by_hand():

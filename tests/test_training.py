@@ -321,6 +321,37 @@ def test_every_algorithm_trains_with_every_augmentation(algorithm, augmentation,
     np.testing.assert_array_equal(state.step, 3 * CONFIG.train.chunk)
 
 
+@pytest.mark.parametrize("algorithm", ["bc", "proco", "fisor"])
+def test_critics_begin_with_the_encoder_of_the_cost_network_where_there_is_one(
+    algorithm, flat_context
+):
+    """Wherever they are trained; not without knowledge, nor if a setting says so."""
+    world = flat_context.world
+    scratch = dataclasses.replace(CONFIG.feasibility, pretrained_encoder=False)
+    scratch = dataclasses.replace(CONFIG, feasibility=scratch)
+
+    def critics(config, context):
+        program = loop.make_program(config, FLAT_TASK, algorithm, "replay")
+        state = loop.make_training(program).init(context, loop.make_hyper(program, 2), toy_keys())
+        found = loop.critics_of(program, state)
+        assert found is not None
+        same_leaves(found.params["q"], found.target_q)
+        return found.params
+
+    first = jax.tree.map(lambda x: x[0], world.cost.params)["params"]["encoder"]
+    begun = critics(CONFIG, flat_context)
+    for seed in range(2):
+        own = jax.tree.map(lambda x, seed=seed: x[seed], begun["v"])["params"]["encoder"]
+        same_leaves(own, first)
+    fresh = critics(scratch, flat_context)
+    without = critics(CONFIG, flat_context._replace(world=world._replace(cost=None)))
+    same_leaves(fresh, without)
+    assert differ(fresh["v"]["params"]["encoder"], begun["v"]["params"]["encoder"])
+    # The heads do not depend on it.
+    for name in ("q", "v"):
+        same_leaves(fresh[name]["params"]["Heads_0"], begun[name]["params"]["Heads_0"])
+
+
 @pytest.mark.parametrize("augmentation", ["none", "replay"])
 def test_six_members_of_a_users_algorithm_are_one_program(augmentation, flat_context):
     """Two seeds times three learning rates; the critics beside it learn with the imagined rows."""

@@ -77,6 +77,8 @@ class Algorithm(NamedTuple):
         `[n, A]`, carry), from which a shield chooses; None if the policy cannot be sampled.
       critics: state to the feasibility critics that the algorithm trains itself, a
         `feasibility.FeasibilityState`; None if it has none.
+      with_critics: (state, critics) to the state with other feasibility critics; None if it has
+        none of its own, or if they must begin as `init` makes them.
       segments: the batches of segments; None for an algorithm that takes transitions.
       prepare: (hyper, fresh state, logs, their sums to go) to a state that holds what the algorithm
         takes from the logs as a whole, before the first step; None if nothing.
@@ -93,6 +95,7 @@ class Algorithm(NamedTuple):
     act: Callable[[Array, Any, Any, Any, Array, Previous], tuple[Array, Any]]
     sample_actions: Callable[..., tuple[Array, Any]] | None = None
     critics: Callable[[Any], Any] | None = None
+    with_critics: Callable[[Any, Any], Any] | None = None
     segments: SegmentSpec | None = None
     prepare: Callable[[Any, Any, Dataset, ToGo], Any] | None = None
     actor: Actor | None = None

@@ -6,6 +6,7 @@ trained beside any algorithm, on the batches that its augmentation makes; algori
 in their own losses (PROCO's, FISOR) use the same code.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import chex
@@ -19,7 +20,7 @@ from proco_jax.algorithms.gradient_step import gradient_step
 from proco_jax.common.hyperparameters import hyper_from
 from proco_jax.config.schema import FeasibilityConfig
 from proco_jax.models import losses
-from proco_jax.models.networks import Critic, Encoder, apply
+from proco_jax.models.networks import Critic, Encoder, apply, copied_encoder
 from proco_jax.types import Array, Transition
 
 
@@ -72,6 +73,25 @@ def init(nets: Networks, action_size: int, key: Array) -> FeasibilityState:
     params = {"q": nets.q.init(q_key, obs, action), "v": nets.v.init(v_key, obs)}
     target_q = jax.tree.map(jnp.copy, params["q"])
     return FeasibilityState(params, target_q, optax.scale_by_adam().init(params))
+
+
+def with_encoder(nets: Networks, state: FeasibilityState, source: Any) -> FeasibilityState:
+    """Fresh critics whose encoders begin as that of a network of states, e.g. of their costs.
+
+    What makes a state unsafe must be seen before what leads to it can be learned. Labels say so at
+    once, while the critics' targets spread from few violations.
+
+    Args:
+      source: parameters of a `Critic` of states with the same encoder.
+    """
+
+    def begin(params: Any) -> Any:
+        own = params["params"]
+        encoder = copied_encoder(nets.v.encoder.spec, own["encoder"], source["params"]["encoder"])
+        return {"params": {**own, "encoder": encoder}}
+
+    params = {name: begin(x) for name, x in state.params.items()}
+    return dataclasses.replace(state, params=params, target_q=jax.tree.map(jnp.copy, params["q"]))
 
 
 def update(

@@ -26,6 +26,7 @@ of one step see the same parameters. With `fisor.as_published`, further:
 - the backup within a violation is the published one (`feasibility.violation_discount` 0).
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -139,6 +140,7 @@ def make(config: Config, task: TaskSpec) -> Algorithm:
         act=act,
         sample_actions=sample_actions,
         critics=lambda state: state.feasibility,
+        with_critics=lambda state, critics: dataclasses.replace(state, feasibility=critics),
     )
 
 

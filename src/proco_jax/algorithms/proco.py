@@ -125,6 +125,7 @@ def make(config: Config, task: TaskSpec) -> Algorithm:
         act=act,
         sample_actions=sample_actions,
         critics=lambda state: state.feasibility,
+        with_critics=lambda state, critics: dataclasses.replace(state, feasibility=critics),
         actor=Actor(nets.policy, lambda state: state.params["policy"], replace, update_critics),
     )
 

@@ -20,6 +20,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "a quarter imagined": {"augmentation.imagined_share": 0.25},
     "three quarters imagined": {"augmentation.imagined_share": 0.75},
     "one dynamics network": {"dynamics.members": 1, "dynamics.elites": 1},
+    "critics from scratch": {"feasibility.pretrained_encoder": False},
     "published backup": {"feasibility.violation_discount": 0.0},
     "n-step of 1": {"train.n_step": 1},
     "n-step of 25": {"train.n_step": 25},

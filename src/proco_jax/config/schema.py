@@ -482,6 +482,8 @@ class FeasibilityConfig:
         length, see `losses.reachability_target`; 0 is the published backup.
       expectile: of V_h's regression on the lower side of Q_h.
       tau: rate of the target network's moving average.
+      pretrained_encoder: whether the critics' encoders begin as that of the cost network, where the
+        augmentation has one.
     """
 
     hidden: tuple[int, ...] = widths(128)
@@ -492,6 +494,7 @@ class FeasibilityConfig:
     violation_discount: float = share(0.9, high=LARGEST_FRACTION)
     expectile: float = fraction(0.9)
     tau: float = fraction(0.05)
+    pretrained_encoder: bool = True
 
 
 @dataclasses.dataclass

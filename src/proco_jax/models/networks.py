@@ -166,6 +166,27 @@ class Encoder(nn.Module):
         return nn.relu(nn.Dense(self.features)(jnp.concatenate(parts, axis=-1)))
 
 
+def copied_encoder(spec: ObservationSpec, own: Any, source: Any) -> Any:
+    """Parameters of an encoder that encodes observations as another one does.
+
+    Args:
+      spec: of the observations.
+      own: parameters of an encoder with further inputs `[..., X]`, or of one without. Their weights
+        stay as they are, so the encodings agree where these inputs are 0.
+      source: parameters of an encoder of the same sizes without further inputs.
+    """
+    sensors = spec.size - sum(f.size for f in spec.rings)
+    # The last layer reads sensors, further inputs and pooled bins, or without rings all fields.
+    rings = any(name.startswith("BinNetwork") for name in own)
+    before = {True: sensors, False: sensors if rings else spec.size}
+
+    def one(path: tuple, ours: Array, theirs: Array) -> jax.Array:
+        extra, at = ours.shape[0] - theirs.shape[0], before[len(path) > 2]
+        return jnp.concatenate([theirs[:at], ours[at : at + extra], theirs[at:]])
+
+    return jax.tree_util.tree_map_with_path(one, own, source)
+
+
 class Heads(nn.Module):
     """Several MLPs on one encoding: `[..., F]` to `[..., heads, outputs]`."""
 

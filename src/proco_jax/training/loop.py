@@ -354,9 +354,29 @@ def _init(program: Program, context: Context, hyper: Hyper, key: Array) -> Train
     critics = None
     if _trains_critics(program):
         critics = feasibility.init(program.feasibility, program.task.action_size, critic_key)
+    state, critics = _with_pretrained_encoder(program, context, state, critics)
     policy = make_policy(program, context.normalizer, hyper.algorithm, state)
     augmented = program.augmentation.init(hyper.augmentation, context, policy)
     return TrainState(state, critics, augmented, jnp.int32(0), key)
+
+
+def _with_pretrained_encoder(
+    program: Program, context: Context, state: Any, critics: feasibility.FeasibilityState | None
+) -> tuple[Any, feasibility.FeasibilityState | None]:
+    """Fresh feasibility critics that encode states as the cost network does, wherever they are."""
+    algorithm, world = program.algorithm, context.world
+    pretrained = program.config.feasibility.pretrained_encoder
+    if not pretrained or world is None or world.cost is None:
+        return state, critics
+    # One member of the ensemble: the critics have one encoder.
+    source = jax.tree.map(lambda x: x[0], world.cost.params)
+
+    def begin(fresh: feasibility.FeasibilityState) -> feasibility.FeasibilityState:
+        return feasibility.with_encoder(program.feasibility, fresh, source)
+
+    if algorithm.critics is not None and algorithm.with_critics is not None:
+        state = algorithm.with_critics(state, begin(algorithm.critics(state)))
+    return state, None if critics is None else begin(critics)
 
 
 def _init_key(key: Array) -> jax.Array:
