@@ -10,18 +10,18 @@ mean ± standard deviation of the means of the seeds:
 
     | algorithm | augmentation | shield  | return, mean |  cost, mean | violation-free |
     | :-------- | :----------- | :------ | -----------: | ----------: | -------------: |
-    | proco     | proco        | none    | 20.80 ± 1.39 |  22.8 ± 4.7 |    22% [8, 40] |
-    | proco     | proco        | filter  | 17.71 ± 1.44 | 27.5 ± 13.8 |   25% [12, 40] |
-    | proco     | proco        | planner | 10.67 ± 1.38 |   0.4 ± 0.6 |  98% [90, 100] |
-    | proco     | none         | none    | 21.85 ± 2.12 |  31.5 ± 1.8 |    18% [5, 30] |
-    | proco     | none         | filter  | 19.01 ± 1.16 | 34.1 ± 16.0 |    18% [8, 30] |
-    | proco     | none         | planner | 10.02 ± 0.59 |   0.0 ± 0.0 | 100% [100, 100] |
-    | bc        | proco        | none    | 16.96 ± 1.41 |  28.8 ± 8.2 |   28% [15, 42] |
-    | bc        | proco        | filter  | 13.53 ± 0.72 | 33.1 ± 19.9 |   40% [15, 65] |
-    | bc        | proco        | planner | 10.41 ± 0.72 |   1.8 ± 2.6 |  98% [90, 100] |
-    | bc        | none         | none    | 16.04 ± 1.39 |  22.6 ± 1.5 |   35% [20, 52] |
-    | bc        | none         | filter  | 12.70 ± 1.62 |  30.7 ± 1.7 |   30% [12, 50] |
-    | bc        | none         | planner |  8.74 ± 0.52 |   1.1 ± 1.6 |  98% [90, 100] |
+    | proco     | proco        | none    | 21.29 ± 1.18 |  30.4 ± 3.9 |   20% [10, 32] |
+    | proco     | proco        | filter  | 17.81 ± 0.56 |  36.4 ± 4.7 |    18% [8, 30] |
+    | proco     | proco        | planner |  8.97 ± 1.49 |   3.2 ± 4.5 |  98% [90, 100] |
+    | proco     | none         | none    | 18.55 ± 1.59 |  36.9 ± 3.0 |   22% [10, 35] |
+    | proco     | none         | filter  | 16.89 ± 0.26 |  25.4 ± 6.7 |   30% [18, 45] |
+    | proco     | none         | planner |  9.84 ± 1.23 |   1.6 ± 2.3 |  98% [90, 100] |
+    | bc        | proco        | none    | 16.53 ± 1.24 |  22.4 ± 1.7 |   30% [15, 45] |
+    | bc        | proco        | filter  | 13.96 ± 1.66 |  23.6 ± 9.4 |   40% [25, 57] |
+    | bc        | proco        | planner | 10.00 ± 1.08 |   1.1 ± 1.6 |  98% [90, 100] |
+    | bc        | none         | none    | 14.66 ± 1.01 |  25.4 ± 1.4 |   25% [10, 40] |
+    | bc        | none         | filter  | 13.00 ± 0.49 |  18.9 ± 8.6 |   38% [20, 55] |
+    | bc        | none         | planner |  9.00 ± 0.07 |   0.0 ± 0.0 | 100% [100, 100] |
 """
 
 from proco_jax.config.presets import for_navigation, set_variant

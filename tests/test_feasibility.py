@@ -110,14 +110,15 @@ def window(violation, valid, discount: float = 1.0) -> Transition:
 def test_a_copied_encoder_encodes_states_alike_and_hears_of_actions_as_before(spec, rings):
     encoder = Encoder(spec, rings, (8, 8), 16, 1)
     nets, other = feasibility.make_networks(CONFIG, encoder), Critic(encoder, (4,), 1)
-    fresh = feasibility.init(nets, 2, jax.random.key(0))
-    source = other.init(jax.random.key(1), jnp.zeros(spec.size))
-    begun = feasibility.with_encoder(nets, fresh, source)
+    fresh = jax.jit(lambda key: feasibility.init(nets, 2, key))(jax.random.key(0))
+    source = jax.jit(other.init)(jax.random.key(1), jnp.zeros(spec.size))
+    begun = jax.jit(lambda f, s: feasibility.with_encoder(nets, f, s))(fresh, source)
     obs = jax.random.uniform(jax.random.key(2), (7, spec.size))
     action = jax.random.uniform(jax.random.key(3), (7, 2), minval=-1.0)
 
+    @jax.jit
     def encoded(params, extra):
-        return np.asarray(encoder.apply({"params": params["params"]["encoder"]}, obs, extra))
+        return encoder.apply({"params": params["params"]["encoder"]}, obs, extra)
 
     wanted = encoded(source, obs[:, :0])
     np.testing.assert_allclose(encoded(begun.params["v"], obs[:, :0]), wanted, rtol=1e-6)
