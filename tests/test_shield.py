@@ -35,7 +35,10 @@ ALWAYS, NEVER = -50.0, 1e9
 
 @pytest.fixture(scope="module")
 def program() -> Program:
-    return deployed_program()
+    """What is known to be unsafe counts with less than V_h of some of these states."""
+    config = tiny_config()
+    feasible = dataclasses.replace(config.feasibility, unsafe=8.0)
+    return deployed_program("proco", dataclasses.replace(config, feasibility=feasible))
 
 
 @pytest.fixture(scope="module")
@@ -212,10 +215,11 @@ def test_the_planner_lets_the_policy_act_where_its_continuation_stays_below_the_
 
 @pytest.fixture(scope="module")
 def sequences(program: Program, deployed: Deployed, begins: np.ndarray) -> Any:
-    """Excess `[S, n, Q]` over a threshold, and first actions `[S, n, Q, A]`, of all sequences.
+    """V_h `[S, n, Q, H]`, first actions `[S, n, Q, A]`, and what is known, of all sequences.
 
     The policy's own continuation comes first, then the varied ones, then the random ones. Each is
-    followed step by step, and what is not judged counts as feasible.
+    followed step by step, and what is not judged counts as feasible. The last is `[S, n, Q, H]`:
+    whether the cost network calls a judged state unsafe.
     """
     config = program.config
     settings, persistence = config.shield, config.rollouts.persistence
@@ -245,12 +249,14 @@ def sequences(program: Program, deployed: Deployed, begins: np.ndarray) -> Any:
         noise = settings.planner_noise * persistent_noise(noise_key, shape, persistence)
         first = jnp.concatenate([proposed[:1], jnp.clip(proposed[1:] + noise[0], -1, 1), plans[0]])
         trace = np.full((len(first), horizon), -np.inf)
+        found_unsafe = np.zeros(trace.shape, bool)
         for q, begin in enumerate(first):
             at, action = obs, begin
             for t in range(horizon):
                 at, vh, known = step(policy[2], at, action)
                 if (t + 1) % JUDGED_EVERY == 0 or t == horizon - 1:
                     trace[q, t] = max(vh, config.feasibility.unsafe) if known else vh
+                    found_unsafe[q, t] = known
                 if t == horizon - 1:
                     continue
                 if q > variations:
@@ -261,7 +267,7 @@ def sequences(program: Program, deployed: Deployed, begins: np.ndarray) -> Any:
                 action = act(policy, at, jax.random.split(step_key, variations if q else 1)[q - 1])
                 if q:
                     action = jnp.clip(action + noise[t + 1, q - 1], -1.0, 1.0)
-        return trace, np.asarray(first)
+        return trace, np.asarray(first), found_unsafe
 
     policies = [of_policy(deployed, s) for s in range(POLICIES)]
     obs, keys = toy_obs(STATES), action_keys(STATES)
@@ -269,7 +275,7 @@ def sequences(program: Program, deployed: Deployed, begins: np.ndarray) -> Any:
         [of_state(p, obs[s, n], keys[s, n], begins[s, n]) for n in range(STATES)]
         for s, p in enumerate(policies)
     ]
-    return tuple(np.array([[row[i] for row in own] for own in rows]) for i in (0, 1))
+    return tuple(np.array([[row[i] for row in own] for own in rows]) for i in range(3))
 
 
 def test_the_planner_takes_the_first_sequence_that_is_feasible_or_the_least_infeasible(
@@ -277,12 +283,14 @@ def test_the_planner_takes_the_first_sequence_that_is_feasible_or_the_least_infe
 ):
     """By each policy's own critics; both own and varied sequences are taken somewhere.
 
-    What the cost network calls unsafe is infeasible, whatever the critics say.
+    What the cost network calls unsafe is infeasible, whatever the critics say, and the larger of
+    what both say counts.
     """
-    vh, first = sequences
-    unsafe = vh == program.config.feasibility.unsafe
+    vh, first, unsafe = sequences
     judged = np.isfinite(vh)
     assert unsafe.any() and not unsafe[judged].all()
+    floor = program.config.feasibility.unsafe
+    assert (vh[unsafe] == floor).any() and (vh[unsafe] > floor).any()
     variations = program.config.shield.planner_variations
     groups = (slice(0, 1), slice(1, variations + 1), slice(variations + 1, None))
     taken = set()
@@ -313,9 +321,11 @@ def test_the_planner_leaves_rows_that_are_not_active_to_the_policy(deployed, act
 @pytest.mark.parametrize(
     "block", [pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(64, marks=pytest.mark.slow)]
 )
-def test_the_block_of_the_planner_does_not_change_its_actions(block, deployed, actors, sequences):
-    shield = dataclasses.replace(tiny_config().shield, planner_block=block)
-    config = dataclasses.replace(tiny_config(), shield=shield)
+def test_the_block_of_the_planner_does_not_change_its_actions(
+    block, program, deployed, actors, sequences
+):
+    shield = dataclasses.replace(program.config.shield, planner_block=block)
+    config = dataclasses.replace(program.config, shield=shield)
     run = compiled(deployed_program("proco", config), "planner")
     vh = sequences[0]
     for threshold in (ALWAYS, np.median(vh[np.isfinite(vh)])):

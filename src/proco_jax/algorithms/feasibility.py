@@ -87,7 +87,7 @@ def with_encoder(nets: Networks, state: FeasibilityState, source: Any) -> Feasib
 
     def begin(params: Any) -> Any:
         own = params["params"]
-        encoder = copied_encoder(nets.v.encoder.spec, own["encoder"], source["params"]["encoder"])
+        encoder = copied_encoder(nets.v.encoder, own["encoder"], source["params"]["encoder"])
         return {"params": {**own, "encoder": encoder}}
 
     params = {name: begin(x) for name, x in state.params.items()}

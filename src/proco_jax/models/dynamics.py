@@ -278,7 +278,7 @@ def trajectory_loss(
         total = jnp.sum(error * weight, axis=-1)
         for i, f in enumerate(spec.rings):
             where = spec.slices[f.name]
-            off = jnp.max(next_obs[:, where], axis=-1) - jnp.max(true.obs[:, where], axis=-1)
+            off = _largest(next_obs[:, where]) - jnp.max(true.obs[:, where], axis=-1)
             nearest = losses.robust_square(off / (targets.nearest[i] * h), ROBUST)
             total += settings.nearest_weight / len(spec.rings) * nearest
         wrong = losses.robust_square((reward - true.reward) / targets.size[-REWARDS:], ROBUST)

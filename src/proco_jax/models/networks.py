@@ -54,6 +54,11 @@ def take_sensors(spec: ObservationSpec, obs: jax.Array) -> jax.Array:
     return jnp.concatenate(parts, axis=-1) if parts else obs[..., :0]
 
 
+def sensors_size(spec: ObservationSpec) -> int:
+    """How many numbers `take_sensors` takes."""
+    return spec.size - sum(f.size for f in spec.rings)
+
+
 def take_planar(spec: ObservationSpec, obs: jax.Array) -> jax.Array:
     """x and y of the vectors that turn with the agent: `[..., K, 2]`."""
     starts = [spec.slices[f.name].start for f in spec.fields if f.kind == "vector"]
@@ -166,25 +171,23 @@ class Encoder(nn.Module):
         return nn.relu(nn.Dense(self.features)(jnp.concatenate(parts, axis=-1)))
 
 
-def copied_encoder(spec: ObservationSpec, own: Any, source: Any) -> Any:
-    """Parameters of an encoder that encodes observations as another one does.
+def copied_encoder(encoder: Encoder, own: Any, source: Any) -> Any:
+    """Parameters with which an encoder encodes observations as with other parameters.
 
     Args:
-      spec: of the observations.
-      own: parameters of an encoder with further inputs `[..., X]`, or of one without. Their weights
-        stay as they are, so the encodings agree where these inputs are 0.
-      source: parameters of an encoder of the same sizes without further inputs.
+      encoder: not `flat`.
+      own: its parameters with further inputs `[..., X]`, or without. The weights of these inputs
+        stay as they are, so the encodings agree where the inputs are 0.
+      source: its parameters without further inputs.
     """
-    sensors = spec.size - sum(f.size for f in spec.rings)
-    # The last layer reads sensors, further inputs and pooled bins, or without rings all fields.
-    rings = any(name.startswith("BinNetwork") for name in own)
-    before = {True: sensors, False: sensors if rings else spec.size}
+    # Every layer that has further inputs reads them after these fields.
+    at = sensors_size(encoder.spec) if encoder.rings else encoder.spec.size
 
-    def one(path: tuple, ours: Array, theirs: Array) -> jax.Array:
-        extra, at = ours.shape[0] - theirs.shape[0], before[len(path) > 2]
+    def one(ours: Array, theirs: Array) -> jax.Array:
+        extra = ours.shape[0] - theirs.shape[0]
         return jnp.concatenate([theirs[:at], ours[at : at + extra], theirs[at:]])
 
-    return jax.tree_util.tree_map_with_path(one, own, source)
+    return jax.tree.map(one, own, source)
 
 
 class Heads(nn.Module):
@@ -273,7 +276,7 @@ class DynamicsNetwork(nn.Module):
             for i, f in enumerate(f for f in self.spec.rings if f.size == bins):
                 means[f.name], log_variances[f.name] = change[..., i], log_variance[..., i]
             pooled += [jnp.max(x, axis=-2), jnp.mean(x, axis=-2)]
-        rest = self.spec.size - sum(f.size for f in self.spec.rings) + self.rewards
+        rest = sensors_size(self.spec) + self.rewards
         x = jnp.concatenate([sensors, *pooled], axis=-1)
         for width in self.hidden:
             x = nn.swish(nn.Dense(width)(x))
