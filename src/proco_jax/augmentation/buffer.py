@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from proco_jax.augmentation.rollouts import NOWHERE, RECOVERY, Imagined, violates
+from proco_jax.config.schema import Config
 from proco_jax.models.normalizer import Normalizer
 from proco_jax.types import Array, Dataset, NStep, Segment, ToGo, Transition
 
@@ -18,6 +19,17 @@ class Buffer:
 
     data: Imagined
     generation: Array
+
+
+def imagined_rows(config: Config) -> int:
+    """Imagined rows per batch of `train.batch` logged ones."""
+    return imagined_count(config, config.train.batch)
+
+
+def imagined_count(config: Config, logged: int) -> int:
+    """Imagined rows or segments beside logged ones: `imagined_share` of both together."""
+    share = config.augmentation.imagined_share
+    return max(1, round(logged * share / (1.0 - share))) if share else 0
 
 
 def empty_buffer(generations: int, like: Imagined) -> Buffer:

@@ -60,7 +60,7 @@ def make_imagining(name, config: Config, model_of, cost, world) -> Augmentation:
       cost: a context to the costs `[N]` of the logged transitions.
       world: a context and a number of elites to the world that a policy can be improved in.
     """
-    settings, rows = config.rollouts, imagined_rows(config)
+    settings, rows = config.rollouts, buffer.imagined_rows(config)
 
     def generate(key: Array, hyper: Hyper, context: Context, policy: Policy) -> rollouts.Imagined:
         world = _world(context)
@@ -107,7 +107,7 @@ def make_samplers(config: Config, buffer_of: Callable[[Context, Any], buffer.Buf
       config: of the run.
       buffer_of: context and state of the augmentation to the buffer.
     """
-    rows, n = imagined_rows(config), config.train.n_step
+    rows, n = buffer.imagined_rows(config), config.train.n_step
     if not rows:
         return None, None
 
@@ -126,7 +126,7 @@ def make_samplers(config: Config, buffer_of: Callable[[Context, Any], buffer.Buf
     ) -> Segment:
         held = buffer_of(context, state)
         logs = (context.data, to_go, context.normalizer)
-        shape = (imagined_count(config, logged), length)
+        shape = (buffer.imagined_count(config, logged), length)
         return buffer.sample_segments(key, held, *logs, shape, hyper.violating_share)
 
     return sample, sample_segments
@@ -136,17 +136,6 @@ def make_hyper(config: Config) -> Hyper:
     """The hyperparameters of a config."""
     own = hyper_from(config.rollouts, rollouts.Hyper)
     return hyper_from(config.augmentation, Hyper, rollouts=own)
-
-
-def imagined_rows(config: Config) -> int:
-    """Imagined rows per batch of `train.batch` logged ones."""
-    return imagined_count(config, config.train.batch)
-
-
-def imagined_count(config: Config, logged: int) -> int:
-    """Imagined rows or segments beside logged ones: `imagined_share` of both together."""
-    share = config.augmentation.imagined_share
-    return max(1, round(logged * share / (1.0 - share))) if share else 0
 
 
 def rollout_model(

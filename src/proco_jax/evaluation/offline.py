@@ -2,7 +2,7 @@
 
 Policies are rolled out in the dynamics model from logged first observations. The model is tried on
 held-out episodes beside: one step ahead, over stretches with the logged actions, and over whole
-episodes, whose largest margins calibrate the forecast of violations (`deployment/conformal.py`).
+episodes, whose largest margins bound the share of violations (`deployment/violation_bound.py`).
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from proco_jax.common.batching import in_blocks, spread
 from proco_jax.common.random_streams import Stream, stream_key
 from proco_jax.common.statistics import stratified_bootstrap
 from proco_jax.deployment.acting import Deployed, initial_previous, make_actor
-from proco_jax.deployment.conformal import violation_bound
+from proco_jax.deployment.violation_bound import violation_bound
 from proco_jax.deployment.violation_forecast import episode_interval, episode_share
 from proco_jax.models import dynamics
 from proco_jax.models.networks import DynamicsNetwork

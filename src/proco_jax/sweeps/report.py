@@ -6,7 +6,8 @@ from typing import Any
 
 from proco_jax.common.files import write_text
 from proco_jax.report.comparison import Comparison, compare
-from proco_jax.report.comparison_files import finding_sections, write_tables
+from proco_jax.report.comparison_files import write_tables
+from proco_jax.report.comparison_page import finding_sections
 from proco_jax.report.comparison_tables import comparison_tables, provenance_sentences
 from proco_jax.report.html import Section, bullets, page, picture_html, table_html
 from proco_jax.report.pictures import RESULTS_CAPTION, results_picture

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from proco_jax.augmentation import buffer
 from proco_jax.augmentation.base import Augmentation, Context
-from proco_jax.augmentation.proco import imagined_rows, make_hyper, make_samplers
+from proco_jax.augmentation.proco import make_hyper, make_samplers
 from proco_jax.config.schema import Config
 from proco_jax.types import Array
 
@@ -27,9 +27,9 @@ def make(config: Config) -> Augmentation:
         return jnp.maximum(context.data.cost, context.world.unsafe)
 
     return Augmentation(
-        name="replay",
+        name="fixed_trajectories",
         hyper=make_hyper(config),
-        rows=imagined_rows(config),
+        rows=buffer.imagined_rows(config),
         warmup=0,
         init=lambda hyper, context, policy: (),
         refresh=lambda key, hyper, context, state, policy: (state, {}),

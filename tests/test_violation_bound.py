@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from proco_jax.deployment.conformal import (
+from proco_jax.deployment.violation_bound import (
     binomial_upper,
     conformal_shift,
     smallest_alpha,
