@@ -38,7 +38,7 @@ class Moves:
 
     def apply(self, params: Any, obs: jax.Array, action: jax.Array) -> Any:
         mean = params * jnp.ones((*obs.shape[:-1], 2 + dynamics_targets.REWARDS))
-        return mean, jnp.zeros_like(mean)
+        return mean, jnp.zeros_like(mean), jnp.zeros_like(obs)
 
 
 MOVES: Any = Moves()

@@ -180,7 +180,7 @@ def test_dynamics_network_mapped_twice_equals_plain(obs, action):
     plain = [one(jax.tree.map(lambda x, k=k: x + 0.1 * k, params), obs, action) for k in (0, 1)]
     for seed in (0, 1):
         for member in (0, 1):
-            for part in (0, 1):
+            for part in (0, 1, 2):
                 np.testing.assert_allclose(
                     found[part][seed, member], plain[member][part], atol=1e-4
                 )
@@ -189,13 +189,25 @@ def test_dynamics_network_mapped_twice_equals_plain(obs, action):
 def test_dynamics_network_batched_equals_per_row(obs, action):
     net = dynamics_network()
     params = drawn_params(net, 12, obs[0], action[0])
-    mean, log_variance = apply(net, params, obs, action)
+    mean, log_variance, by_motion = apply(net, params, obs, action)
     assert mean.shape == log_variance.shape == (5, SPEC.size + 1)
+    assert by_motion.shape == (5, SPEC.size)
     one_of = jax.jit(net.apply)
     for i in range(5):
         one = one_of(params, obs[i], action[i])
         np.testing.assert_allclose(mean[i], one[0], atol=1e-5)
         np.testing.assert_allclose(log_variance[i], one[1], atol=1e-5)
+        np.testing.assert_allclose(by_motion[i], one[2], atol=1e-5)
+
+
+def test_a_fresh_dynamics_network_moves_nothing_and_a_motion_moves_rings_alone(obs, action):
+    net = dynamics_network()
+    fresh = jax.jit(net.init)(jax.random.key(0), obs[0], action[0])
+    np.testing.assert_allclose(apply(net, fresh, obs, action)[2], 0.0, atol=1e-6)
+    by_motion = apply(net, drawn_params(net, 17, obs[0], action[0]), obs, action)[2]
+    ring = np.concatenate([np.full(f.size, f.kind == "ring") for f in SPEC.fields])
+    np.testing.assert_array_equal(by_motion[:, ~ring], 0.0)
+    assert np.all(np.any(np.asarray(by_motion[:, ring]) != 0, axis=1))
 
 
 @pytest.mark.slow
@@ -218,19 +230,23 @@ def test_mean_and_variance_heads_share_no_gradient(obs, action):
 
 
 def test_outputs_are_in_the_order_of_the_fields():
+    # Rings so large that some bins are out of sight of a changed one.
+    spec = ObservationSpec(
+        tuple(dataclasses.replace(f, size=16) if f.kind == "ring" else f for f in SPEC.fields)
+    )
     action = jnp.zeros(ACTIONS)
-    net = dynamics_network()
-    obs = jnp.full(SPEC.size, 0.5)
+    net = networks.DynamicsNetwork(spec, (8, 8), (16,), 1, 1)
+    obs = jnp.full(spec.size, 0.5)
     params = drawn_params(net, 14, obs, action)
     mean_of = jax.jit(lambda o: net.apply(params, o, action)[0])
     # Only the bin network sees a ring's own neighborhood, so a change of one
     # bin changes the bins around it, in its own field, more than those far away.
-    for f in SPEC.rings:
-        start = SPEC.slices[f.name].start
+    for f in spec.rings:
+        start = spec.slices[f.name].start
         change = np.abs(mean_of(obs.at[start].set(1.0)) - mean_of(obs))
-        ring = change[SPEC.slices[f.name]]
-        np.testing.assert_allclose(ring[2 : BINS - 1], 0.0, atol=1e-6)
-        assert ring[[0, 1, BINS - 1]].max() > 1e-4
+        ring = change[spec.slices[f.name]]
+        np.testing.assert_allclose(ring[6:11], 0.0, atol=1e-6)
+        assert ring[[0, 1, 15]].max() > 1e-4
 
 
 def test_a_spec_may_have_rings_of_different_sizes():
@@ -239,7 +255,7 @@ def test_a_spec_may_have_rings_of_different_sizes():
     assert networks.ring_sizes(spec) == (BINS, 4)
     obs, action = jnp.ones(spec.size), jnp.ones(ACTIONS)
     net = networks.DynamicsNetwork(spec, (8, 8), (16,), 1, 1)
-    mean, _ = apply(net, drawn_params(net, 15, obs, action), obs, action)
+    mean, *_ = apply(net, drawn_params(net, 15, obs, action), obs, action)
     assert mean.shape == (spec.size + 1,)
     net = encoder(spec)
     assert np.shape(apply(net, drawn_params(net, 16, obs, action), obs, action)) == (16,)

@@ -15,11 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from proco_jax.config.schema import EncoderConfig
+from proco_jax.models import ring_motion
 from proco_jax.observation import ObservationSpec
 from proco_jax.types import Array
 
 # Actuators may saturate at about 1 / SATURATION of an action's range.
 SATURATION = 30.0
+# About the size, for robots of Safety-Gymnasium, of the motion in a step in m and rad, of the change
+# of a ring that follows from it, and of what a ring shows beside single objects.
+USUAL_MOTION, USUAL_CHANGE, USUAL_REST = 0.05, 0.02, 0.05
 
 
 def apply(net: nn.Module, params: Any, *inputs: jax.Array) -> Any:
@@ -111,8 +115,8 @@ def with_saturation(action: jax.Array) -> jax.Array:
 class BinNetwork(nn.Module):
     """One network shared over the bins of all rings of one size.
 
-    Maps normalized observations `[..., O]` and further inputs `[..., X]` to features
-    `[..., n, hidden[-1]]`.
+    Maps normalized observations `[..., O]`, further inputs `[..., X]`, and further inputs of each
+    bin `[..., n, Y]` if there are any, to features `[..., n, hidden[-1]]`.
 
     Attributes:
       gated: whether the features of a bin are multiplied by a gate made from what all bins share.
@@ -126,13 +130,18 @@ class BinNetwork(nn.Module):
     gated: bool = False
 
     @nn.compact
-    def __call__(self, obs: jax.Array, extra: jax.Array) -> jax.Array:
+    def __call__(
+        self, obs: jax.Array, extra: jax.Array, more: jax.Array | None = None
+    ) -> jax.Array:
         activation = nn.swish if self.gated else nn.relu
         rings = with_near_range(take_rings(self.spec, obs, self.bins))
         planar = take_planar(self.spec, obs)
         forward = jnp.broadcast_to(jnp.array([1.0, 0.0]), (*planar.shape[:-2], 1, 2))
         turned = into_bin_frames(jnp.concatenate([forward, planar], axis=-2), self.bins)
-        local = jnp.concatenate([with_neighbors(rings, self.neighbors), turned], axis=-1)
+        parts = [with_neighbors(rings, self.neighbors), turned]
+        if more is not None:
+            parts.append(with_neighbors(more, 1))
+        local = jnp.concatenate(parts, axis=-1)
         sensors = jnp.concatenate([take_sensors(self.spec, obs), extra], axis=-1)
         # The layer of what all bins share is applied once, not once per bin.
         x = nn.Dense(self.hidden[0])(local)
@@ -247,12 +256,15 @@ class GaussianPolicy(nn.Module):
 
 
 class DynamicsNetwork(nn.Module):
-    """Standardized change of the observation and the reward, and log variances.
+    """Standardized change of the observation and the reward, log variances, and moved rings.
 
     Maps normalized observations `[..., O]` and actions `[..., A]` to mean and log variance, both
-    `[..., O + rewards]`, the parts of the reward last. The change of a ring is a kernel over shifts
-    (the agent turns under it), made from sensors and action, plus the output of the network shared
-    over its bins.
+    `[..., O + rewards]`, the parts of the reward last, and to the change of the rings that follows
+    from the agent's motion, `[..., O]` in closeness, 0 outside of rings. The predicted change is
+    the mean in its units plus the latter.
+
+    The motion is made from sensors and action, and the same for all rings (`ring_motion.moved`).
+    The network shared over the bins adds what does not follow from it, and may take it back.
     """
 
     spec: ObservationSpec
@@ -262,40 +274,44 @@ class DynamicsNetwork(nn.Module):
     rewards: int
 
     @nn.compact
-    def __call__(self, obs: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, obs: jax.Array, action: jax.Array) -> tuple[jax.Array, ...]:
         action = with_saturation(action)
         sensors = jnp.concatenate([take_sensors(self.spec, obs), action], axis=-1)
-        means, log_variances, pooled = {}, {}, []
+        means, log_variances, shifts, pooled = {}, {}, {}, []
+        motion = self._motion(sensors) if self.spec.rings else None
         for bins in ring_sizes(self.spec):
-            x = BinNetwork(self.spec, bins, self.bin_hidden, self.neighbors, gated=True)(
-                obs, action
-            )
+            fields = [f for f in self.spec.rings if f.size == bins]
             rings = take_rings(self.spec, obs, bins)
-            change = self._turn(rings, sensors) + nn.Dense(rings.shape[-1])(x)
-            log_variance = nn.Dense(rings.shape[-1])(jax.lax.stop_gradient(x))
-            for i, f in enumerate(f for f in self.spec.rings if f.size == bins):
+            reach = jnp.array([f.reach for f in fields])
+            by_motion, shown = ring_motion.moved(rings, reach, motion)
+            seen = jnp.clip(by_motion / USUAL_CHANGE, -5.0, 5.0)
+            hidden = (rings - shown) / USUAL_REST
+            x = BinNetwork(self.spec, bins, self.bin_hidden, self.neighbors, gated=True)(
+                obs, action, jnp.concatenate([seen, hidden], axis=-1)
+            )
+            zeros = nn.initializers.zeros
+            change = nn.Dense(len(fields), kernel_init=zeros)(x)
+            by_motion = by_motion * (1.0 + nn.Dense(len(fields), kernel_init=zeros)(x))
+            log_variance = nn.Dense(len(fields))(jax.lax.stop_gradient(x))
+            for i, f in enumerate(fields):
                 means[f.name], log_variances[f.name] = change[..., i], log_variance[..., i]
+                shifts[f.name] = by_motion[..., i]
             pooled += [jnp.max(x, axis=-2), jnp.mean(x, axis=-2)]
-        rest = sensors_size(self.spec) + self.rewards
+        size = sensors_size(self.spec)
+        rest = size + self.rewards
         x = jnp.concatenate([sensors, *pooled], axis=-1)
         for width in self.hidden:
             x = nn.swish(nn.Dense(width)(x))
         mean = self._in_order(means, nn.Dense(rest)(x))
         log_variance = self._in_order(log_variances, nn.Dense(rest)(jax.lax.stop_gradient(x)))
-        return mean, jnp.clip(log_variance, -10.0, 4.0)
+        shift = self._in_order(shifts, jnp.zeros((*obs.shape[:-1], size)))
+        return mean, jnp.clip(log_variance, -10.0, 4.0), shift
 
-    def _turn(self, rings: jax.Array, sensors: jax.Array) -> jax.Array:
-        """Change of the rings `[..., n, R]` by shifting them, `self.neighbors` at most."""
-        count, shifts = rings.shape[-1], range(-self.neighbors, self.neighbors + 1)
-        hidden = nn.swish(nn.Dense(self.bin_hidden[0])(sensors))
-        kernel = nn.Dense(count * len(shifts))(hidden)
-        kernel = kernel.reshape(*kernel.shape[:-1], 1, len(shifts), count)
-        # A sum of products over a small axis, written out: under two vmaps XLA on
-        # CPU (jaxlib 0.10.2) returns wrong numbers for the reduction.
-        terms = [
-            kernel[..., i, :] * jnp.roll(rings, -shift, axis=-2) for i, shift in enumerate(shifts)
-        ]
-        return sum(terms[1:], terms[0])
+    def _motion(self, sensors: jax.Array) -> jax.Array:
+        """The agent's motion in a step, `[..., 3]`, see `ring_motion.moved`; at first none."""
+        x = nn.swish(nn.Dense(self.bin_hidden[0])(sensors))
+        x = jnp.concatenate([sensors, x], axis=-1)
+        return USUAL_MOTION * nn.Dense(3, kernel_init=nn.initializers.zeros)(x)
 
     def _in_order(self, rings: dict[str, jax.Array], rest: jax.Array) -> jax.Array:
         """Ring outputs and the rest, put in the order of the observation."""

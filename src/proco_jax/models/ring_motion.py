@@ -1,0 +1,87 @@
+"""What a ring, such as a lidar, shows after the agent has moved.
+
+The bins of a ring change in ways that are hard to learn from examples: while an object passes
+through a bin, the bin keeps its value and the two beside it change in proportion, until the object
+enters the next bin. But what happens follows from geometry. The nearest object in a bin has a
+distance and a direction, a motion of the agent by dx, dy and a turn moves it in the agent's frame,
+and the ring shows it there. A network has to learn only the motion, which all rings share, and the
+rest: objects that move, appear, or hide one another.
+
+A ring is read as Safety-Gymnasium's lidars are: an object of closeness c, at the fraction a of the
+way through its bin, shows as c there, as a c in the next bin and as (1 - a) c in the one before.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from proco_jax.types import Array
+
+# Bins by which an object may move in one step.
+LARGEST_SHIFT = 1.0
+
+
+def moved(rings: Array, reach: Array, motion: Array) -> tuple[jax.Array, jax.Array]:
+    """The change of rings by a motion of the agent, and what they show of single objects.
+
+    Only bins that are larger than those beside them count as objects. Where several are near, what
+    hides behind the nearest is not moved.
+
+    Args:
+      rings: `[..., n, R]` closeness in [0, 1], by bin and ring.
+      reach: `[R]` distance in meters at which a bin reads 0.
+      motion: `[..., 3]` of the agent in its own frame: ahead and left in meters, turn to the left
+        in rad.
+
+    Returns:
+      The change `[..., n, R]`, and `[..., n, R]` what the rings would show of these objects alone.
+    """
+    bins = rings.shape[-2]
+    width = 2.0 * math.pi / bins
+    ahead, behind = jnp.roll(rings, -1, axis=-2), jnp.roll(rings, 1, axis=-2)
+    is_object = (rings >= ahead) & (rings > behind) & (rings > 1e-6)
+    fraction = _fraction(rings, ahead, behind)
+    closeness = jnp.where(is_object, rings, 0.0)
+    before = _shown(closeness, fraction, 1)
+    angle = (jnp.arange(bins)[:, None] + fraction) * width
+    distance = reach * (1.0 - rings)
+    dx, dy, turn = (motion[..., i, None, None] for i in range(3))
+    # Where the object is then: in the direction in which it was, and to the left of that.
+    along = distance - (dx * jnp.cos(angle) + dy * jnp.sin(angle))
+    across = dx * jnp.sin(angle) - dy * jnp.cos(angle)
+    far = jnp.sqrt(jnp.square(along) + jnp.square(across) + 1e-8)
+    # An object that is run over has no direction; a step does not pass it.
+    shift = (jnp.arctan2(across, jnp.maximum(along, 0.02)) - turn) / width
+    shift = jnp.clip(shift, -LARGEST_SHIFT, LARGEST_SHIFT)
+    closeness = jnp.where(is_object, jnp.clip(1.0 - far / reach, 0.0, 1.0), 0.0)
+    return _shown(closeness, fraction + shift, 2) - before, before
+
+
+def _fraction(rings: Array, ahead: Array, behind: Array) -> jax.Array:
+    """How far through its bin the object of each bin is, in [0, 1].
+
+    The bin ahead tells it, and so does the bin behind, unless another object shows there; the mean
+    of both.
+    """
+    size = jnp.maximum(rings, 1e-6)
+    by_ahead = jnp.clip(ahead / size, 0.0, 1.0)
+    by_behind = jnp.clip(1.0 - behind / size, 0.0, 1.0)
+    return 0.5 * (by_ahead + by_behind)
+
+
+def _shown(closeness: Array, fraction: Array, reach: int) -> jax.Array:
+    """What a ring shows of objects, at most one for each bin, `[..., n, R]`.
+
+    Args:
+      closeness: of each bin's object, 0 for none.
+      fraction: of a bin's width by which the object is beyond the bin's beginning; in [0, 1] if it
+        is still in the bin.
+      reach: bins on either side in which an object may show.
+    """
+    shown = jnp.zeros_like(closeness)
+    for k in range(-reach, reach + 1):
+        beyond = fraction - k
+        share = jnp.clip(jnp.minimum(1.0 + beyond, 2.0 - beyond), 0.0, 1.0)
+        shown = jnp.maximum(shown, jnp.roll(closeness * share, k, axis=-2))
+    return shown
