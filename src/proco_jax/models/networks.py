@@ -21,8 +21,8 @@ from proco_jax.types import Array
 
 # Actuators may saturate at about 1 / SATURATION of an action's range.
 SATURATION = 30.0
-# About the size, for robots of Safety-Gymnasium, of the motion in a step in m and rad, of the change
-# of a ring that follows from it, and of what a ring shows beside single objects.
+# About the size, for robots of Safety-Gymnasium, of the motion in a step in m and rad, of the
+# change of a ring that follows from it, and of what a ring shows beside single objects.
 USUAL_MOTION, USUAL_CHANGE, USUAL_REST = 0.05, 0.02, 0.05
 
 
