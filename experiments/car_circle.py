@@ -4,7 +4,7 @@
 
 Variants: `car_circle.py:quick`, `car_circle.py`, `car_circle.py:paper`.
 
-Not measured yet.
+Results of the variant `quick`: `docs/experiments.md`.
 """
 
 from proco_jax.config.presets import for_navigation, set_variant

@@ -4,7 +4,7 @@
 
 Variants: `car_push_2.py:quick`, `car_push_2.py`, `car_push_2.py:paper`.
 
-Not measured yet.
+Results of the variant `quick`: `docs/experiments.md`.
 """
 
 from proco_jax.config.presets import for_navigation, set_variant

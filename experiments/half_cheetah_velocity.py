@@ -5,7 +5,7 @@
 Variants: `half_cheetah_velocity.py:quick`, `half_cheetah_velocity.py`,
 `half_cheetah_velocity.py:paper`.
 
-Not measured yet.
+Results of the variant `quick`: `docs/experiments.md`.
 """
 
 from proco_jax.config.presets import for_velocity, set_variant

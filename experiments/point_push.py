@@ -4,7 +4,7 @@
 
 Variants: `point_push.py:quick`, `point_push.py`, `point_push.py:paper`.
 
-Not measured yet.
+Results of the variant `quick`: `docs/experiments.md`.
 """
 
 from proco_jax.config.presets import for_navigation, set_variant

@@ -4,7 +4,7 @@
 
 Variants: `swimmer_velocity.py:quick`, `swimmer_velocity.py`, `swimmer_velocity.py:paper`.
 
-Not measured yet.
+Results of the variant `quick`: `docs/experiments.md`.
 """
 
 from proco_jax.config.presets import for_velocity, set_variant

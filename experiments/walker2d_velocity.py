@@ -4,7 +4,7 @@
 
 Variants: `walker2d_velocity.py:quick`, `walker2d_velocity.py`, `walker2d_velocity.py:paper`.
 
-Not measured yet.
+Results of the variant `quick`: `docs/experiments.md`.
 """
 
 from proco_jax.config.presets import for_velocity, set_variant
