@@ -97,6 +97,20 @@ def test_prediction_by_hand():
     np.testing.assert_allclose(found.deviation, [[1.0, 10.0, 2.0, 0.5]])
 
 
+def test_what_follows_from_the_motion_is_added_in_units_of_the_observation():
+    class Turns(Moves):
+        def apply(self, params: Any, obs: jax.Array, action: jax.Array) -> Any:
+            mean, log_variance, _ = super().apply(params, obs, action)
+            return mean, log_variance, jnp.full_like(obs, 0.3)
+
+    obs, action = jnp.array([[1.0, 2.0]]), jnp.zeros((1, 1))
+    net: Any = Turns()
+    still = dynamics.predict(MOVES, moves(0.5), jnp.int32(0), obs, action)
+    turned = dynamics.predict(net, moves(0.5), jnp.int32(0), obs, action)
+    np.testing.assert_allclose(turned.next_obs, still.next_obs + 0.3, rtol=1e-6)
+    np.testing.assert_allclose(turned.reward, still.reward)
+
+
 def test_mean_and_disagreement_by_hand():
     # Standardized predictions 1 and 3 in both dimensions: deviation 1.
     found = dynamics.predict_mean(MOVES, moves(1.0, 3.0), jnp.zeros((4, 2)), jnp.zeros((4, 1)))
