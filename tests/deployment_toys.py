@@ -105,7 +105,7 @@ def toy_deployed(
     )
     model = toy_model(program.config, data, normalizer)
     # About half of the states to which the planner's sequences lead count as unsafe.
-    known = toy_cost_model(program.config, data, normalizer)._replace(threshold=jnp.float32(15.5))
+    known = toy_cost_model(program.config, data, normalizer)._replace(threshold=jnp.float32(15.8))
     qh, planner = map(jnp.float32, thresholds)
     guard = ShieldState(drawn(critics.params, seed + 1), model, qh, planner, known)
     return Deployed(state, hyper, normalizer, guard)

@@ -38,7 +38,7 @@ class Moves:
 
     def apply(self, params: Any, obs: jax.Array, action: jax.Array) -> Any:
         mean = params * jnp.ones((*obs.shape[:-1], 2 + dynamics_targets.REWARDS))
-        return mean, jnp.zeros_like(mean), jnp.zeros_like(obs)
+        return mean, jnp.zeros_like(mean), jnp.zeros_like(mean)
 
 
 MOVES: Any = Moves()
@@ -101,7 +101,7 @@ def test_what_follows_from_the_motion_is_added_in_units_of_the_observation():
     class Turns(Moves):
         def apply(self, params: Any, obs: jax.Array, action: jax.Array) -> Any:
             mean, log_variance, _ = super().apply(params, obs, action)
-            return mean, log_variance, jnp.full_like(obs, 0.3)
+            return mean, log_variance, jnp.array([0.3, 0.3, 0.0, 0.0])
 
     obs, action = jnp.array([[1.0, 2.0]]), jnp.zeros((1, 1))
     net: Any = Turns()

@@ -28,7 +28,7 @@ class LineWorld:
     def apply(self, share: Any, obs: jax.Array, action: jax.Array) -> Any:
         u = action[..., 0]
         change = jnp.stack([share * obs[..., 1], u, u, 0.0 * u], axis=-1)
-        return change, jnp.zeros_like(change), jnp.zeros_like(obs)
+        return change, jnp.zeros_like(change), jnp.zeros_like(change)
 
 
 WORLD: Any = LineWorld()
@@ -126,7 +126,7 @@ class RingWorld:
     def apply(self, params: Any, obs: jax.Array, action: jax.Array) -> Any:
         u, zero = action[..., 0] + 0.0 * params, 0.0 * action[..., 0]
         change = jnp.stack([u, u, zero, zero, zero, zero], axis=-1)
-        return change, jnp.zeros_like(change), jnp.zeros_like(obs)
+        return change, jnp.zeros_like(change), jnp.zeros_like(change)
 
 
 def test_each_ring_is_measured_on_its_own_in_meters():

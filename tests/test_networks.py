@@ -190,8 +190,7 @@ def test_dynamics_network_batched_equals_per_row(obs, action):
     net = dynamics_network()
     params = drawn_params(net, 12, obs[0], action[0])
     mean, log_variance, by_motion = apply(net, params, obs, action)
-    assert mean.shape == log_variance.shape == (5, SPEC.size + 1)
-    assert by_motion.shape == (5, SPEC.size)
+    assert mean.shape == log_variance.shape == by_motion.shape == (5, SPEC.size + 1)
     one_of = jax.jit(net.apply)
     for i in range(5):
         one = one_of(params, obs[i], action[i])
@@ -205,7 +204,7 @@ def test_a_fresh_dynamics_network_moves_nothing_and_a_motion_moves_rings_alone(o
     fresh = jax.jit(net.init)(jax.random.key(0), obs[0], action[0])
     np.testing.assert_allclose(apply(net, fresh, obs, action)[2], 0.0, atol=1e-6)
     by_motion = apply(net, drawn_params(net, 17, obs[0], action[0]), obs, action)[2]
-    ring = np.concatenate([np.full(f.size, f.kind == "ring") for f in SPEC.fields])
+    ring = np.concatenate([*(np.full(f.size, f.kind == "ring") for f in SPEC.fields), [False]])
     np.testing.assert_array_equal(by_motion[:, ~ring], 0.0)
     assert np.all(np.any(np.asarray(by_motion[:, ring]) != 0, axis=1))
 

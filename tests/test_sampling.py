@@ -196,7 +196,8 @@ def test_relabeled_states_violate_in_every_window_that_holds_them(data):
 
 
 def test_an_unknown_augmentation_is_rejected():
-    with pytest.raises(ValueError, match="found 'bogus', expected none, proco, control or "):
+    expected = "none, proco, control or fixed_trajectories"
+    with pytest.raises(ValueError, match=f"found 'bogus', expected {expected}"):
         loop.make_program(tiny_config(), TASK, "bc", "bogus")
 
 

@@ -378,8 +378,6 @@ def test_an_unknown_shield_is_refused(program):
 def test_other_algorithms_act_under_every_shield_as_proco_does(name, shield):
     program = deployed_program(name)
     deployed = toy_deployed(program)
-    # Sequences through states that are known to be unsafe may all have the same excess.
-    deployed = deployed._replace(shield=guard_of(deployed)._replace(cost=None))
     own = compiled(program, "none")(deployed)
     run = compiled(program, shield)
     calm, alarmed = (run(with_thresholds(deployed, ALWAYS, x)) for x in (NEVER, ALWAYS))

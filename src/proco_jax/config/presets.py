@@ -44,7 +44,7 @@ def for_navigation(config: Config) -> Config:
     config.data.collect.behavior = "policies"
     # On most tasks a twentieth to a third of these episodes are free of violations.
     config.data.episodes = 600
-    # Rings move by geometry, so the rest is learned in fewer steps than without rings.
+    # Rings move by geometry; what is left to learn takes fewer steps.
     config.dynamics.steps = 2000
     return config
 

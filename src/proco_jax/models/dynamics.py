@@ -160,7 +160,7 @@ def validate_member(
     """Measures a member's holdout error and keeps the best parameters so far."""
     index = jnp.linspace(0, holdout.size - 1, min(holdout.size, 4096)).astype(jnp.int32)
     obs, action, target = standardized(targets, normalizer, holdout, index)
-    mean, _ = standardized_change(net, member.params, targets, obs, action)
+    mean, _ = _standardized_change(net, member.params, targets, obs, action)
     fit = _fit_error(net.spec, mean - target)
     error = jnp.mean(jnp.sum(fit * targets.varies, axis=-1) / targets.varies.sum())
     return _keep_best(member, error), {"dynamics/holdout_mse": error}
@@ -388,7 +388,7 @@ def predict(
     return Prediction(next_obs, reward[..., 0], reward[..., 1], deviation)
 
 
-def standardized_change(
+def _standardized_change(
     net: DynamicsNetwork, params: Any, targets: Targets, obs: Array, action: Array
 ) -> tuple[jax.Array, jax.Array]:
     """Predicted change and its log variance in standardized units, both `[..., O + REWARDS]`.
@@ -399,9 +399,7 @@ def standardized_change(
       action: `[..., A]`.
     """
     mean, log_variance, by_motion = apply(net, params, obs, action)
-    by_motion = by_motion / targets.size[:-REWARDS]
-    rest = jnp.zeros((*by_motion.shape[:-1], REWARDS))
-    return mean + jnp.concatenate([by_motion, rest], axis=-1), log_variance
+    return mean + by_motion / targets.size, log_variance
 
 
 def _apply_member(
@@ -413,7 +411,7 @@ def _apply_member(
     action: Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Next obs `[..., O]` raw, reward `[..., REWARDS]`, and log variances of the changes."""
-    mean, log_variance = standardized_change(net, params, targets, normalizer(obs), action)
+    mean, log_variance = _standardized_change(net, params, targets, normalizer(obs), action)
     change = (mean * targets.size + targets.shift) * targets.varies
     next_obs = clip_rings(net.spec, obs + change[..., :-REWARDS])
     return next_obs, change[..., -REWARDS:], log_variance
@@ -516,7 +514,7 @@ def _loss(
     config: DynamicsConfig, net: DynamicsNetwork, targets: Targets, params: Any, batch: Any
 ) -> jax.Array:
     obs, action, target = batch
-    mean, log_variance = standardized_change(net, params, targets, obs, action)
+    mean, log_variance = _standardized_change(net, params, targets, obs, action)
     fixed_error = jax.lax.stop_gradient(mean - target)
     fit = _fit_error(net.spec, mean - target)
     loss = fit + losses.gaussian_nll(fixed_error, log_variance)

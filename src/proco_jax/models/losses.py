@@ -1,4 +1,4 @@
-"""Losses and targets as functions of arrays, from which models and algorithms make their own.
+"""Losses and targets as functions of arrays, of which those of models and algorithms consist.
 
 Every function takes one batch and rejects arrays of different shapes, so that nothing is
 broadcast by accident.

@@ -115,8 +115,9 @@ def with_saturation(action: jax.Array) -> jax.Array:
 class BinNetwork(nn.Module):
     """One network shared over the bins of all rings of one size.
 
-    Maps normalized observations `[..., O]`, further inputs `[..., X]`, and further inputs of each
-    bin `[..., n, Y]` if there are any, to features `[..., n, hidden[-1]]`.
+    Maps normalized observations `[..., O]`, further inputs `[..., X]`, and, if there are any,
+    further inputs of each bin `[..., n, Y]`, which the two bins beside it see too, to features
+    `[..., n, hidden[-1]]`.
 
     Attributes:
       gated: whether the features of a bin are multiplied by a gate made from what all bins share.
@@ -258,10 +259,10 @@ class GaussianPolicy(nn.Module):
 class DynamicsNetwork(nn.Module):
     """Standardized change of the observation and the reward, log variances, and moved rings.
 
-    Maps normalized observations `[..., O]` and actions `[..., A]` to mean and log variance, both
-    `[..., O + rewards]`, the parts of the reward last, and to the change of the rings that follows
-    from the agent's motion, `[..., O]` in closeness, 0 outside of rings. The predicted change is
-    the mean in its units plus the latter.
+    Maps normalized observations `[..., O]` and actions `[..., A]` to three arrays
+    `[..., O + rewards]`, the parts of the reward last: mean, log variance, and the change of the
+    rings that follows from the agent's motion, in closeness, 0 outside of rings. The predicted
+    change is the mean in its units plus the latter.
 
     The motion is made from sensors and action, and the same for all rings (`ring_motion.moved`).
     The network shared over the bins adds what does not follow from it, and may take it back.
@@ -277,7 +278,7 @@ class DynamicsNetwork(nn.Module):
     def __call__(self, obs: jax.Array, action: jax.Array) -> tuple[jax.Array, ...]:
         action = with_saturation(action)
         sensors = jnp.concatenate([take_sensors(self.spec, obs), action], axis=-1)
-        means, log_variances, shifts, pooled = {}, {}, {}, []
+        means, log_variances, by_motions, pooled = {}, {}, {}, []
         motion = self._motion(sensors) if self.spec.rings else None
         for bins in ring_sizes(self.spec):
             fields = [f for f in self.spec.rings if f.size == bins]
@@ -295,17 +296,16 @@ class DynamicsNetwork(nn.Module):
             log_variance = nn.Dense(len(fields))(jax.lax.stop_gradient(x))
             for i, f in enumerate(fields):
                 means[f.name], log_variances[f.name] = change[..., i], log_variance[..., i]
-                shifts[f.name] = by_motion[..., i]
+                by_motions[f.name] = by_motion[..., i]
             pooled += [jnp.max(x, axis=-2), jnp.mean(x, axis=-2)]
-        size = sensors_size(self.spec)
-        rest = size + self.rewards
+        rest = sensors_size(self.spec) + self.rewards
         x = jnp.concatenate([sensors, *pooled], axis=-1)
         for width in self.hidden:
             x = nn.swish(nn.Dense(width)(x))
         mean = self._in_order(means, nn.Dense(rest)(x))
         log_variance = self._in_order(log_variances, nn.Dense(rest)(jax.lax.stop_gradient(x)))
-        shift = self._in_order(shifts, jnp.zeros((*obs.shape[:-1], size)))
-        return mean, jnp.clip(log_variance, -10.0, 4.0), shift
+        by_motion = self._in_order(by_motions, jnp.zeros((*obs.shape[:-1], rest)))
+        return mean, jnp.clip(log_variance, -10.0, 4.0), by_motion
 
     def _motion(self, sensors: jax.Array) -> jax.Array:
         """The agent's motion in a step, `[..., 3]`, see `ring_motion.moved`; at first none."""
