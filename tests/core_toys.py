@@ -146,8 +146,11 @@ def toy_model(
     like = jax.eval_shape(lambda k: dynamics.init(settings, spec, ACTIONS, k), jax.random.key(7))
     params = drawn(like.params)
     targets = jax.tree.map(jnp.asarray, dynamics_targets.fit_targets(spec, normalizer, data))
+    # The first ring shows resting objects, others do not.
+    resting = jnp.arange(max(len(spec.rings), 1)) == 0
+    elites = jnp.arange(settings.elites)
     return dynamics.Model(
-        params, jnp.arange(settings.elites), normalizer, targets, jnp.float32(1e9)
+        params, elites, normalizer, targets, jnp.float32(1e9), resting, 1.0 * resting, resting[0]
     )
 
 

@@ -18,7 +18,7 @@ from core_toys import (
 )
 
 from proco_jax.data.logs import to_dataset
-from proco_jax.models import dynamics, dynamics_targets, losses
+from proco_jax.models import dynamics, dynamics_targets, losses, object_map
 from proco_jax.models.dynamics import Model
 from proco_jax.models.dynamics_targets import Targets
 from proco_jax.models.normalizer import Normalizer
@@ -38,7 +38,7 @@ class Moves:
 
     def apply(self, params: Any, obs: jax.Array, action: jax.Array) -> Any:
         mean = params * jnp.ones((*obs.shape[:-1], 2 + dynamics_targets.REWARDS))
-        return mean, jnp.zeros_like(mean), jnp.zeros_like(mean)
+        return mean, jnp.zeros_like(mean), jnp.zeros_like(mean), jnp.zeros((*obs.shape[:-1], 3))
 
 
 MOVES: Any = Moves()
@@ -48,7 +48,9 @@ def moves(*members: float, elites: tuple[int, ...] = (0, 1), size=(1.0, 10.0, 2.
     shift, usual = jnp.array([0.5, 0.0, 1.0, 0.0]), jnp.array([-1.0, 5.0])
     targets = Targets(shift, jnp.array(size), jnp.ones(4), jnp.ones(0), usual)
     normalizer = Normalizer(jnp.zeros(2), jnp.ones(2))
-    return Model(jnp.array(members), jnp.array(elites), normalizer, targets, jnp.inf)
+    no, limit = jnp.zeros(1), jnp.float32(jnp.inf)
+    own = (jnp.array(members), jnp.array(elites), normalizer, targets, limit)
+    return Model(*own, no > 0, no, no[0] > 0)
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +102,8 @@ def test_prediction_by_hand():
 def test_what_follows_from_the_motion_is_added_in_units_of_the_observation():
     class Turns(Moves):
         def apply(self, params: Any, obs: jax.Array, action: jax.Array) -> Any:
-            mean, log_variance, _ = super().apply(params, obs, action)
-            return mean, log_variance, jnp.array([0.3, 0.3, 0.0, 0.0])
+            mean, log_variance, _, motion = super().apply(params, obs, action)
+            return mean, log_variance, jnp.array([0.3, 0.3, 0.0, 0.0]), motion
 
     obs, action = jnp.array([[1.0, 2.0]]), jnp.zeros((1, 1))
     net: Any = Turns()
@@ -116,7 +118,7 @@ def test_mean_and_disagreement_by_hand():
     found = dynamics.predict_mean(MOVES, moves(1.0, 3.0), jnp.zeros((4, 2)), jnp.zeros((4, 1)))
     np.testing.assert_allclose(found.disagreement, 1.0, rtol=1e-5)
     # 2 in units of the sizes 1, 10 and 2, plus the shifts 0.5, 0 and 1.
-    np.testing.assert_allclose(found.next_obs, np.tile([2.5, 20.0], (4, 1)), rtol=1e-5)
+    np.testing.assert_allclose(found.next_state, np.tile([2.5, 20.0], (4, 1)), rtol=1e-5)
     np.testing.assert_allclose(found.reward, 5.0, rtol=1e-5)
 
 
@@ -174,7 +176,7 @@ def test_only_rings_are_clipped():
 
 def test_predictions_keep_constants_and_stay_in_the_rings(data, normalizer):
     model = toy_model(tiny_config(), data, normalizer)
-    obs, action = data.obs[:8], data.action[:8]
+    obs, action = object_map.begin(SPEC, data.obs[:8]), data.action[:8]
     predict = jax.jit(functools.partial(dynamics.predict_elites, NET))
     found = predict(model, obs, action)
     next_obs = found.next_obs
@@ -260,7 +262,8 @@ def test_elites_are_the_best_on_the_holdout_and_the_limit_is_a_quantile_of_their
         step=jnp.int32(0),
         key=jax.random.key(0),
     )
-    fitted = dynamics.model(CONFIG, MOVES, given.targets, given.normalizer, flat, state, (0.5, 3.0))
+    logs = (given.targets, given.normalizer, flat, flat)
+    fitted = dynamics.model(CONFIG, MOVES, *logs, state, (0.5, 3.0))
     np.testing.assert_array_equal(fitted.elites, [2, 0])
     # Their disagreement is 1 everywhere.
     np.testing.assert_allclose(fitted.limit, 3.0, rtol=1e-5)
@@ -337,7 +340,7 @@ def test_ensemble_fits_a_small_world(data, normalizer, targets, state):
 
 def test_empty_model_has_the_structure_and_shapes_of_a_fitted_one(data, normalizer, targets, state):
     def fitted() -> Model:
-        return dynamics.model(CONFIG, NET, targets, normalizer, data, state, (0.9, 2.0))
+        return dynamics.model(CONFIG, NET, targets, normalizer, data, data, state, (0.9, 2.0))
 
     def plain(model: Model):
         return jax.tree.map(lambda x: (x.shape, x.dtype), model)
@@ -359,7 +362,11 @@ def windows_of(reward: list[float], horizon: int, usual=(-1.0, 1.0), steps: int 
         jnp.zeros(4), jnp.array([1.0, 2.0, 1.0, 1.0]), jnp.ones(4), jnp.ones(1), jnp.array(usual)
     )
     index = jnp.array([0, steps - 1])
-    return config, targets, dynamics.take_windows(targets, dataset, index, config)
+    return (
+        config,
+        targets,
+        dynamics.take_windows(targets, dataset, index, config.trajectory.horizon),
+    )
 
 
 def test_windows_end_with_the_episode_and_before_the_observation_of_a_bonus():
@@ -422,12 +429,13 @@ def test_residuals_are_what_the_prediction_misses_outside_of_rings(
     data, normalizer, targets, state
 ):
     fitted = functools.partial(dynamics.model, CONFIG, NET, limit=(0.9, 2.0))
-    model = jax.jit(fitted)(targets, normalizer, data, state)
+    model = jax.jit(fitted)(targets, normalizer, data, data, state=state)
     found = np.asarray(dynamics.residuals(NET, model, data, 1, 7))
     rows = np.linspace(0, data.size - 1, 7).astype(int)
     at = np.asarray(data.obs_index)[rows]
-    predict = jax.jit(lambda model, o, a: dynamics.predict_mean(NET, model, o, a, 1).next_obs)
-    predicted = predict(model, data.obs[at], data.action[rows])
+    predict = jax.jit(lambda model, o, a: dynamics.predict_mean(NET, model, o, a, 1).next_state)
+    begun = object_map.begin(SPEC, data.obs[at])
+    predicted = predict(model, begun, data.action[rows])[:, : SPEC.size]
     ring = np.concatenate([np.full(f.size, f.kind == "ring") for f in SPEC.fields])
     expected = np.where(ring, 0.0, np.asarray(data.obs)[at + 1] - np.asarray(predicted))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
@@ -458,7 +466,7 @@ def test_the_fit_to_trajectories_lowers_the_open_loop_error(data, normalizer, ta
     whole = dataclasses.replace(tiny_config(), dynamics=config)
     fitted = dynamics.begin_trajectory_fit(config, state)
     index = jnp.arange(held.size)
-    windows = dynamics.take_windows(targets, held, index, config)
+    windows = dynamics.take_windows(targets, held, index, config.trajectory.horizon)
 
     @jax.jit
     def error(params: Any) -> jax.Array:

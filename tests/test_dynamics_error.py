@@ -28,7 +28,7 @@ class LineWorld:
     def apply(self, share: Any, obs: jax.Array, action: jax.Array) -> Any:
         u = action[..., 0]
         change = jnp.stack([share * obs[..., 1], u, u, 0.0 * u], axis=-1)
-        return change, jnp.zeros_like(change), jnp.zeros_like(change)
+        return change, jnp.zeros_like(change), jnp.zeros_like(change), jnp.zeros((*u.shape, 3))
 
 
 WORLD: Any = LineWorld()
@@ -36,7 +36,9 @@ WORLD: Any = LineWorld()
 
 def model(share: float = 1.0) -> Model:
     targets = Targets(jnp.zeros(4), jnp.ones(4), jnp.ones(4), jnp.ones(0), jnp.array([-1, 1]))
-    return Model(jnp.full(2, share), jnp.arange(2), NORMALIZER, targets, jnp.inf)
+    no, elites = jnp.zeros(1), jnp.arange(2)
+    own = (jnp.full(2, share), elites, NORMALIZER, targets, jnp.inf)
+    return Model(*own, no > 0, no, no[0] > 0)
 
 
 def episode(seed: int, steps: int = 40, costs: tuple[int, ...] = ()) -> Episode:
@@ -126,7 +128,7 @@ class RingWorld:
     def apply(self, params: Any, obs: jax.Array, action: jax.Array) -> Any:
         u, zero = action[..., 0] + 0.0 * params, 0.0 * action[..., 0]
         change = jnp.stack([u, u, zero, zero, zero, zero], axis=-1)
-        return change, jnp.zeros_like(change), jnp.zeros_like(change)
+        return change, jnp.zeros_like(change), jnp.zeros_like(change), jnp.zeros((*u.shape, 3))
 
 
 def test_each_ring_is_measured_on_its_own_in_meters():
@@ -138,7 +140,9 @@ def test_each_ring_is_measured_on_its_own_in_meters():
     one = Episode(obs, action, np.zeros(40), np.zeros(40), False)
     targets = Targets(jnp.zeros(6), jnp.ones(6), jnp.ones(6), jnp.ones(2), jnp.array([-1, 1]))
     normalizer = Normalizer(jnp.zeros(4), jnp.ones(4))
-    fitted = Model(jnp.zeros(2), jnp.arange(2), normalizer, targets, jnp.inf)
+    no = jnp.zeros(2)
+    own = (no, jnp.arange(2), normalizer, targets, jnp.inf)
+    fitted = Model(*own, no > 0, no, no[0] > 0)
     net: Any = RingWorld()
     rows = dynamics_error.open_loop_by_ring(net, fitted, [one], near=4.0)
     assert [(row["ring"], row["steps"]) for row in rows] == [

@@ -58,11 +58,11 @@ def line_world(start: float = -1.0) -> World:
     def starts(key: jax.Array, n: int, share: jax.Array) -> jax.Array:
         return jnp.full((n, 1), start)
 
-    def sample(key: jax.Array, next_obs: jax.Array, bonus: jax.Array) -> jax.Array:
-        return jnp.where(bonus[:, None], AFTER, next_obs)
+    def sample(key: jax.Array, state: jax.Array, bonus: jax.Array) -> jax.Array:
+        return jnp.where(bonus[:, None], AFTER, state)
 
     normalizer = Normalizer(jnp.zeros(1), jnp.ones(1))
-    return World(normalizer, step, jnp.float32(BONUS), sample, starts, logged)
+    return World(normalizer, lambda state: state, step, jnp.float32(BONUS), sample, starts, logged)
 
 
 def params(slope: float, bias: float, log_std: float | None = None) -> Any:
@@ -77,7 +77,7 @@ def begun(obs: list[float], drift: float = 1.0, log_std: float = -20.0) -> State
     values = {"reward": params(2.0, 0.0), "cost": params(0.0, 1.0)}
     positions = jnp.array(obs)[:, None]
     return dataclasses.replace(
-        state, values=values, obs=positions, age=jnp.zeros(len(obs), jnp.int32)
+        state, values=values, place=positions, age=jnp.zeros(len(obs), jnp.int32)
     )
 
 

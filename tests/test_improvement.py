@@ -41,7 +41,10 @@ def context() -> Context:
     like = jax.eval_shape(lambda k: dynamics.init(settings, FLAT, ACTIONS, k), jax.random.key(7))
     targets = jax.tree.map(jnp.asarray, dynamics_targets.fit_targets(FLAT, normalizer, data))
     elites = jnp.arange(settings.elites)
-    model = dynamics.Model(drawn(like.params), elites, normalizer, targets, jnp.float32(1e9))
+    limit, no = jnp.float32(1e9), jnp.zeros(1)
+    model = dynamics.Model(
+        drawn(like.params), elites, normalizer, targets, limit, no > 0, no, no[0] > 0
+    )
     net = cost.network(CONFIG.cost, CONFIG.encoder, FLAT)
     cost_like = jax.eval_shape(lambda k: cost.init(CONFIG.cost, net, k), jax.random.key(8))
     known = cost.CostModel(drawn(cost_like.params), normalizer, jnp.float32(1.0), jnp.float32(0.0))
@@ -142,7 +145,7 @@ def test_a_member_equals_it_alone(context, after, begin):
     state, _ = IMPROVEMENT.chunk(context, hyper, first, 2)
     expected = jax.tree.map(lambda x: x[1:], after[0])
     same_leaves(state.imagination.policy, expected.imagination.policy, rtol=1e-4, atol=1e-5)
-    same_leaves(state.imagination.obs, expected.imagination.obs, rtol=1e-3, atol=1e-3)
+    same_leaves(state.imagination.place, expected.imagination.place, rtol=1e-3, atol=1e-3)
 
 
 def test_members_learn_apart(after):
@@ -177,11 +180,11 @@ def test_the_learned_world_is_that_of_model_cost_network_and_event_model(context
     obs, action = data.obs[:5], data.action[:5]
     found = world_of(context).step(obs, action)
     expected = dynamics.predict_mean(PROGRAM.dynamics, model, obs, action)
-    np.testing.assert_allclose(found.next_obs, expected.next_obs, rtol=1e-6)
+    np.testing.assert_allclose(found.next_state, expected.next_state, rtol=1e-6)
     low, high = model.targets.usual
     np.testing.assert_allclose(found.reward, expected.reward.clip(low, high), rtol=1e-6)
     np.testing.assert_array_equal(
-        found.unsafe, cost.unsafe(PROGRAM.cost, context.world.cost, expected.next_obs)
+        found.unsafe, cost.unsafe(PROGRAM.cost, context.world.cost, expected.next_state)
     )
     chance = bonus.probability(FLAT, context.world.bonus, obs, action)
     np.testing.assert_allclose(found.bonus, chance, rtol=1e-6)
@@ -200,7 +203,7 @@ def test_a_world_is_lost_where_the_elites_disagree_or_a_prediction_is_not_finite
     broken = world._replace(dynamics=world.dynamics._replace(params=params))
     found = world_of(context._replace(world=broken)).step(obs, action)
     assert found.lost.all()
-    np.testing.assert_array_equal(found.next_obs, obs)
+    np.testing.assert_array_equal(found.next_state, obs)
 
 
 def test_a_state_that_ends_an_episode_is_not_continued_and_not_unsafe_for_that(context):

@@ -189,7 +189,7 @@ def test_dynamics_network_mapped_twice_equals_plain(obs, action):
 def test_dynamics_network_batched_equals_per_row(obs, action):
     net = dynamics_network()
     params = drawn_params(net, 12, obs[0], action[0])
-    mean, log_variance, by_motion = apply(net, params, obs, action)
+    mean, log_variance, by_motion, motion = apply(net, params, obs, action)
     assert mean.shape == log_variance.shape == by_motion.shape == (5, SPEC.size + 1)
     one_of = jax.jit(net.apply)
     for i in range(5):
@@ -197,6 +197,7 @@ def test_dynamics_network_batched_equals_per_row(obs, action):
         np.testing.assert_allclose(mean[i], one[0], atol=1e-5)
         np.testing.assert_allclose(log_variance[i], one[1], atol=1e-5)
         np.testing.assert_allclose(by_motion[i], one[2], atol=1e-5)
+        np.testing.assert_allclose(motion[i], one[3], atol=1e-5)
 
 
 def test_a_fresh_dynamics_network_moves_nothing_and_a_motion_moves_rings_alone(obs, action):

@@ -14,7 +14,7 @@ from proco_jax.evaluation.offline import (
     model_report,
     policy_report,
 )
-from proco_jax.models import dynamics
+from proco_jax.models import dynamics, object_map
 from proco_jax.types import Episode
 
 
@@ -101,10 +101,10 @@ def test_margins_are_forecast_from_the_first_observation_and_the_logged_actions(
     )
     assert logged.tolist() == [float(e.obs[1:5, 0].max()) for e in episodes]
     for e, found in zip(episodes, forecast, strict=True):
-        obs, largest = e.obs[0], -np.inf
+        state, largest = object_map.begin(SPEC, jnp.asarray(e.obs[0])), -np.inf
         for action in e.action[:4]:
-            obs = np.asarray(dynamics.predict_mean(program.dynamics, model, obs, action).next_obs)
-            largest = max(largest, obs[0])
+            state = dynamics.predict_mean(program.dynamics, model, state, action).next_state
+            largest = max(largest, float(state[0]))
         assert found == pytest.approx(largest, abs=1e-4)
     names = [str(i) for i in range(SPEC.size)]
     report = model_report(program.dynamics, model, episodes, names, 4)

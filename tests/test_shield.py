@@ -25,7 +25,7 @@ from proco_jax.algorithms.base import Previous
 from proco_jax.deployment.acting import AHEAD, Deployed, make_actor
 from proco_jax.deployment.planner import JUDGED_EVERY, make_plans, persistent_noise
 from proco_jax.deployment.shield import filter_actions, make_shield
-from proco_jax.models import cost, dynamics
+from proco_jax.models import cost, dynamics, object_map
 from proco_jax.training.loop import Program
 
 STATES = 5
@@ -232,8 +232,9 @@ def sequences(program: Program, deployed: Deployed, begins: np.ndarray) -> Any:
     @jax.jit
     def step(critics: Any, obs: jax.Array, action: jax.Array) -> Any:
         found = dynamics.predict(program.dynamics, model, jnp.int32(0), obs, action)
-        vh = feasibility.vh(program.feasibility, critics, deployed.normalizer(found.next_obs))
-        return found.next_obs, vh, cost.unsafe(program.cost, known, found.next_obs)
+        seen = object_map.observation(SPEC, found.next_state)
+        vh = feasibility.vh(program.feasibility, critics, deployed.normalizer(seen))
+        return found.next_state, vh, cost.unsafe(program.cost, known, seen)
 
     @jax.jit
     def act(policy: Any, obs: jax.Array, key: jax.Array) -> jax.Array:
@@ -251,7 +252,7 @@ def sequences(program: Program, deployed: Deployed, begins: np.ndarray) -> Any:
         trace = np.full((len(first), horizon), -np.inf)
         found_unsafe = np.zeros(trace.shape, bool)
         for q, begin in enumerate(first):
-            at, action = obs, begin
+            at, action = object_map.begin(SPEC, obs), begin
             for t in range(horizon):
                 at, vh, known = step(policy[2], at, action)
                 if (t + 1) % JUDGED_EVERY == 0 or t == horizon - 1:
@@ -264,7 +265,8 @@ def sequences(program: Program, deployed: Deployed, begins: np.ndarray) -> Any:
                     continue
                 of_sequence = jax.random.clone(act_key if q else own_key)
                 step_key = jax.random.split(of_sequence, horizon)[t]
-                action = act(policy, at, jax.random.split(step_key, variations if q else 1)[q - 1])
+                own = jax.random.split(step_key, variations if q else 1)[q - 1]
+                action = act(policy, object_map.observation(SPEC, at), own)
                 if q:
                     action = jnp.clip(action + noise[t + 1, q - 1], -1.0, 1.0)
         return trace, np.asarray(first), found_unsafe

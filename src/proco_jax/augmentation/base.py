@@ -65,14 +65,14 @@ class Outcome(NamedTuple):
     """What the learned world answers to actions.
 
     Attributes:
-      next_obs: `[..., O]` raw.
+      next_state: `[..., S]` imagined.
       reward: `[...]`, the usual part, within its usual range.
       bonus: `[...]` probability that the action earns a rare bonus.
       unsafe: `[...]` bool, whether the next state counts as unsafe.
       lost: `[...]` bool, whether the model left the support of the logs, or the episode ends.
     """
 
-    next_obs: Array
+    next_state: Array
     reward: Array
     bonus: Array
     unsafe: Array
@@ -82,18 +82,22 @@ class Outcome(NamedTuple):
 class World(NamedTuple):
     """The world model as an algorithm acts in it (`algorithms/imagination.py`).
 
+    Imagined states `[..., S]` hold a raw observation and where objects are (`object_map.py`).
+
     Attributes:
       normalizer: of observations.
-      step: raw obs `[..., O]` and actions `[..., A]` to the outcome.
+      observe: states `[..., S]` to raw obs `[..., O]`.
+      step: states `[..., S]` and actions `[..., A]` to the outcome.
       bonus: scalar, the size of a rare bonus.
-      sample: (key, predicted next obs `[n, O]`, whether a bonus occurs `[n]`) to next obs `[n, O]`,
+      sample: (key, predicted states `[n, S]`, whether a bonus occurs `[n]`) to states `[n, S]`,
         with what the dynamics cannot predict.
-      starts: (key, n, share) to raw obs `[n, O]` of logged states, a share of them risky ones.
+      starts: (key, n, share) to states `[n, S]` as logged, a share of them risky ones.
       logged: (key, n) to logged raw obs `[n, O]`, actions `[n, A]`, and whether the next state
         counts as safe, `[n]` bool.
     """
 
     normalizer: Normalizer
+    observe: Callable[[Array], Array]
     step: Callable[[Array, Array], Outcome]
     bonus: Array
     sample: Callable[[Array, Array, Array], Array]

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from proco_jax.augmentation.base import Context, Outcome, World
-from proco_jax.models import bonus, cost, dynamics, termination
+from proco_jax.models import bonus, cost, dynamics, object_map, termination
 from proco_jax.models.networks import Critic, DynamicsNetwork
 from proco_jax.types import Array
 
@@ -34,11 +34,16 @@ def learned_world(
     assert world is not None, "this augmentation needs a world model"
     model, events = world.dynamics, world.bonus
     low, high = model.targets.usual
+    spec = dynamics_net.spec
 
-    def step(obs: Array, action: Array) -> Outcome:
-        found = dynamics.predict_mean(dynamics_net, model, obs, action, elites)
-        finite = jnp.all(jnp.isfinite(found.next_obs), axis=-1) & jnp.isfinite(found.reward)
-        next_obs = jnp.where(finite[..., None], found.next_obs, obs)
+    def observe(state: Array) -> jax.Array:
+        return object_map.observation(spec, state)
+
+    def step(state: Array, action: Array) -> Outcome:
+        found = dynamics.predict_mean(dynamics_net, model, state, action, elites)
+        finite = jnp.all(jnp.isfinite(found.next_state), axis=-1) & jnp.isfinite(found.reward)
+        next_state = jnp.where(finite[..., None], found.next_state, state)
+        next_obs = observe(next_state)
         reward = jnp.clip(jnp.where(finite, found.reward, 0.0), low, high)
         lost = ~(finite & (found.disagreement <= model.limit))
         unsafe = lost if world.cost is None else cost.unsafe(cost_net, world.cost, next_obs)
@@ -46,28 +51,30 @@ def learned_world(
             lost = lost | termination.ends(world.termination, next_obs)
         chance = jnp.zeros_like(reward)
         if events is not None:
-            chance = bonus.probability(dynamics_net.spec, events, obs, action)
-        return Outcome(next_obs, reward, chance, unsafe, lost)
+            chance = bonus.probability(spec, events, observe(state), action)
+        return Outcome(next_state, reward, chance, unsafe, lost)
 
     def starts(key: Array, n: int, risky_share: Array) -> jax.Array:
         any_key, risky_key, share_key = jax.random.split(key, 3)
         index = jax.random.randint(any_key, (n,), 0, data.size)
         risky = world.risky[jax.random.randint(risky_key, (n,), 0, world.risky.shape[0])]
         index = jnp.where(jax.random.bernoulli(share_key, risky_share, (n,)), risky, index)
-        return data.obs[data.obs_index[index]]
+        return object_map.begin(spec, data.obs[data.obs_index[index]])
 
     def logged(key: Array, n: int) -> tuple[jax.Array, jax.Array, jax.Array]:
         index = jax.random.randint(key, (n,), 0, data.size)
         return data.obs[data.obs_index[index]], data.action[index], ~world.unsafe[index]
 
-    def sample(key: Array, next_obs: Array, occurs: Array) -> Array:
+    def sample(key: Array, state: Array, occurs: Array) -> Array:
         residual_key, redraw_key = jax.random.split(key)
         if world.residuals is not None:
             index = jax.random.randint(residual_key, occurs.shape, 0, world.residuals.shape[0])
-            next_obs = next_obs + world.residuals[index]
+            state = state.at[:, : spec.size].add(world.residuals[index])
         if events is None:
-            return next_obs
-        return jnp.where(occurs[:, None], bonus.redraw(events, redraw_key, next_obs), next_obs)
+            return state
+        again = occurs[:, None] & events.redrawn
+        drawn = jnp.where(again, bonus.redraw(events, redraw_key, observe(state)), observe(state))
+        return object_map.relocated(spec, state.at[:, : spec.size].set(drawn), again)
 
     size = jnp.zeros(()) if events is None else events.size
-    return World(context.normalizer, step, size, sample, starts, logged)
+    return World(context.normalizer, observe, step, size, sample, starts, logged)

@@ -22,7 +22,7 @@ from proco_jax.augmentation.base import Augmentation, Context, Policy, WorldMode
 from proco_jax.augmentation.learned_world import learned_world
 from proco_jax.common.hyperparameters import hyper_from
 from proco_jax.config.schema import Config
-from proco_jax.models import cost, dynamics, termination
+from proco_jax.models import cost, dynamics, object_map, termination
 from proco_jax.models.networks import Critic, DynamicsNetwork
 from proco_jax.types import Array, Segment, ToGo, Transition
 
@@ -152,11 +152,11 @@ def rollout_model(
     """
     elites = jnp.arange(model.elites.shape[0])
 
-    def step(obs: Array, action: Array) -> jax.Array:
-        def one(elite: Array, o: Array, a: Array) -> jax.Array:
-            return dynamics.predict(dynamics_net, model, elite, o, a).next_obs
+    def step(state: Array, action: Array) -> jax.Array:
+        def one(elite: Array, s: Array, a: Array) -> jax.Array:
+            return dynamics.predict(dynamics_net, model, elite, s, a).next_state
 
-        return jax.vmap(one)(elites, obs, action)
+        return jax.vmap(one)(elites, state, action)
 
     def score(obs: Array) -> jax.Array:
         if cost_model is None:
@@ -166,11 +166,13 @@ def rollout_model(
     threshold = jnp.inf if cost_model is None else cost_model.threshold
     return rollouts.RolloutModel(
         step=step,
-        predict=lambda obs, action: dynamics.predict_mean(dynamics_net, model, obs, action),
+        predict=lambda state, action: dynamics.predict_mean(dynamics_net, model, state, action),
         score=score,
         unsafe=lambda obs, disagreement: score(obs) >= threshold,
         limit=model.limit,
         ends=None if ending is None else functools.partial(termination.ends, ending),
+        begin=functools.partial(object_map.begin, dynamics_net.spec),
+        observe=functools.partial(object_map.observation, dynamics_net.spec),
     )
 
 

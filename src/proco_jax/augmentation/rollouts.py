@@ -32,17 +32,24 @@ class Hyper(NamedTuple):
     persistence: Array
 
 
+def _same(x: Array) -> Array:
+    return x
+
+
 class RolloutModel(NamedTuple):
-    """What a rollout asks of the model, as functions of raw observations.
+    """What a rollout asks of the model, as functions of raw observations and imagined states.
 
     Attributes:
-      step: obs `[K, ..., O]` and actions `[K, ..., A]` to the next obs, elite k predicting block k.
-      predict: obs `[..., O]` and actions `[..., A]` to the mean prediction of all elites.
+      step: states `[K, ..., S]` and actions `[K, ..., A]` to the next states, elite k predicting
+        block k.
+      predict: states `[..., S]` and actions `[..., A]` to the mean prediction of all elites.
       score: obs `[..., O]` to `[...]`, higher is riskier.
       unsafe: next obs `[..., O]` and the disagreement `[...]` with which it was predicted, to
         `[...]` bool.
       limit: disagreement above which a rollout ends.
       ends: obs `[..., O]` to `[...]` bool, whether the state ends an episode; None if none does.
+      begin: obs `[..., O]` to the state `[..., S]` that an imagined trajectory begins with.
+      observe: states to obs.
     """
 
     step: Callable[[Array, Array], jax.Array]
@@ -51,6 +58,8 @@ class RolloutModel(NamedTuple):
     unsafe: Callable[[Array, Array], jax.Array]
     limit: Array
     ends: Callable[[Array], jax.Array] | None = None
+    begin: Callable[[Array], Array] = _same
+    observe: Callable[[Array], Array] = _same
 
 
 class Imagined(NamedTuple):
@@ -195,24 +204,26 @@ def imagine(
     chex.assert_equal_shape_prefix([start, plan, source], 2)
 
     def step(carry: tuple[Array, Array], inputs: tuple[Array, Array]) -> tuple:
-        obs, alive = carry
+        state, alive = carry
         planned, step_key = inputs
         by_policy = (source == POLICY)[..., None]
-        action = jnp.where(by_policy, policy(step_key, obs), planned)
-        next_obs, reward, disagreement = model.predict(obs, action)
+        action = jnp.where(by_policy, policy(step_key, model.observe(state)), planned)
+        next_state, reward, disagreement = model.predict(state, action)
         # Far from the logs a model may return anything; what is not finite is not kept.
-        finite = jnp.all(jnp.isfinite(next_obs), axis=-1) & jnp.isfinite(reward)
-        next_obs = jnp.where(finite[..., None], next_obs, obs)
+        finite = jnp.all(jnp.isfinite(next_state), axis=-1) & jnp.isfinite(reward)
+        next_state = jnp.where(finite[..., None], next_state, state)
+        next_obs = model.observe(next_state)
         alive = alive & finite & (disagreement <= model.limit)
         if model.ends is not None:
             alive = alive & ~model.ends(next_obs)
         unsafe = model.unsafe(next_obs, disagreement)
-        return (next_obs, alive), (action, next_obs, jnp.nan_to_num(reward), unsafe, alive)
+        return (next_state, alive), (action, next_obs, jnp.nan_to_num(reward), unsafe, alive)
 
     horizon = plan.shape[2]
     keys = jax.random.split(key, horizon)
     alive = jnp.ones(source.shape, bool)
-    _, found = jax.lax.scan(step, (start, alive), (jnp.moveaxis(plan, 2, 0), keys))
+    begun = (model.begin(start), alive)
+    _, found = jax.lax.scan(step, begun, (jnp.moveaxis(plan, 2, 0), keys))
     action, next_obs, reward, unsafe, alive = (jnp.moveaxis(x, 0, 2) for x in found)
     obs = jnp.concatenate([start[:, :, None], next_obs], axis=2)
     length = alive.sum(2, dtype=jnp.int32)
@@ -242,10 +253,11 @@ def extreme_actions(
     elites, starts, _ = start.shape
     shape = (config.horizon, elites, starts, config.candidates, actions)
     plans = persistent_actions(key, shape, hyper.persistence)
-    begin = jnp.broadcast_to(start[:, :, None], (*shape[1:-1], start.shape[-1]))
+    state = model.begin(start)[:, :, None]
+    begin = jnp.broadcast_to(state, (*shape[1:-1], state.shape[-1]))
     worst = evaluate_plans(
         model.step,
-        lambda worst, obs: jnp.maximum(worst, model.score(obs)),
+        lambda worst, state: jnp.maximum(worst, model.score(model.observe(state))),
         plans,
         begin,
         jnp.full(shape[1:-1], -jnp.inf),
@@ -265,17 +277,17 @@ def evaluate_plans(
     """Folds a function over the states that action sequences reach in the model, `[...]`.
 
     Args:
-      step: obs `[..., O]` and actions `[..., A]` to the next obs.
-      fold: (result so far `[...]`, next obs) to the new result.
+      step: states `[..., S]` and actions `[..., A]` to the next states.
+      fold: (result so far `[...]`, next states) to the new result.
       plans: `[H, ..., A]`.
-      start: `[..., O]`.
+      start: `[..., S]`.
       first: `[...]`, the initial result.
     """
 
     def one(carry: tuple[Array, Array], action: Array) -> tuple:
-        obs, total = carry
-        obs = step(obs, action)
-        return (obs, fold(total, obs)), None
+        state, total = carry
+        state = step(state, action)
+        return (state, fold(total, state)), None
 
     return jax.lax.scan(one, (start, first), plans)[0][1]
 

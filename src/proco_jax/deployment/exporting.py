@@ -27,7 +27,7 @@ from proco_jax.algorithms.base import Previous
 from proco_jax.common.files import write_atomic, write_text
 from proco_jax.deployment import exported_runner
 from proco_jax.deployment.policy import LoadedPolicy
-from proco_jax.models import dynamics
+from proco_jax.models import dynamics, object_map
 from proco_jax.models.normalizer import CLIP
 from proco_jax.types import Array
 
@@ -194,7 +194,8 @@ def _function(policy: LoadedPolicy) -> Any:
         unknown = jnp.zeros((), bool)
         if deployed.shield is not None:
             model = deployed.shield.dynamics
-            found = dynamics.predict_mean(net, model, obs, action[0, 0])
+            begun = object_map.begin(net.spec, obs)
+            found = dynamics.predict_mean(net, model, begun, action[0, 0])
             # The other way round, a disagreement that is not a number would be known.
             unknown = ~(found.disagreement <= model.limit)
         return action[0, 0], intervened, unknown, jax.tree.leaves(carry)

@@ -44,17 +44,25 @@ class Continuation(NamedTuple):
     key_data: Array
 
 
+def _same(x: Array) -> Array:
+    return x
+
+
 class PlanningModel(NamedTuple):
-    """What the planner asks of the model, as functions of raw observations.
+    """What the planner asks of the model, as functions of raw observations and imagined states.
 
     Attributes:
-      step: obs `[C, O]` and actions `[C, A]` to next obs `[C, O]` and reward `[C]`.
+      step: states `[C, S]` and actions `[C, A]` to next states `[C, S]` and reward `[C]`.
       excess: obs `[C, O]` to max(V_h - threshold, 0) `[C]`, or to more where a state is known to be
         unsafe.
+      begin: obs `[..., O]` to the state `[..., S]` that an imagined trajectory begins with.
+      observe: states to obs.
     """
 
     step: Callable[[Array, Array], tuple[Array, Array]]
     excess: Callable[[Array], Array]
+    begin: Callable[[Array], Array] = _same
+    observe: Callable[[Array], Array] = _same
 
 
 def make_plans(horizon: int, candidates: int, action_size: int, persistence: float) -> jax.Array:
@@ -103,17 +111,18 @@ def excess_of_policy(
         return jnp.broadcast_to(x, (count, *jnp.shape(x)))
 
     def ahead(state: tuple, inputs: tuple) -> tuple:
-        obs, action, memory, total = state
+        imagined, action, memory, total = state
         shift, step_data, t = inputs
-        obs, reward = model.step(obs, action)
+        imagined, reward = model.step(imagined, action)
+        obs = model.observe(imagined)
         total = total + _excess(model, obs, _judged(t, horizon))
         # What an imagined step costs is unknown; feasible ones cost nothing.
         previous = Previous(action, jnp.nan_to_num(reward), jnp.zeros(count))
         keys = jax.random.split(jax.random.wrap_key_data(step_data), count)
         action, memory = jax.vmap(act)(keys, memory, obs, previous)
-        return (obs, jnp.clip(action + shift, -1.0, 1.0), memory, total), None
+        return (imagined, jnp.clip(action + shift, -1.0, 1.0), memory, total), None
 
-    begin = (many(start), first, jax.tree.map(many, carry), jnp.zeros(count))
+    begin = (many(model.begin(start)), first, jax.tree.map(many, carry), jnp.zeros(count))
     # The action after the last step is not executed. One more of them is less than a second copy of
     # the model in the compiled program.
     shifts = jnp.concatenate([noise, jnp.zeros((1, *first.shape))])
@@ -132,12 +141,14 @@ def excess_of_plans(model: PlanningModel, plans: Array, start: Array) -> jax.Arr
     horizon, count = plans.shape[:2]
 
     def ahead(state: tuple, inputs: tuple) -> tuple:
-        obs, total = state
+        imagined, total = state
         action, t = inputs
-        obs, _ = model.step(obs, action)
-        return (obs, total + _excess(model, obs, _judged(t, horizon))), None
+        imagined, _ = model.step(imagined, action)
+        obs = model.observe(imagined)
+        return (imagined, total + _excess(model, obs, _judged(t, horizon))), None
 
-    begin = (jnp.broadcast_to(start, (count, *start.shape)), jnp.zeros(count))
+    begun = model.begin(start)
+    begin = (jnp.broadcast_to(begun, (count, *begun.shape)), jnp.zeros(count))
     (_, total), _ = jax.lax.scan(ahead, begin, (plans, jnp.arange(horizon)))
     return _finite(total)
 

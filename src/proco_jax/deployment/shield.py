@@ -12,6 +12,7 @@ deterministic choice drives much faster than anything in the logs. FISOR takes t
 which freezes a robot.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -31,13 +32,13 @@ from proco_jax.deployment.planner import (
     make_plans,
     persistent_noise,
 )
-from proco_jax.models import dynamics
+from proco_jax.models import dynamics, object_map
 from proco_jax.models.cost import CostModel, unsafe
 from proco_jax.models.networks import Critic, DynamicsNetwork
 from proco_jax.types import Array
 
 # Incremented when a shield chooses other actions from the same state; results depend on it.
-SHIELD_VERSION = 3
+SHIELD_VERSION = 4
 
 
 class ShieldState(NamedTuple):
@@ -199,10 +200,10 @@ def _planning_model(
 ) -> PlanningModel:
     model = state.dynamics
 
-    def step(obs: Array, action: Array) -> tuple[Array, Array]:
+    def step(imagined: Array, action: Array) -> tuple[Array, Array]:
         # One elite: a sequence is compared with others, which all share its error.
-        found = dynamics.predict(dynamics_net, model, jnp.int32(0), obs, action)
-        return found.next_obs, found.reward
+        found = dynamics.predict(dynamics_net, model, jnp.int32(0), imagined, action)
+        return found.next_state, found.reward
 
     def excess(obs: Array) -> jax.Array:
         value = feasibility.vh(critic_nets, state.critics, model.normalizer(obs))
@@ -212,7 +213,12 @@ def _planning_model(
             value = jnp.where(known, jnp.maximum(value, config.feasibility.unsafe), value)
         return jnp.maximum(value - state.planner_threshold, 0.0)
 
-    return PlanningModel(step, excess)
+    return PlanningModel(
+        step,
+        excess,
+        begin=functools.partial(object_map.begin, dynamics_net.spec),
+        observe=functools.partial(object_map.observation, dynamics_net.spec),
+    )
 
 
 def _least(excess: Array, actions: Array) -> tuple[jax.Array, jax.Array]:

@@ -23,7 +23,7 @@ from scipy.stats import chi2
 
 from proco_jax.algorithms.base import Previous
 from proco_jax.deployment.acting import Deployed, initial_previous, make_actor
-from proco_jax.models import dynamics
+from proco_jax.models import dynamics, object_map
 from proco_jax.training.loop import Program
 from proco_jax.types import Array
 
@@ -72,27 +72,31 @@ def count_violations(
       ends: raw obs `[..., O]` to `[...]` bool, whether a state ends its episode; None if none does.
     """
     assert deployed.shield is not None
-    model = deployed.shield.dynamics
+    model, spec = deployed.shield.dynamics, program.dynamics.spec
     policies, count, _ = start.shape
     actor = make_actor(program, "planner")
 
     def step(carry: tuple, step_key: Array) -> tuple:
-        obs, alive, memory, previous = carry
+        state, alive, memory, previous = carry
+        obs = object_map.observation(spec, state)
         keys = jax.random.split(step_key, (policies, count))
         action, memory = actor.act(deployed, memory, obs, previous, keys, alive)
-        next_obs, reward, disagreement = dynamics.predict_mean(program.dynamics, model, obs, action)
-        known = jnp.all(jnp.isfinite(next_obs), axis=-1) & (disagreement <= model.limit)
+        next_state, reward, disagreement = dynamics.predict_mean(
+            program.dynamics, model, state, action
+        )
+        known = jnp.all(jnp.isfinite(next_state), axis=-1) & (disagreement <= model.limit)
         alive = alive & known
-        next_obs = jnp.where(known[..., None], next_obs, obs)
+        next_state = jnp.where(known[..., None], next_state, state)
+        next_obs = object_map.observation(spec, next_state)
         violates = unsafe(next_obs)
         bad = alive & violates
         over = jnp.zeros_like(bad) if ends is None else alive & ~bad & ends(next_obs)
         previous = Previous(action, jnp.nan_to_num(reward), violates.astype(jnp.float32))
-        carry = (next_obs, alive & ~bad & ~over, memory, previous)
+        carry = (next_state, alive & ~bad & ~over, memory, previous)
         return carry, (bad, over, alive)
 
     begin = (
-        jnp.asarray(start),
+        object_map.begin(spec, jnp.asarray(start)),
         jnp.ones((policies, count), bool),
         actor.initial_carry(policies, count),
         initial_previous(policies, count, program.task.action_size),

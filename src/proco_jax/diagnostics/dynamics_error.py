@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from proco_jax.common.batching import in_blocks, spread
-from proco_jax.models import dynamics
+from proco_jax.models import dynamics, object_map
 from proco_jax.models.networks import DynamicsNetwork
 from proco_jax.observation import Field, ObservationSpec
 from proco_jax.types import Array, Dataset, Episode
@@ -33,7 +33,7 @@ def one_step_r2(
 
     @jax.jit
     def predict(o: Array, a: Array) -> tuple[Array, Array]:
-        found = dynamics.predict_elites(net, model, o, a)
+        found = dynamics.predict_elites(net, model, object_map.begin(net.spec, o), a)
         return found.next_obs, found.reward + found.bonus
 
     predicted, reward = in_blocks(predict, obs, action)
@@ -94,11 +94,12 @@ def open_loop(
 
     @jax.jit
     def walk(start: Array, actions: Array) -> jax.Array:
-        def step(o: Array, a: Array) -> tuple[Array, Array]:
-            o = dynamics.predict_mean(net, model, o, a).next_obs
-            return o, o
+        def step(state: Array, a: Array) -> tuple[Array, Array]:
+            state = dynamics.predict_mean(net, model, state, a).next_state
+            return state, object_map.observation(net.spec, state)
 
-        return jax.lax.scan(step, start, jnp.moveaxis(actions, 1, 0))[1]
+        begun = object_map.begin(net.spec, start)
+        return jax.lax.scan(step, begun, jnp.moveaxis(actions, 1, 0))[1]
 
     predicted = np.asarray(walk(obs[:, 0], action))
     now = margin(obs[:, 0])

@@ -19,7 +19,7 @@ from proco_jax.common.statistics import stratified_bootstrap
 from proco_jax.deployment.acting import Deployed, initial_previous, make_actor
 from proco_jax.deployment.violation_bound import violation_bound
 from proco_jax.deployment.violation_forecast import episode_interval, episode_share
-from proco_jax.models import dynamics
+from proco_jax.models import dynamics, object_map
 from proco_jax.models.networks import DynamicsNetwork
 from proco_jax.observation import ObservationSpec
 from proco_jax.training.loop import Program
@@ -80,27 +80,30 @@ def imagine_episodes(
     """
     policies, count, _ = start.shape
     actor = make_actor(program, shield)
+    spec = program.dynamics.spec
     low, high = (jnp.asarray(x, jnp.float32) for x in logged_range)
 
     @jax.jit
     def run(deployed: Deployed, model: dynamics.Model, start: Array, key: Array) -> tuple:
         def step(carry: tuple, step_key: Array) -> tuple:
-            obs, known, memory, previous = carry
+            state, known, memory, previous = carry
+            obs = object_map.observation(spec, state)
             keys = jax.random.split(step_key, (policies, count))
             action, memory = actor.act(deployed, memory, obs, previous, keys, known)
-            found = dynamics.predict_mean(program.dynamics, model, obs, action)
-            finite = jnp.all(jnp.isfinite(found.next_obs), axis=-1) & jnp.isfinite(found.reward)
+            found = dynamics.predict_mean(program.dynamics, model, state, action)
+            finite = jnp.all(jnp.isfinite(found.next_state), axis=-1) & jnp.isfinite(found.reward)
             known = known & finite & (found.disagreement <= model.limit)
-            obs = jnp.where(known[..., None], found.next_obs, obs)
+            state = jnp.where(known[..., None], found.next_state, state)
+            obs = object_map.observation(spec, state)
             reward = jnp.where(known, found.reward, 0.0)
             value = jnp.full(known.shape, -jnp.inf) if margin is None else margin(obs)
             value = jnp.where(jnp.isnan(value), jnp.inf, value)
             beyond = ((obs < low) | (obs > high)) & known[..., None]
             previous = Previous(action, reward, (value >= 0).astype(jnp.float32))
-            return (obs, known, memory, previous), (reward, value, known, beyond.sum(axis=1))
+            return (state, known, memory, previous), (reward, value, known, beyond.sum(axis=1))
 
         begin = (
-            start,
+            object_map.begin(spec, start),
             jnp.ones((policies, count), bool),
             actor.initial_carry(policies, count),
             initial_previous(policies, count, program.task.action_size),
@@ -226,7 +229,7 @@ def model_report(
 
     @jax.jit
     def one(o: Array, a: Array) -> Array:
-        found = dynamics.predict_elites(net, model, o, a)
+        found = dynamics.predict_elites(net, model, object_map.begin(net.spec, o), a)
         mean = found.next_obs.mean(axis=0)
         spread_ = jnp.square(found.deviation[..., : o.shape[-1]]).mean(0)
         return jnp.stack([mean, jnp.sqrt(spread_ + found.next_obs.var(axis=0))], axis=1)
@@ -269,12 +272,14 @@ def _stretches(
 def _walk(net: DynamicsNetwork, model: dynamics.Model, margin: Margin | None) -> Any:
     @jax.jit
     def walk(start: Array, actions: Array) -> tuple[Array, Array]:
-        def step(obs: Array, action: Array) -> tuple[Array, tuple[Array, Array]]:
-            obs = dynamics.predict_mean(net, model, obs, action).next_obs
+        def step(state: Array, action: Array) -> tuple[Array, tuple[Array, Array]]:
+            state = dynamics.predict_mean(net, model, state, action).next_state
+            obs = object_map.observation(net.spec, state)
             value = jnp.zeros(obs.shape[:-1]) if margin is None else margin(obs)
-            return obs, (obs, value)
+            return state, (obs, value)
 
-        found = jax.lax.scan(step, start, jnp.moveaxis(actions, 1, 0))[1]
+        begun = object_map.begin(net.spec, start)
+        found = jax.lax.scan(step, begun, jnp.moveaxis(actions, 1, 0))[1]
         return jnp.moveaxis(found[0], 0, 1), jnp.moveaxis(found[1], 0, 1)
 
     return walk

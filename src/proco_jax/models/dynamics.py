@@ -26,7 +26,7 @@ import optax
 from flax import struct
 
 from proco_jax.config.schema import DynamicsConfig
-from proco_jax.models import losses
+from proco_jax.models import approach, losses, object_map
 from proco_jax.models.dynamics_targets import (
     REWARDS,
     ROBUST,
@@ -40,6 +40,9 @@ from proco_jax.models.normalizer import Normalizer
 from proco_jax.observation import ObservationSpec
 from proco_jax.types import Array, Dataset
 
+# Held-out stretches by which it is decided which rings show resting objects.
+RESTING_STARTS, RESTING_STEPS = 512, 25
+
 
 class Model(NamedTuple):
     """A fitted ensemble.
@@ -50,6 +53,9 @@ class Model(NamedTuple):
       normalizer: of the observations.
       targets: of the changes.
       limit: disagreement above which a rollout has left the support of the logs.
+      resting: `[R]` bool, the rings that show resting objects, `[1]` without rings.
+      approach: `[R]` reward of a meter by which a ring's nearest object comes closer.
+      approaches: bool, whether that is the usual reward (`approach.fit`).
     """
 
     params: Any
@@ -57,6 +63,9 @@ class Model(NamedTuple):
     normalizer: Normalizer
     targets: Targets
     limit: Array
+    resting: Array
+    approach: Array
+    approaches: Array
 
 
 @struct.dataclass
@@ -160,7 +169,7 @@ def validate_member(
     """Measures a member's holdout error and keeps the best parameters so far."""
     index = jnp.linspace(0, holdout.size - 1, min(holdout.size, 4096)).astype(jnp.int32)
     obs, action, target = standardized(targets, normalizer, holdout, index)
-    mean, _ = _standardized_change(net, member.params, targets, obs, action)
+    mean = _standardized_change(net, member.params, targets, obs, action)[0]
     fit = _fit_error(net.spec, mean - target)
     error = jnp.mean(jnp.sum(fit * targets.varies, axis=-1) / targets.varies.sum())
     return _keep_best(member, error), {"dynamics/holdout_mse": error}
@@ -190,7 +199,7 @@ def update_member_on_trajectories(
 ) -> tuple[Member, dict[str, jax.Array]]:
     """One gradient step of a member on trajectories from its own bootstrap of the logs."""
     index = _draw(step, config.trajectory.batch, data.size)
-    windows = take_windows(targets, data, index, config)
+    windows = take_windows(targets, data, index, config.trajectory.horizon)
     loss = functools.partial(trajectory_loss, config, net, targets, normalizer, windows=windows)
     member, value = _descend(_trajectory_optimizer(config), loss, member)
     return member, {"dynamics/trajectory_loss": value}
@@ -206,7 +215,7 @@ def validate_member_on_trajectories(
 ) -> tuple[Member, dict[str, jax.Array]]:
     """Measures a member's loss on held-out trajectories and keeps the best parameters so far."""
     index = jnp.linspace(0, holdout.size - 1, min(holdout.size, 1024)).astype(jnp.int32)
-    windows = take_windows(targets, holdout, index, config)
+    windows = take_windows(targets, holdout, index, config.trajectory.horizon)
     error = trajectory_loss(config, net, targets, normalizer, member.params, windows)
     return _keep_best(member, error), {"dynamics/holdout_trajectory_loss": error}
 
@@ -232,9 +241,9 @@ class Windows(NamedTuple):
     fits_reward: Array
 
 
-def take_windows(targets: Targets, data: Dataset, index: Array, config: DynamicsConfig) -> Windows:
-    """The logged stretches that begin with transitions `index [B]`."""
-    step = jnp.arange(config.trajectory.horizon)
+def take_windows(targets: Targets, data: Dataset, index: Array, horizon: int) -> Windows:
+    """The logged stretches of so many steps that begin with transitions `index [B]`."""
+    step = jnp.arange(horizon)
     inside = step <= data.remaining[index][:, None]
     at = index[:, None] + jnp.minimum(step, data.remaining[index][:, None])
     reward = jnp.stack(split_reward(data.reward[at], targets.usual), axis=-1)
@@ -272,7 +281,7 @@ def trajectory_loss(
 
     def step(obs: Array, inputs: tuple[Windows, Array]) -> tuple[Array, jax.Array]:
         true, h = inputs
-        next_obs, reward, _ = _apply_member(net, params, normalizer, targets, obs, true.action)
+        next_obs, reward, *_ = _apply_member(net, params, normalizer, targets, obs, true.action)
         unit = jnp.minimum(scale * jnp.sqrt(h), largest)
         error = losses.robust_square((next_obs - true.obs) / unit, ROBUST)
         total = jnp.sum(error * weight, axis=-1)
@@ -318,8 +327,10 @@ def residuals(
     """
     index = jnp.linspace(0, data.size - 1, min(data.size, count)).astype(jnp.int32)
     at = data.obs_index[index]
-    found = predict_mean(net, model, data.obs[at], data.action[index], elites)
-    return jnp.where(_ring_mask(net.spec, 0), 0.0, data.obs[at + 1] - found.next_obs)
+    state = object_map.begin(net.spec, data.obs[at])
+    found = predict_mean(net, model, state, data.action[index], elites)
+    next_obs = object_map.observation(net.spec, found.next_state)
+    return jnp.where(_ring_mask(net.spec, 0), 0.0, data.obs[at + 1] - next_obs)
 
 
 def model(
@@ -328,21 +339,63 @@ def model(
     targets: Targets,
     normalizer: Normalizer,
     data: Dataset,
+    holdout: Dataset,
     state: DynamicsState,
     limit: tuple[float, float],
 ) -> Model:
-    """The fitted model: best parameters, elites, and the disagreement limit.
+    """The fitted model: best parameters, elites, resting rings, and the disagreement limit.
 
     Args:
+      data: the logs.
+      holdout: held-out episodes.
       limit: (quantile, slack): the limit is slack times this quantile of the disagreement on
         logged transitions.
     """
     elites = jnp.argsort(state.best_error)[: config.elites]
-    fitted = Model(state.best_params, elites, normalizer, targets, jnp.inf)
+    each = jnp.zeros(max(len(net.spec.rings), 1))
+    fitted = Model(
+        state.best_params, elites, normalizer, targets, jnp.inf, each > 0, each, jnp.zeros((), bool)
+    )
+    resting = resting_rings(net, fitted, holdout)
+    weights, explain = approach.fit(net.spec, targets, resting, data, holdout)
+    fitted = fitted._replace(resting=resting, approach=weights, approaches=explain)
     index = jnp.linspace(0, data.size - 1, min(data.size, 4096)).astype(jnp.int32)
-    obs, action = data.obs[data.obs_index[index]], data.action[index]
-    seen = predict_mean(net, fitted, obs, action).disagreement
+    begun = object_map.begin(net.spec, data.obs[data.obs_index[index]])
+    seen = predict_mean(net, fitted, begun, data.action[index]).disagreement
     return fitted._replace(limit=limit[1] * jnp.quantile(seen, limit[0]))
+
+
+def resting_rings(net: DynamicsNetwork, model: Model, holdout: Dataset) -> jax.Array:
+    """The rings that are predicted better from the places of their objects, `[R]` bool.
+
+    Compared are mean squared errors of the bins over all of RESTING_STEPS steps with logged
+    actions, up to a bonus, with the best elite.
+
+    Args:
+      holdout: held-out episodes.
+    """
+    spec = net.spec
+    if not spec.rings:
+        return jnp.zeros(1, bool)
+    index = jnp.linspace(0, holdout.size - 1, min(holdout.size, RESTING_STARTS)).astype(jnp.int32)
+    windows = take_windows(model.targets, holdout, index, RESTING_STEPS)
+
+    def error(resting: bool) -> jax.Array:
+        tried = model._replace(resting=jnp.full(len(spec.rings), resting))
+
+        def step(state: Array, inputs: tuple[Array, Array, Array]) -> tuple[Array, jax.Array]:
+            action, true, fits = inputs
+            state = predict(net, tried, jnp.int32(0), state, action).next_state
+            off = jnp.square(object_map.observation(spec, state) - true)
+            off = [jnp.mean(off[:, spec.slices[f.name]], axis=1) for f in spec.rings]
+            return state, jnp.sum(jnp.where(fits[:, None], jnp.stack(off, axis=1), 0.0), axis=0)
+
+        logged = (windows.action, windows.obs, windows.fits_obs)
+        by_step = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), logged)
+        _, found = jax.lax.scan(step, object_map.begin(spec, windows.start), by_step)
+        return jnp.sum(found, axis=0)
+
+    return error(True) < error(False)
 
 
 def empty_model(config: DynamicsConfig, spec: ObservationSpec, actions: int) -> Model:
@@ -351,19 +404,23 @@ def empty_model(config: DynamicsConfig, spec: ObservationSpec, actions: int) -> 
     each, change = jnp.zeros(spec.size), jnp.zeros(spec.size + REWARDS)
     targets = Targets(change, change, change, jnp.zeros(max(len(spec.rings), 1)), jnp.zeros(2))
     elites = jnp.zeros(min(config.elites, config.members), jnp.int32)
-    return Model(state.best_params, elites, Normalizer(each, each), targets, jnp.zeros(()))
+    rings, zero = jnp.zeros(max(len(spec.rings), 1)), jnp.zeros(())
+    normalizer = Normalizer(each, each)
+    return Model(state.best_params, elites, normalizer, targets, zero, rings > 0, rings, zero > 0)
 
 
 class Prediction(NamedTuple):
-    """Mean and standard deviation of the next observation and the reward.
+    """The next state, and mean and standard deviation of the next observation and the reward.
 
     Attributes:
-      next_obs: `[..., O]` raw.
+      next_state: `[..., O + M]`, see `object_map`.
+      next_obs: `[..., O]` raw, by the network alone.
       reward: `[...]`, the usual part.
       bonus: `[...]`, the expected remainder of the reward.
       deviation: `[..., O + 2]` standard deviations of the three, as fitted to single transitions.
     """
 
+    next_state: Array
     next_obs: Array
     reward: Array
     bonus: Array
@@ -371,35 +428,39 @@ class Prediction(NamedTuple):
 
 
 def predict(
-    net: DynamicsNetwork, model: Model, member: Array, obs: Array, action: Array
+    net: DynamicsNetwork, model: Model, member: Array, state: Array, action: Array
 ) -> Prediction:
     """The prediction of one elite for a batch.
 
     Args:
       member: index among the elites.
-      obs: `[..., O]` raw.
+      state: `[..., O + M]` raw, begun by `object_map.begin`.
       action: `[..., A]`.
     """
+    obs = object_map.observation(net.spec, state)
     params = jax.tree.map(lambda x: x[model.elites[member]], model.params)
-    next_obs, reward, log_variance = _apply_member(
+    next_obs, reward, log_variance, motion = _apply_member(
         net, params, model.normalizer, model.targets, obs, action
     )
+    places = object_map.moved(net.spec, state, motion)
+    next_state = object_map.state_of(net.spec, model.resting, next_obs, places)
     deviation = jnp.exp(0.5 * log_variance) * model.targets.size * model.targets.varies
-    return Prediction(next_obs, reward[..., 0], reward[..., 1], deviation)
+    return Prediction(next_state, next_obs, reward[..., 0], reward[..., 1], deviation)
 
 
 def _standardized_change(
     net: DynamicsNetwork, params: Any, targets: Targets, obs: Array, action: Array
-) -> tuple[jax.Array, jax.Array]:
-    """Predicted change and its log variance in standardized units, both `[..., O + REWARDS]`.
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Predicted change and its log variance in standardized units, both `[..., O + REWARDS]`, and
+    the motion `[..., 3]`.
 
     Args:
       params: of one member.
       obs: `[..., O]` normalized.
       action: `[..., A]`.
     """
-    mean, log_variance, by_motion = apply(net, params, obs, action)
-    return mean + by_motion / targets.size, log_variance
+    mean, log_variance, by_motion, motion = apply(net, params, obs, action)
+    return mean + by_motion / targets.size, log_variance, motion
 
 
 def _apply_member(
@@ -409,50 +470,60 @@ def _apply_member(
     targets: Targets,
     obs: Array,
     action: Array,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Next obs `[..., O]` raw, reward `[..., REWARDS]`, and log variances of the changes."""
-    mean, log_variance = _standardized_change(net, params, targets, normalizer(obs), action)
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Next obs `[..., O]` raw, reward `[..., REWARDS]`, log variances of the changes, motion."""
+    mean, log_variance, motion = _standardized_change(net, params, targets, normalizer(obs), action)
     change = (mean * targets.size + targets.shift) * targets.varies
     next_obs = clip_rings(net.spec, obs + change[..., :-REWARDS])
-    return next_obs, change[..., -REWARDS:], log_variance
+    return next_obs, change[..., -REWARDS:], log_variance, motion
 
 
 def predict_elites(
-    net: DynamicsNetwork, model: Model, obs: Array, action: Array, count: int | None = None
+    net: DynamicsNetwork, model: Model, state: Array, action: Array, count: int | None = None
 ) -> Prediction:
     """Predictions of the best `count` elites, or of all; every leaf has a leading axis `[K]`."""
     members = jnp.arange(model.elites.shape[0])[:count]
-    return jax.vmap(lambda m: predict(net, model, m, obs, action))(members)
+    return jax.vmap(lambda m: predict(net, model, m, state, action))(members)
 
 
 class MeanPrediction(NamedTuple):
     """Mean prediction of the elites, and how far they disagree.
 
     Attributes:
-      next_obs: `[..., O]` raw.
+      next_state: `[..., O + M]`, see `object_map`.
       reward: `[...]`, the usual part.
       disagreement: `[...]`, root mean square spread of the elites' next observations, in
         standardized units.
     """
 
-    next_obs: Array
+    next_state: Array
     reward: Array
     disagreement: Array
 
 
 def predict_mean(
-    net: DynamicsNetwork, model: Model, obs: Array, action: Array, count: int | None = None
+    net: DynamicsNetwork, model: Model, state: Array, action: Array, count: int | None = None
 ) -> MeanPrediction:
-    """Mean of the elites' predictions for raw obs `[..., O]` and actions `[..., A]`.
+    """Mean of the elites' predictions for states `[..., O + M]` and actions `[..., A]`.
 
     Args:
+      state: raw, begun by `object_map.begin`.
       count: how many elites predict, the best ones; None for all.
     """
-    found = predict_elites(net, model, obs, action, count)
-    spread = jnp.var(found.next_obs / model.targets.size[:-REWARDS], axis=0)
+    found = predict_elites(net, model, state, action, count)
+    seen = object_map.observation(net.spec, found.next_state)
+    spread = jnp.var(seen / model.targets.size[:-REWARDS], axis=0)
     varies = model.targets.varies[:-REWARDS]
     disagreement = jnp.sqrt(jnp.sum(spread * varies, axis=-1) / jnp.sum(varies))
-    return MeanPrediction(found.next_obs.mean(axis=0), found.reward.mean(axis=0), disagreement)
+    # Objects are averaged by their places, as the mean of two rings may show one object twice.
+    places = found.next_state[..., net.spec.size :].mean(axis=0)
+    mean = found.next_obs.mean(axis=0)
+    next_state = object_map.state_of(net.spec, model.resting, mean, places)
+    reward = found.reward.mean(axis=0)
+    if net.spec.rings:
+        approached = approach.reward(net.spec, model.approach, state, next_state)
+        reward = jnp.where(model.approaches, approached, reward)
+    return MeanPrediction(next_state, reward, disagreement)
 
 
 def clip_rings(spec: ObservationSpec, obs: jax.Array) -> jax.Array:
@@ -514,7 +585,7 @@ def _loss(
     config: DynamicsConfig, net: DynamicsNetwork, targets: Targets, params: Any, batch: Any
 ) -> jax.Array:
     obs, action, target = batch
-    mean, log_variance = _standardized_change(net, params, targets, obs, action)
+    mean, log_variance, _ = _standardized_change(net, params, targets, obs, action)
     fixed_error = jax.lax.stop_gradient(mean - target)
     fit = _fit_error(net.spec, mean - target)
     loss = fit + losses.gaussian_nll(fixed_error, log_variance)

@@ -257,12 +257,12 @@ class GaussianPolicy(nn.Module):
 
 
 class DynamicsNetwork(nn.Module):
-    """Standardized change of the observation and the reward, log variances, and moved rings.
+    """Standardized change of the observation and the reward, log variances, and the motion.
 
     Maps normalized observations `[..., O]` and actions `[..., A]` to three arrays
     `[..., O + rewards]`, the parts of the reward last: mean, log variance, and the change of the
     rings that follows from the agent's motion, in closeness, 0 outside of rings. The predicted
-    change is the mean in its units plus the latter.
+    change is the mean in its units plus the latter. The last output is the motion `[..., 3]`.
 
     The motion is made from sensors and action, and the same for all rings (`ring_motion.moved`).
     The network shared over the bins adds what does not follow from it, and may take it back.
@@ -279,7 +279,7 @@ class DynamicsNetwork(nn.Module):
         action = with_saturation(action)
         sensors = jnp.concatenate([take_sensors(self.spec, obs), action], axis=-1)
         means, log_variances, by_motions, pooled = {}, {}, {}, []
-        motion = self._motion(sensors) if self.spec.rings else None
+        motion = self._motion(sensors) if self.spec.rings else jnp.zeros((*obs.shape[:-1], 3))
         for bins in ring_sizes(self.spec):
             fields = [f for f in self.spec.rings if f.size == bins]
             rings = take_rings(self.spec, obs, bins)
@@ -305,7 +305,7 @@ class DynamicsNetwork(nn.Module):
         mean = self._in_order(means, nn.Dense(rest)(x))
         log_variance = self._in_order(log_variances, nn.Dense(rest)(jax.lax.stop_gradient(x)))
         by_motion = self._in_order(by_motions, jnp.zeros((*obs.shape[:-1], rest)))
-        return mean, jnp.clip(log_variance, -10.0, 4.0), by_motion
+        return mean, jnp.clip(log_variance, -10.0, 4.0), by_motion, motion
 
     def _motion(self, sensors: jax.Array) -> jax.Array:
         """The agent's motion in a step, `[..., 3]`, see `ring_motion.moved`; at first none."""

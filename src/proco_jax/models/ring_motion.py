@@ -43,7 +43,7 @@ def moved(rings: Array, reach: Array, motion: Array) -> tuple[jax.Array, jax.Arr
     is_object = (rings >= ahead) & (rings > behind) & (rings > 1e-6)
     fraction = _fraction(rings, ahead, behind)
     closeness = jnp.where(is_object, rings, 0.0)
-    before = _shown(closeness, fraction, 1)
+    before = show_objects(closeness, fraction, 1)
     angle = (jnp.arange(bins)[:, None] + fraction) * width
     distance = reach * (1.0 - rings)
     dx, dy, turn = (motion[..., i, None, None] for i in range(3))
@@ -55,7 +55,7 @@ def moved(rings: Array, reach: Array, motion: Array) -> tuple[jax.Array, jax.Arr
     shift = (jnp.arctan2(across, jnp.maximum(along, 0.02)) - turn) / width
     shift = jnp.clip(shift, -LARGEST_SHIFT, LARGEST_SHIFT)
     closeness = jnp.where(is_object, jnp.clip(1.0 - far / reach, 0.0, 1.0), 0.0)
-    return _shown(closeness, fraction + shift, 2) - before, before
+    return show_objects(closeness, fraction + shift, 2) - before, before
 
 
 def _fraction(rings: Array, ahead: Array, behind: Array) -> jax.Array:
@@ -70,7 +70,7 @@ def _fraction(rings: Array, ahead: Array, behind: Array) -> jax.Array:
     return 0.5 * (by_ahead + by_behind)
 
 
-def _shown(closeness: Array, fraction: Array, reach: int) -> jax.Array:
+def show_objects(closeness: Array, fraction: Array, reach: int, axis: int = -2) -> jax.Array:
     """What a ring shows of objects, at most one for each bin, `[..., n, R]`.
 
     Args:
@@ -78,10 +78,11 @@ def _shown(closeness: Array, fraction: Array, reach: int) -> jax.Array:
       fraction: of a bin's width by which the object is beyond the bin's beginning; in [0, 1] if it
         is still in the bin.
       reach: bins on either side in which an object may show.
+      axis: that of the bins.
     """
     shown = jnp.zeros_like(closeness)
     for k in range(-reach, reach + 1):
         beyond = fraction - k
         share = jnp.clip(jnp.minimum(1.0 + beyond, 2.0 - beyond), 0.0, 1.0)
-        shown = jnp.maximum(shown, jnp.roll(closeness * share, k, axis=-2))
+        shown = jnp.maximum(shown, jnp.roll(closeness * share, k, axis=axis))
     return shown

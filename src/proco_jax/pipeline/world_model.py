@@ -36,7 +36,7 @@ COST_CHUNK = 500
 # Logged transitions whose residuals imagined worlds draw from.
 RESIDUALS = 8192
 # Raised when the meaning of an artifact changes while its settings do not.
-VERSIONS = {"dynamics": 4, "bonus": 2, "termination": 1, "labels": 1, "cost": 1}
+VERSIONS = {"dynamics": 5, "bonus": 2, "termination": 1, "labels": 1, "cost": 1}
 LOGGED_CANDIDATES = 60_000
 EXPLORATIONS = 16
 LABELS = "labels.npz"
@@ -145,12 +145,14 @@ def fit_dynamics(run: Run, nets: Nets, data: Data) -> tuple[dynamics.Model, Path
             )
 
         @jax.jit
-        def finish(state: dynamics.DynamicsState, train: Dataset) -> dynamics.Model:
+        def finish(
+            state: dynamics.DynamicsState, train: Dataset, holdout: Dataset
+        ) -> dynamics.Model:
             return dynamics.model(
-                settings, nets.dynamics, targets, data.normalizer, train, state, limit
+                settings, nets.dynamics, targets, data.normalizer, train, holdout, state, limit
             )
 
-        save_arrays(folder / "model", finish(state, data.train))
+        save_arrays(folder / "model", finish(state, data.train, data.holdout))
 
     folder = artifact(run.store, "dynamics", inputs, make, run.log)
     like = jax.eval_shape(lambda: dynamics.empty_model(settings, nets.spec, actions))

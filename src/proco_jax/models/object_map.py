@@ -1,0 +1,162 @@
+"""Where the objects are that rings show, as a part of imagined states.
+
+A ring shows the nearest object of each bin and hides what is behind it. A model that predicts one
+ring from the last reads the objects anew in every step. Small errors of their directions then add
+up, those that bring an object nearer hide the others, and after 25 steps everything seems closer
+than it is; what was hidden once is forgotten. An imagined state is therefore an observation that is
+followed by the positions of all objects that were seen at its start. Each predicted motion of the
+agent moves them as a whole, and the rings of resting objects are shown from them.
+
+Which rings these are, is decided on held-out logs, see `dynamics.resting_rings`. Objects that were
+hidden at the start stay unknown.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from proco_jax.models.ring_motion import show_objects
+from proco_jax.observation import Field, ObservationSpec
+from proco_jax.types import Array
+
+# How often what a ring shows is searched for objects that those found so far do not explain, and
+# the closeness by which it must exceed them.
+SEARCHES, TOLERANCE = 3, 0.02
+# Where the objects of bins are that show none, in meters: beyond the reach of any ring.
+NOWHERE = 1e6
+
+
+def begin(spec: ObservationSpec, obs: Array) -> jax.Array:
+    """The imagined state `[..., O + M]` that begins with an observation `[..., O]`.
+
+    M is twice the number of all rings' bins, 0 without rings.
+    """
+    found = [_located(obs[..., spec.slices[f.name]], f.reach) for f in spec.rings]
+    flat = [x.reshape(*obs.shape[:-1], -1) for x in found]
+    return jnp.concatenate([obs, *flat], axis=-1)
+
+
+def observation(spec: ObservationSpec, state: Array) -> jax.Array:
+    """The observation `[..., O]` of an imagined state `[..., O + M]`."""
+    return state[..., : spec.size]
+
+
+def moved(spec: ObservationSpec, state: Array, motion: Array) -> jax.Array:
+    """Where the objects of a state `[..., O + M]` are after a motion, as its last M numbers.
+
+    Args:
+      motion: `[..., 3]` of the agent in its own frame: ahead and left in meters, turn to the left
+        in rad.
+    """
+    places = state[..., spec.size :]
+    x, y = places[..., 0::2] - motion[..., :1], places[..., 1::2] - motion[..., 1:2]
+    cos, sin = jnp.cos(motion[..., 2:]), jnp.sin(motion[..., 2:])
+    turned = jnp.stack([cos * x + sin * y, cos * y - sin * x], axis=-1)
+    return turned.reshape(places.shape)
+
+
+def state_of(spec: ObservationSpec, resting: Array, obs: Array, places: Array) -> jax.Array:
+    """A state `[..., O + M]` in which the rings of resting objects are shown from their places.
+
+    Args:
+      resting: `[R]` bool, which rings these are; not read without rings.
+      obs: `[..., O]`, from which all else is taken.
+      places: `[..., M]`.
+    """
+    if not spec.rings:
+        return obs
+    rings = jnp.where(of_rings(spec, resting), _shown(spec, places), obs)
+    return jnp.concatenate([rings, places], axis=-1)
+
+
+def relocated(spec: ObservationSpec, state: Array, again: Array) -> jax.Array:
+    """A state whose objects are located again from its rings, where `again [..., O]` says so."""
+    if not spec.rings:
+        return state
+    places = begin(spec, observation(spec, state))[..., spec.size :]
+    ring = [again[..., spec.slices[f.name]] for f in spec.rings]
+    each = jnp.repeat(jnp.concatenate(ring, axis=-1), 2, axis=-1)
+    kept = jnp.where(each, places, state[..., spec.size :])
+    return jnp.concatenate([observation(spec, state), kept], axis=-1)
+
+
+def nearest(spec: ObservationSpec, state: Array) -> jax.Array:
+    """Distance in meters to the nearest object of each ring, `[..., R]`; about NOWHERE for none.
+
+    Args:
+      state: `[..., O + M]`.
+    """
+    found, start = [], spec.size
+    for f in spec.rings:
+        places = state[..., start : start + 2 * f.size]
+        found.append(jnp.min(jnp.hypot(places[..., 0::2], places[..., 1::2]), axis=-1))
+        start += 2 * f.size
+    return jnp.stack(found, axis=-1)
+
+
+def of_rings(spec: ObservationSpec, each: Array) -> jax.Array:
+    """A value of each ring `[R]`, for every number of the observation `[O]`; 0 outside of rings."""
+    names = [f.name for f in spec.rings]
+    index = [
+        np.full(f.size, names.index(f.name) if f.name in names else len(names)) for f in spec.fields
+    ]
+    return jnp.append(each[: len(names)], False)[np.concatenate(index)]
+
+
+def _located(ring: Array, reach: float) -> jax.Array:
+    """The position of each bin's object in the agent's frame, `[..., n, 2]`, from `[..., n]`."""
+    bins = ring.shape[-1]
+    fraction = _fraction(ring)
+    explained, found = jnp.zeros_like(ring), jnp.zeros(ring.shape, bool)
+    for i in range(SEARCHES):
+        left = jnp.where(ring > explained + (TOLERANCE if i else 1e-6), ring, 0.0)
+        ahead, behind = jnp.roll(left, -1, axis=-1), jnp.roll(left, 1, axis=-1)
+        new = (left >= ahead) & (left > behind)
+        closeness = jnp.where(new, ring, 0.0)
+        explained = jnp.maximum(explained, show_objects(closeness, fraction, 1, axis=-1))
+        found = found | new
+    angle = (jnp.arange(bins) + fraction) * (2.0 * math.pi / bins)
+    distance = reach * (1.0 - ring)
+    place = distance[..., None] * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+    return jnp.where(found[..., None], place, NOWHERE)
+
+
+def _fraction(ring: Array) -> jax.Array:
+    """How far through its bin the object of each bin is, in [0, 1].
+
+    The bins beside it tell, unless they show objects of their own, which show in the bins beyond,
+    too: of the two, the one is trusted beyond which less is seen.
+    """
+    size = jnp.maximum(ring, 1e-6)
+    by_ahead = jnp.clip(jnp.roll(ring, -1, axis=-1) / size, 0.0, 1.0)
+    by_behind = jnp.clip(1.0 - jnp.roll(ring, 1, axis=-1) / size, 0.0, 1.0)
+    beyond_ahead = jnp.square(jnp.roll(ring, -2, axis=-1) + 1e-3)
+    beyond_behind = jnp.square(jnp.roll(ring, 2, axis=-1) + 1e-3)
+    total = beyond_ahead + beyond_behind
+    return (by_ahead * beyond_behind + by_behind * beyond_ahead) / total
+
+
+def _shown(spec: ObservationSpec, places: Array) -> jax.Array:
+    """What rings show of objects, `[..., O]`, 0 outside of rings, from `[..., M]`."""
+    parts, start = [], 0
+    for f in spec.fields:
+        if f.kind == "ring":
+            parts.append(_ring(f, places[..., start : start + 2 * f.size]))
+            start += 2 * f.size
+        else:
+            parts.append(jnp.zeros((*places.shape[:-1], f.size)))
+    return jnp.concatenate(parts, axis=-1)
+
+
+def _ring(f: Field, places: Array) -> jax.Array:
+    """What a ring shows of the objects at `[..., 2 n]`, as the simulator's lidar: `[..., n]`."""
+    x, y = places[..., 0::2], places[..., 1::2]
+    distance = jnp.sqrt(jnp.square(x) + jnp.square(y))
+    closeness = jnp.clip(1.0 - distance / f.reach, 0.0, 1.0)
+    position = jnp.arctan2(y, x) * (f.size / (2.0 * math.pi))
+    beyond = position[..., None] - jnp.arange(f.size)
+    beyond = (beyond + f.size / 2) % f.size - f.size / 2
+    share = jnp.clip(jnp.minimum(1.0 + beyond, 2.0 - beyond), 0.0, 1.0)
+    return jnp.max(closeness[..., None] * share, axis=-2)
