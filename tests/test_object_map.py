@@ -175,6 +175,34 @@ class Driver:
         return zero, zero, zero, motion
 
 
+class Spread:
+    """Members predict other changes: their parameter for the speed, a fifth of it for the ring."""
+
+    spec = SPEC
+
+    def apply(self, params: Any, obs: jax.Array, action: jax.Array) -> Any:
+        one = jnp.ones(SPEC.size + 2).at[SPEC.slices["posts"]].set(0.2)
+        zero = jnp.zeros(SPEC.size + 2)
+        return params * one, zero, zero, jnp.zeros(3)
+
+
+@pytest.mark.parametrize(("resting", "expected"), [(True, 0.5), (False, np.sqrt(0.66 / 18))])
+def test_members_do_not_disagree_about_rings_of_resting_objects(
+    resting: bool, expected: float
+) -> None:
+    one = jnp.ones(SPEC.size + 2)
+    targets = Targets(0 * one, one, one, jnp.ones(1), jnp.array([-1.0, 1.0]))
+    normalizer = Normalizer(jnp.zeros(SPEC.size), jnp.ones(SPEC.size))
+    shown, nothing = jnp.full(1, resting), jnp.zeros(())
+    own = (jnp.array([0.0, 1.0]), jnp.arange(2), normalizer, targets, jnp.inf)
+    model = Model(*own, shown, jnp.zeros(1), nothing > 0)
+    net: Any = Spread()
+    state = begin(SPEC, jnp.full(SPEC.size, 0.5))
+    found = dynamics.predict_mean(net, model, state, jnp.zeros(1))
+    # The speeds have a variance of 0.25 each, the 16 bins one of 0.01.
+    np.testing.assert_allclose(found.disagreement, expected, rtol=1e-5)
+
+
 def test_rings_of_resting_objects_are_told_from_others_on_held_out_logs() -> None:
     """Posts stay where they are; birds fly along, so that they are always seen as they are."""
     rng, net = np.random.default_rng(4), Driver()

@@ -493,7 +493,8 @@ class MeanPrediction(NamedTuple):
       next_state: `[..., O + M]`, see `object_map`.
       reward: `[...]`, the usual part.
       disagreement: `[...]`, root mean square spread of the elites' next observations, in
-        standardized units.
+        standardized units. Rings of resting objects do not count: they follow from the motion, and
+        the direction of an object that is passed closely differs between any two motions.
     """
 
     next_state: Array
@@ -511,10 +512,11 @@ def predict_mean(
       count: how many elites predict, the best ones; None for all.
     """
     found = predict_elites(net, model, state, action, count)
-    seen = object_map.observation(net.spec, found.next_state)
-    spread = jnp.var(seen / model.targets.size[:-REWARDS], axis=0)
+    spread = jnp.var(found.next_obs / model.targets.size[:-REWARDS], axis=0)
     varies = model.targets.varies[:-REWARDS]
-    disagreement = jnp.sqrt(jnp.sum(spread * varies, axis=-1) / jnp.sum(varies))
+    if net.spec.rings:
+        varies = varies * ~object_map.of_rings(net.spec, model.resting)
+    disagreement = jnp.sqrt(jnp.sum(spread * varies, axis=-1) / jnp.maximum(jnp.sum(varies), 1.0))
     # Objects are averaged by their places, as the mean of two rings may show one object twice.
     places = found.next_state[..., net.spec.size :].mean(axis=0)
     mean = found.next_obs.mean(axis=0)
