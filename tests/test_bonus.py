@@ -9,7 +9,7 @@ import pytest
 from core_toys import ACTIONS, BINS, SPEC, drawn, tiny_config, toy_dataset, toy_normalizer
 
 from proco_jax.config.schema import BonusConfig
-from proco_jax.models import bonus, dynamics_targets
+from proco_jax.models import bonus, dynamics_targets, object_map
 from proco_jax.observation import Field, ObservationSpec
 from proco_jax.types import Dataset
 
@@ -132,6 +132,26 @@ def test_a_redraw_takes_these_numbers_from_one_logged_aftermath_and_no_others(da
     np.testing.assert_array_equal(found[:, others], np.asarray(nxt)[:, others])
     assert {x.tobytes() for x in found[:, GOAL]} <= {x.tobytes() for x in kept[:, GOAL]}
     assert len({x.tobytes() for x in found[:, GOAL]}) > 10
+
+
+def test_after_a_bonus_the_goal_is_located_anew_and_all_else_goes_on(data, fitted):
+    model = fitted._replace(redrawn=jnp.zeros(SPEC.size, bool).at[GOAL].set(True))
+    obs = jnp.asarray(np.random.default_rng(2).uniform(0.1, 0.9, (6, SPEC.size)), jnp.float32)
+    state, occurs = object_map.begin(SPEC, obs), jnp.arange(6) % 2 == 0
+    key = jax.random.key(4)
+    again = jax.random.clone(key)
+    found = np.asarray(bonus.after_bonus(SPEC, model, again, state, occurs))
+    np.testing.assert_array_equal(found[1::2], state[1::2])
+    drawn = np.where(np.asarray(occurs)[:, None], bonus.redraw(model, key, obs), obs)
+    np.testing.assert_array_equal(found[:, : SPEC.size], drawn)
+    located = np.asarray(object_map.begin(SPEC, jnp.asarray(drawn)))
+    ring = next(i for i, f in enumerate(SPEC.rings) if SPEC.slices[f.name] == GOAL)
+    start = SPEC.size + 2 * sum(f.size for f in SPEC.rings[:ring])
+    own = np.zeros(state.shape[1], bool)
+    own[start : start + 2 * SPEC.rings[ring].size] = True
+    np.testing.assert_array_equal(found[::2][:, own], located[::2][:, own])
+    others = ~own & (np.arange(state.shape[1]) >= SPEC.size)
+    np.testing.assert_array_equal(found[:, others], np.asarray(state)[:, others])
 
 
 @pytest.mark.slow

@@ -281,7 +281,7 @@ def test_the_table_counts_by_held_out_episode_and_with_the_mean_length(policies,
     program = program._replace(task=program.task._replace(episode_steps=1000))
     count = 50
 
-    def counted(program, policy, unsafe, start, horizon, settle, key, ends):
+    def counted(program, policy, unsafe, start, horizon, settle, key, ends, events):
         first = start[..., 0] == 0
         return forecast.Counts(first * 1, ~first * 1, jnp.full(first.shape, 100))
 

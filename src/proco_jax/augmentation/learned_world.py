@@ -72,9 +72,7 @@ def learned_world(
             state = state.at[:, : spec.size].add(world.residuals[index])
         if events is None:
             return state
-        again = occurs[:, None] & events.redrawn
-        drawn = jnp.where(again, bonus.redraw(events, redraw_key, observe(state)), observe(state))
-        return object_map.relocated(spec, state.at[:, : spec.size].set(drawn), again)
+        return bonus.after_bonus(spec, events, redraw_key, state, occurs)
 
     size = jnp.zeros(()) if events is None else events.size
     return World(context.normalizer, observe, step, size, sample, starts, logged)

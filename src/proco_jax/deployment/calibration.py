@@ -23,6 +23,7 @@ from proco_jax.deployment.violation_forecast import (
     count_violations,
     expected_steps,
 )
+from proco_jax.models.bonus import BonusModel
 from proco_jax.training.loop import Program
 from proco_jax.types import Array
 
@@ -37,6 +38,7 @@ def forecast_table(
     episodes: Sequence[np.ndarray],
     count: int,
     ends: Callable[[Array], Array] | None = None,
+    events: BonusModel | None = None,
 ) -> list[dict[str, Any]]:
     """The forecast under the planner, with the config's threshold and with others.
 
@@ -50,6 +52,7 @@ def forecast_table(
       episodes: `[M, O]` of each held-out episode, the logged states to start from.
       count: starts of each policy.
       ends: raw obs `[..., O]` to `[...]` bool, whether a state ends its episode; None if none does.
+      events: the event model of rare bonuses; None for none.
 
     Returns:
       A row for each threshold of the planner, the config's own first, of which one is marked
@@ -72,7 +75,7 @@ def forecast_table(
         policy = deployed._replace(shield=shield)
         # The same numbers for all thresholds, so that rows differ by the thresholds alone.
         key = stream_key(config.seed, Stream.FORECAST)
-        return count_violations(program, policy, unsafe, start, horizon, settle, key, ends)
+        return count_violations(program, policy, unsafe, start, horizon, settle, key, ends, events)
 
     # Training may have spread the policies over devices.
     here = jax.device_put((deployed, obs[drawn]), jax.local_devices()[0])

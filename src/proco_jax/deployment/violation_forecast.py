@@ -2,9 +2,10 @@
 
 Policies are rolled out in the fitted dynamics from held-out logged states, under the shield that
 they are deployed with. The rule, without its margin, decides what violates. A trajectory counts as
-long as the elites agree and until it violates or its episode ends, e.g. by a fall. Its first steps
-do not count, because the log went on from its start without a violation. Neither the simulator nor
-a true cost enters.
+long as the elites agree and until it violates or its episode ends, e.g. by a fall. A goal that it
+reaches is drawn anew, as in the logs (`models/bonus.py`): no log shows what is seen of a goal that
+a robot drives over. Its first steps do not count, because the log went on from its start without a
+violation. Neither the simulator nor a true cost enters.
 
 Layouts differ in how dangerous they are: violations cluster in few of the held-out episodes. So the
 rate of violations per step is taken as gamma distributed over episodes, and the counts of each
@@ -23,12 +24,14 @@ from scipy.stats import chi2
 
 from proco_jax.algorithms.base import Previous
 from proco_jax.deployment.acting import Deployed, initial_previous, make_actor
-from proco_jax.models import dynamics, object_map
+from proco_jax.models import bonus, dynamics, object_map
 from proco_jax.training.loop import Program
 from proco_jax.types import Array
 
 # Steps of an imagined trajectory, and how many of the first do not count.
 HORIZON, SETTLE = 125, 25
+# Folded into the key of a step for the events in it.
+EVENTS = 2**31 - 1
 # Each end of the interval is exceeded with a probability of 1 - CONFIDENCE.
 CONFIDENCE = 0.95
 # Shapes of the distribution of rates that are compared; the last does not differ from one rate.
@@ -60,6 +63,7 @@ def count_violations(
     settle: int,
     key: Array,
     ends: Callable[[Array], Array] | None = None,
+    events: bonus.BonusModel | None = None,
 ) -> Counts:
     """Rolls policies under the planner out in the model and counts violations.
 
@@ -70,6 +74,7 @@ def count_violations(
       settle: how many of them do not count.
       key: typed key.
       ends: raw obs `[..., O]` to `[...]` bool, whether a state ends its episode; None if none does.
+      events: the event model of rare bonuses, which draws e.g. a reached goal anew; None for none.
     """
     assert deployed.shield is not None
     model, spec = deployed.shield.dynamics, program.dynamics.spec
@@ -87,6 +92,13 @@ def count_violations(
         known = jnp.all(jnp.isfinite(next_state), axis=-1) & (disagreement <= model.limit)
         alive = alive & known
         next_state = jnp.where(known[..., None], next_state, state)
+        if events is not None:
+            event_key, draw_key = jax.random.split(jax.random.fold_in(step_key, EVENTS))
+            chance = bonus.probability(spec, events, obs, action)
+            occurs = jax.random.bernoulli(event_key, chance).reshape(-1)
+            flat = next_state.reshape(-1, next_state.shape[-1])
+            flat = bonus.after_bonus(spec, events, draw_key, flat, occurs)
+            next_state = flat.reshape(next_state.shape)
         next_obs = object_map.observation(spec, next_state)
         violates = unsafe(next_obs)
         bad = alive & violates

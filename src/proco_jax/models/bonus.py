@@ -23,6 +23,7 @@ import numpy as np
 import optax
 
 from proco_jax.config.schema import BonusConfig
+from proco_jax.models import object_map
 from proco_jax.models.adam_fit import adam_fit
 from proco_jax.models.dynamics_targets import Targets, is_bonus, split_reward
 from proco_jax.models.networks import apply, with_saturation
@@ -102,6 +103,21 @@ def redraw(model: BonusModel, key: Array, next_obs: Array) -> jax.Array:
     """Observations `[N, O]` after a bonus, from those that would follow without one."""
     index = jax.random.randint(key, next_obs.shape[:1], 0, KEPT)
     return jnp.where(model.redrawn, model.after[index], next_obs)
+
+
+def after_bonus(
+    spec: ObservationSpec, model: BonusModel, key: Array, state: Array, occurs: Array
+) -> jax.Array:
+    """Imagined states `[N, O + M]` after a step in which a bonus may have occurred.
+
+    Args:
+      state: `[N, O + M]` that would follow without one, see `object_map`.
+      occurs: `[N]` bool.
+    """
+    obs = object_map.observation(spec, state)
+    again = occurs[:, None] & model.redrawn
+    drawn = jnp.where(again, redraw(model, key, obs), obs)
+    return object_map.relocated(spec, state.at[:, : spec.size].set(drawn), again)
 
 
 def redrawn_fields(

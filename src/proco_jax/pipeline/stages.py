@@ -204,10 +204,9 @@ def fit_world_model(run: Run, nets: Nets, data: Data, logs: Logs, grounding: Gro
     with run.stage("dynamics", "Dynamics"):
         model, dynamics_folder = fit_dynamics(run, nets, data)
         inputs = {"dynamics": dynamics_folder.name}
-        events = None
-        # The improvement in imagination alone asks for bonuses.
+        events, bonus_folder = fit_bonus(run, nets, data, model)
+        # Of the trainings the improvement in imagination alone reads it.
         if run.config.proco.imagination.updates:
-            events, bonus_folder = fit_bonus(run, nets, data, model)
             inputs["bonus"] = bonus_folder.name
         ending, ending_folder = fit_termination(run, nets, data)
         if ending_folder is not None:
@@ -370,6 +369,7 @@ def _calibrated_shields(
                 episodes,
                 run.config.shield.forecast_starts,
                 _ends(context.world.termination),
+                context.world.bonus,
             )
             report[policy.name] = {"rows": rows}
             run.write_json(FORECAST, report)
