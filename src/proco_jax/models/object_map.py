@@ -7,7 +7,7 @@ than it is; what was hidden once is forgotten. An imagined state is therefore an
 followed by the positions of all objects that were seen at its start. Each predicted motion of the
 agent moves them as a whole, and the rings of resting objects are shown from them.
 
-Which rings these are, is decided on held-out logs, see `dynamics.resting_rings`. Objects that were
+Which rings these are is decided on held-out logs, see `dynamics.resting_rings`. Objects that were
 hidden at the start stay unknown.
 """
 

@@ -59,11 +59,18 @@ def report_dynamics(
         open_loop += [{"episodes": name} | row for row in rows]
         rings = dynamics_error.open_loop_by_ring(nets.dynamics, model, episodes[:DIAGNOSED])
         by_ring += [{"episodes": name} | row for row in rings]
+    # Without rings both have one entry that nothing reads.
+    by_ring_name = [f.name for f in nets.spec.rings]
+    rests = zip(by_ring_name, np.asarray(model.resting), strict=False)
+    weights = zip(by_ring_name, np.asarray(model.approach), strict=False)
+    earned = ", ".join(f"{weight:.3g} per m nearer to {name}" for name, weight in weights)
     report = {
         "r2": dynamics_error.one_step_r2(nets.dynamics, model, data.train, data.holdout),
         "open_loop": open_loop,
         "open_loop_by_ring": by_ring,
         "disagreement_limit": float(model.limit),
+        "resting_objects": ", ".join(name for name, rest in rests if rest) or "none",
+        "usual_reward": earned if bool(model.approaches) else "predicted by the networks",
         "near": near,
         "unit": unit,
     }
