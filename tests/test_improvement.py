@@ -49,7 +49,8 @@ def context() -> Context:
     cost_like = jax.eval_shape(lambda k: cost.init(CONFIG.cost, net, k), jax.random.key(8))
     known = cost.CostModel(drawn(cost_like.params), normalizer, jnp.float32(1.0), jnp.float32(0.0))
     events = jax.eval_shape(lambda: bonus.empty_model(CONFIG.bonus, FLAT, ACTIONS))
-    events = drawn(events)._replace(normalizer=normalizer, size=jnp.float32(2.0))
+    redrawn = jnp.arange(FLAT.size) % 2 == 0
+    events = drawn(events)._replace(normalizer=normalizer, size=jnp.float32(2.0), redrawn=redrawn)
     unsafe = jnp.arange(data.size) % 7 == 0
     world = WorldModel(model, known, unsafe, jnp.arange(20), bonus=events)
     return Context(data, normalizer, world)
