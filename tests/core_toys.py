@@ -150,7 +150,7 @@ def toy_model(
     resting = jnp.arange(max(len(spec.rings), 1)) == 0
     elites = jnp.arange(settings.elites)
     return dynamics.Model(
-        params, elites, normalizer, targets, jnp.float32(1e9), resting, 1.0 * resting, resting[0]
+        params, elites, normalizer, targets, jnp.float32(1e9), resting, 1.0 * resting
     )
 
 

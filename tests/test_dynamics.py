@@ -50,7 +50,7 @@ def moves(*members: float, elites: tuple[int, ...] = (0, 1), size=(1.0, 10.0, 2.
     normalizer = Normalizer(jnp.zeros(2), jnp.ones(2))
     no, limit = jnp.zeros(1), jnp.float32(jnp.inf)
     own = (jnp.array(members), jnp.array(elites), normalizer, targets, limit)
-    return Model(*own, no > 0, no, no[0] > 0)
+    return Model(*own, no > 0, no)
 
 
 @pytest.fixture(scope="module")
@@ -362,11 +362,7 @@ def windows_of(reward: list[float], horizon: int, usual=(-1.0, 1.0), steps: int 
         jnp.zeros(4), jnp.array([1.0, 2.0, 1.0, 1.0]), jnp.ones(4), jnp.ones(1), jnp.array(usual)
     )
     index = jnp.array([0, steps - 1])
-    return (
-        config,
-        targets,
-        dynamics.take_windows(targets, dataset, index, config.trajectory.horizon),
-    )
+    return config, targets, dynamics.take_windows(targets, dataset, index, horizon)
 
 
 def test_windows_end_with_the_episode_and_before_the_observation_of_a_bonus():

@@ -77,7 +77,7 @@ def begun(obs: list[float], drift: float = 1.0, log_std: float = -20.0) -> State
     values = {"reward": params(2.0, 0.0), "cost": params(0.0, 1.0)}
     positions = jnp.array(obs)[:, None]
     return dataclasses.replace(
-        state, values=values, place=positions, age=jnp.zeros(len(obs), jnp.int32)
+        state, values=values, imagined=positions, age=jnp.zeros(len(obs), jnp.int32)
     )
 
 

@@ -42,9 +42,7 @@ def context() -> Context:
     targets = jax.tree.map(jnp.asarray, dynamics_targets.fit_targets(FLAT, normalizer, data))
     elites = jnp.arange(settings.elites)
     limit, no = jnp.float32(1e9), jnp.zeros(1)
-    model = dynamics.Model(
-        drawn(like.params), elites, normalizer, targets, limit, no > 0, no, no[0] > 0
-    )
+    model = dynamics.Model(drawn(like.params), elites, normalizer, targets, limit, no > 0, no)
     net = cost.network(CONFIG.cost, CONFIG.encoder, FLAT)
     cost_like = jax.eval_shape(lambda k: cost.init(CONFIG.cost, net, k), jax.random.key(8))
     known = cost.CostModel(drawn(cost_like.params), normalizer, jnp.float32(1.0), jnp.float32(0.0))
@@ -146,7 +144,7 @@ def test_a_member_equals_it_alone(context, after, begin):
     state, _ = IMPROVEMENT.chunk(context, hyper, first, 2)
     expected = jax.tree.map(lambda x: x[1:], after[0])
     same_leaves(state.imagination.policy, expected.imagination.policy, rtol=1e-4, atol=1e-5)
-    same_leaves(state.imagination.place, expected.imagination.place, rtol=1e-3, atol=1e-3)
+    same_leaves(state.imagination.imagined, expected.imagination.imagined, rtol=1e-3, atol=1e-3)
 
 
 def test_members_learn_apart(after):

@@ -193,9 +193,9 @@ def test_members_do_not_disagree_about_rings_of_resting_objects(
     one = jnp.ones(SPEC.size + 2)
     targets = Targets(0 * one, one, one, jnp.ones(1), jnp.array([-1.0, 1.0]))
     normalizer = Normalizer(jnp.zeros(SPEC.size), jnp.ones(SPEC.size))
-    shown, nothing = jnp.full(1, resting), jnp.zeros(())
+    shown = jnp.full(1, resting)
     own = (jnp.array([0.0, 1.0]), jnp.arange(2), normalizer, targets, jnp.inf)
-    model = Model(*own, shown, jnp.zeros(1), nothing > 0)
+    model = Model(*own, shown, jnp.zeros(1))
     net: Any = Spread()
     state = begin(SPEC, jnp.full(SPEC.size, 0.5))
     found = dynamics.predict_mean(net, model, state, jnp.zeros(1))
@@ -230,7 +230,6 @@ def test_rings_of_resting_objects_are_told_from_others_on_held_out_logs() -> Non
         jnp.inf,
         jnp.zeros(2, bool),
         jnp.zeros(2),
-        jnp.zeros((), bool),
     )
     data = jax.tree.map(jnp.asarray, to_dataset(episodes))
     found = jax.jit(lambda data: dynamics.resting_rings(known, model, data))(data)

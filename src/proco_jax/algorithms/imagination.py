@@ -93,7 +93,7 @@ class State:
       policy_optimizer: state of the policy's optimizer.
       value_optimizer: state of the values' optimizer.
       multiplier: of the cost advantage.
-      place: `[W, S]` the imagined states in which the worlds are.
+      imagined: `[W, S]` the states of the worlds.
       age: `[W]` int32, their steps so far.
       updates: done.
     """
@@ -103,7 +103,7 @@ class State:
     policy_optimizer: optax.OptState
     value_optimizer: optax.OptState
     multiplier: Array
-    place: Array
+    imagined: Array
     age: Array
     updates: Array
 
@@ -169,8 +169,8 @@ def init(
     """The state before the first update of a policy with parameters `policy`."""
     value_key, cost_key, start_key, age_key = jax.random.split(key, 4)
     count = settings.worlds
-    place = world.starts(start_key, count, hyper.risky_start_share)
-    like = jnp.zeros(world.observe(place).shape[-1])
+    imagined = world.starts(start_key, count, hyper.risky_start_share)
+    like = jnp.zeros(world.observe(imagined).shape[-1])
     values = {
         "reward": nets.value.init(value_key, like),
         "cost": nets.cost_value.init(cost_key, like),
@@ -181,7 +181,7 @@ def init(
         policy_optimizer=optax.scale_by_adam().init(policy),
         value_optimizer=optax.scale_by_adam().init(values),
         multiplier=jnp.minimum(hyper.multiplier, hyper.multiplier_limit),
-        place=place,
+        imagined=imagined,
         # Different ages, so that the worlds do not end at once.
         age=jax.random.randint(age_key, (count,), 0, settings.age),
         updates=jnp.int32(0),
@@ -202,7 +202,7 @@ def update(
     policy's learning rate decays linearly to a tenth.
     """
     act_key, learn_key = jax.random.split(key)
-    (place, age), steps = act(settings, hyper, nets, world, state, act_key)
+    (imagined, age), steps = act(settings, hyper, nets, world, state, act_key)
     batch = _with_advantages(hyper, steps)
     learns = state.updates >= settings.warmup
     rate = hyper.learning_rate * rate_share(settings, state.updates)
@@ -236,7 +236,7 @@ def update(
     state = dataclasses.replace(
         state,
         multiplier=jnp.where(learns, ascended, state.multiplier),
-        place=place,
+        imagined=imagined,
         age=age,
         updates=state.updates + 1,
     )
@@ -270,7 +270,7 @@ def act(
     """`horizon` steps of the policy in every world.
 
     Returns:
-      Where the worlds are then, `[W, S]`, and their ages `[W]`; and the steps, `[T, W, ...]`.
+      The states of the worlds then, `[W, S]`, and their ages `[W]`; and the steps, `[T, W, ...]`.
     """
 
     def value(obs: Array) -> jax.Array:
@@ -280,17 +280,17 @@ def act(
         return apply(nets.cost_value, state.values["cost"], obs)[..., 0]
 
     def step(carry: tuple[Array, Array], key: Array) -> tuple[tuple[Array, Array], Steps]:
-        place, age = carry
+        imagined, age = carry
         action_key, bonus_key, sample_key, age_key, start_key = jax.random.split(key, 5)
-        seen = world.normalizer(world.observe(place))
+        seen = world.normalizer(world.observe(imagined))
         mean, log_std = apply(nets.policy, state.policy, seen)
         action = mean + jnp.exp(log_std) * jax.random.normal(action_key, mean.shape)
-        found: Outcome = world.step(place, jnp.clip(action, -1.0, 1.0))
+        found: Outcome = world.step(imagined, jnp.clip(action, -1.0, 1.0))
         bonus = jax.random.bernoulli(bonus_key, found.bonus)
         old = jax.random.bernoulli(age_key, RESTART_PROBABILITY, age.shape)
         ends = found.lost | (old & (age >= settings.age))
-        next_place = world.sample(sample_key, found.next_state, bonus)
-        following = world.normalizer(world.observe(next_place))
+        next_imagined = world.sample(sample_key, found.next_state, bonus)
+        following = world.normalizer(world.observe(next_imagined))
         steps = Steps(
             obs=seen,
             action=action,
@@ -306,23 +306,23 @@ def act(
             bonus=bonus,
         )
         starts = world.starts(start_key, settings.worlds, hyper.risky_start_share)
-        return restart(ends, next_place, age, starts), steps
+        return restart(ends, next_imagined, age, starts), steps
 
-    return jax.lax.scan(step, (state.place, state.age), jax.random.split(key, settings.horizon))
+    return jax.lax.scan(step, (state.imagined, state.age), jax.random.split(key, settings.horizon))
 
 
 def restart(
-    ends: Array, next_place: Array, age: Array, starts: Array
+    ends: Array, next_imagined: Array, age: Array, starts: Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Where the worlds are and how old, after a step; those that end begin at their start.
+    """The states of the worlds and their ages after a step; those that end begin at their start.
 
     Args:
       ends: `[W]` bool.
-      next_place: `[W, S]`.
+      next_imagined: `[W, S]`.
       age: `[W]` before the step.
       starts: `[W, S]`.
     """
-    return jnp.where(ends[:, None], starts, next_place), jnp.where(ends, 0, age + 1)
+    return jnp.where(ends[:, None], starts, next_imagined), jnp.where(ends, 0, age + 1)
 
 
 def advantages(

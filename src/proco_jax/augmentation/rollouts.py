@@ -32,7 +32,8 @@ class Hyper(NamedTuple):
     persistence: Array
 
 
-def _same(x: Array) -> Array:
+def unchanged(x: Array) -> Array:
+    """The array itself: where an imagined state is no more than an observation."""
     return x
 
 
@@ -58,8 +59,8 @@ class RolloutModel(NamedTuple):
     unsafe: Callable[[Array, Array], jax.Array]
     limit: Array
     ends: Callable[[Array], jax.Array] | None = None
-    begin: Callable[[Array], Array] = _same
-    observe: Callable[[Array], Array] = _same
+    begin: Callable[[Array], Array] = unchanged
+    observe: Callable[[Array], Array] = unchanged
 
 
 class Imagined(NamedTuple):

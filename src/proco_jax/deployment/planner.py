@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from proco_jax.algorithms.base import Previous
-from proco_jax.augmentation.rollouts import persistent_actions
+from proco_jax.augmentation.rollouts import persistent_actions, unchanged
 from proco_jax.types import Array
 
 # States that are planned for in one batch, where the config leaves it open. A CPU computes no more
@@ -44,10 +44,6 @@ class Continuation(NamedTuple):
     key_data: Array
 
 
-def _same(x: Array) -> Array:
-    return x
-
-
 class PlanningModel(NamedTuple):
     """What the planner asks of the model, as functions of raw observations and imagined states.
 
@@ -61,8 +57,8 @@ class PlanningModel(NamedTuple):
 
     step: Callable[[Array, Array], tuple[Array, Array]]
     excess: Callable[[Array], Array]
-    begin: Callable[[Array], Array] = _same
-    observe: Callable[[Array], Array] = _same
+    begin: Callable[[Array], Array] = unchanged
+    observe: Callable[[Array], Array] = unchanged
 
 
 def make_plans(horizon: int, candidates: int, action_size: int, persistence: float) -> jax.Array:

@@ -24,7 +24,7 @@ LARGEST_CHANGE = 0.2
 
 def fit(
     spec: ObservationSpec, targets: Targets, resting: Array, data: Dataset, holdout: Dataset
-) -> tuple[jax.Array, jax.Array]:
+) -> jax.Array:
     """The reward of a meter by which each ring's nearest object comes closer.
 
     Args:
@@ -33,10 +33,10 @@ def fit(
       holdout: held-out episodes.
 
     Returns:
-      Weights `[R]`, and whether they explain the reward, a bool. `[1]` and False without rings.
+      Weights `[R]`, all 0 if they do not explain the usual reward; `[1]` without rings.
     """
     if not spec.rings:
-        return jnp.zeros(1), jnp.zeros((), bool)
+        return jnp.zeros(1)
     closer, reward, counts = _table(spec, targets, resting, data)
     weighted = closer * counts[:, None]
     ridge = 1e-6 * jnp.eye(len(spec.rings))
@@ -46,7 +46,8 @@ def fit(
     mean = jnp.sum(counts * reward) / count
     variance = jnp.sum(counts * jnp.square(reward - mean)) / count
     error = jnp.sum(counts * jnp.square(reward - closer @ weights)) / count
-    return weights, (variance > 0.0) & (error < (1.0 - EXPLAINED) * variance)
+    explained = (variance > 0.0) & (error < (1.0 - EXPLAINED) * variance)
+    return jnp.where(explained, weights, 0.0)
 
 
 def reward(spec: ObservationSpec, weights: Array, state: Array, next_state: Array) -> jax.Array:

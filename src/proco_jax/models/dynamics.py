@@ -54,8 +54,8 @@ class Model(NamedTuple):
       targets: of the changes.
       limit: disagreement above which a rollout has left the support of the logs.
       resting: `[R]` bool, the rings that show resting objects, `[1]` without rings.
-      approach: `[R]` reward of a meter by which a ring's nearest object comes closer.
-      approaches: bool, whether that is the usual reward (`approach.fit`).
+      approach: `[R]` reward of a meter by which a ring's nearest object comes closer, if that is
+        the usual reward (`approach.fit`); else all 0.
     """
 
     params: Any
@@ -65,7 +65,6 @@ class Model(NamedTuple):
     limit: Array
     resting: Array
     approach: Array
-    approaches: Array
 
 
 @struct.dataclass
@@ -353,12 +352,10 @@ def model(
     """
     elites = jnp.argsort(state.best_error)[: config.elites]
     each = jnp.zeros(max(len(net.spec.rings), 1))
-    fitted = Model(
-        state.best_params, elites, normalizer, targets, jnp.inf, each > 0, each, jnp.zeros((), bool)
-    )
+    fitted = Model(state.best_params, elites, normalizer, targets, jnp.inf, each > 0, each)
     resting = resting_rings(net, fitted, holdout)
-    weights, explain = approach.fit(net.spec, targets, resting, data, holdout)
-    fitted = fitted._replace(resting=resting, approach=weights, approaches=explain)
+    weights = approach.fit(net.spec, targets, resting, data, holdout)
+    fitted = fitted._replace(resting=resting, approach=weights)
     index = jnp.linspace(0, data.size - 1, min(data.size, 4096)).astype(jnp.int32)
     begun = object_map.begin(net.spec, data.obs[data.obs_index[index]])
     seen = predict_mean(net, fitted, begun, data.action[index]).disagreement
@@ -406,7 +403,7 @@ def empty_model(config: DynamicsConfig, spec: ObservationSpec, actions: int) -> 
     elites = jnp.zeros(min(config.elites, config.members), jnp.int32)
     rings, zero = jnp.zeros(max(len(spec.rings), 1)), jnp.zeros(())
     normalizer = Normalizer(each, each)
-    return Model(state.best_params, elites, normalizer, targets, zero, rings > 0, rings, zero > 0)
+    return Model(state.best_params, elites, normalizer, targets, zero, rings > 0, rings)
 
 
 class Prediction(NamedTuple):
@@ -524,7 +521,7 @@ def predict_mean(
     reward = found.reward.mean(axis=0)
     if net.spec.rings:
         approached = approach.reward(net.spec, model.approach, state, next_state)
-        reward = jnp.where(model.approaches, approached, reward)
+        reward = jnp.where(jnp.any(model.approach != 0.0), approached, reward)
     return MeanPrediction(next_state, reward, disagreement)
 
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from proco_jax.models.ring_motion import show_objects
+from proco_jax.models.ring_motion import fractions_by_neighbors, show_objects, shown_share
 from proco_jax.observation import Field, ObservationSpec
 from proco_jax.types import Array
 
@@ -88,12 +88,8 @@ def nearest(spec: ObservationSpec, state: Array) -> jax.Array:
     Args:
       state: `[..., O + M]`.
     """
-    found, start = [], spec.size
-    for f in spec.rings:
-        places = state[..., start : start + 2 * f.size]
-        found.append(jnp.min(jnp.hypot(places[..., 0::2], places[..., 1::2]), axis=-1))
-        start += 2 * f.size
-    return jnp.stack(found, axis=-1)
+    places = _by_ring(spec, state[..., spec.size :])
+    return jnp.stack([jnp.min(_distance(place), axis=-1) for place in places], axis=-1)
 
 
 def of_rings(spec: ObservationSpec, each: Array) -> jax.Array:
@@ -129,9 +125,7 @@ def _fraction(ring: Array) -> jax.Array:
     The bins beside it tell, unless they show objects of their own, which show in the bins beyond,
     too: of the two, the one is trusted beyond which less is seen.
     """
-    size = jnp.maximum(ring, 1e-6)
-    by_ahead = jnp.clip(jnp.roll(ring, -1, axis=-1) / size, 0.0, 1.0)
-    by_behind = jnp.clip(1.0 - jnp.roll(ring, 1, axis=-1) / size, 0.0, 1.0)
+    by_ahead, by_behind = fractions_by_neighbors(ring, axis=-1)
     beyond_ahead = jnp.square(jnp.roll(ring, -2, axis=-1) + 1e-3)
     beyond_behind = jnp.square(jnp.roll(ring, 2, axis=-1) + 1e-3)
     total = beyond_ahead + beyond_behind
@@ -140,23 +134,28 @@ def _fraction(ring: Array) -> jax.Array:
 
 def _shown(spec: ObservationSpec, places: Array) -> jax.Array:
     """What rings show of objects, `[..., O]`, 0 outside of rings, from `[..., M]`."""
-    parts, start = [], 0
-    for f in spec.fields:
-        if f.kind == "ring":
-            parts.append(_ring(f, places[..., start : start + 2 * f.size]))
-            start += 2 * f.size
-        else:
-            parts.append(jnp.zeros((*places.shape[:-1], f.size)))
-    return jnp.concatenate(parts, axis=-1)
+    shown = {
+        f.name: _ring(f, place) for f, place in zip(spec.rings, _by_ring(spec, places), strict=True)
+    }
+    blank = {f.name: jnp.zeros((*places.shape[:-1], f.size)) for f in spec.fields}
+    return jnp.concatenate([(blank | shown)[f.name] for f in spec.fields], axis=-1)
 
 
-def _ring(f: Field, places: Array) -> jax.Array:
-    """What a ring shows of the objects at `[..., 2 n]`, as the simulator's lidar: `[..., n]`."""
-    x, y = places[..., 0::2], places[..., 1::2]
-    distance = jnp.sqrt(jnp.square(x) + jnp.square(y))
-    closeness = jnp.clip(1.0 - distance / f.reach, 0.0, 1.0)
-    position = jnp.arctan2(y, x) * (f.size / (2.0 * math.pi))
+def _by_ring(spec: ObservationSpec, places: Array) -> list[jax.Array]:
+    """The places `[..., M]` of each ring's objects, `[..., n, 2]`."""
+    ends = np.cumsum([2 * f.size for f in spec.rings])
+    parts = jnp.split(places, ends[:-1], axis=-1)
+    return [part.reshape(*part.shape[:-1], -1, 2) for part in parts]
+
+
+def _ring(f: Field, place: Array) -> jax.Array:
+    """What a ring shows of the objects at `[..., n, 2]`, as the simulator's lidar: `[..., n]`."""
+    closeness = jnp.clip(1.0 - _distance(place) / f.reach, 0.0, 1.0)
+    position = jnp.arctan2(place[..., 1], place[..., 0]) * (f.size / (2.0 * math.pi))
     beyond = position[..., None] - jnp.arange(f.size)
     beyond = (beyond + f.size / 2) % f.size - f.size / 2
-    share = jnp.clip(jnp.minimum(1.0 + beyond, 2.0 - beyond), 0.0, 1.0)
-    return jnp.max(closeness[..., None] * share, axis=-2)
+    return jnp.max(closeness[..., None] * shown_share(beyond), axis=-2)
+
+
+def _distance(place: Array) -> jax.Array:
+    return jnp.sqrt(jnp.sum(jnp.square(place), axis=-1))

@@ -41,9 +41,11 @@ def moved(rings: Array, reach: Array, motion: Array) -> tuple[jax.Array, jax.Arr
     width = 2.0 * math.pi / bins
     ahead, behind = jnp.roll(rings, -1, axis=-2), jnp.roll(rings, 1, axis=-2)
     is_object = (rings >= ahead) & (rings > behind) & (rings > 1e-6)
-    fraction = _fraction(rings, ahead, behind)
+    # The bin ahead tells it, and so does the bin behind, unless another object shows there.
+    by_ahead, by_behind = fractions_by_neighbors(rings, axis=-2)
+    fraction = 0.5 * (by_ahead + by_behind)
     closeness = jnp.where(is_object, rings, 0.0)
-    before = show_objects(closeness, fraction, 1)
+    before = show_objects(closeness, fraction, 1, axis=-2)
     angle = (jnp.arange(bins)[:, None] + fraction) * width
     distance = reach * (1.0 - rings)
     dx, dy, turn = (motion[..., i, None, None] for i in range(3))
@@ -55,23 +57,35 @@ def moved(rings: Array, reach: Array, motion: Array) -> tuple[jax.Array, jax.Arr
     shift = (jnp.arctan2(across, jnp.maximum(along, 0.02)) - turn) / width
     shift = jnp.clip(shift, -LARGEST_SHIFT, LARGEST_SHIFT)
     closeness = jnp.where(is_object, jnp.clip(1.0 - far / reach, 0.0, 1.0), 0.0)
-    return show_objects(closeness, fraction + shift, 2) - before, before
+    return show_objects(closeness, fraction + shift, 2, axis=-2) - before, before
 
 
-def _fraction(rings: Array, ahead: Array, behind: Array) -> jax.Array:
-    """How far through its bin the object of each bin is, in [0, 1].
+def fractions_by_neighbors(rings: Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    """How far through its bin the object of each bin is, in [0, 1]: as told by the bin ahead, and
+    as told by the bin behind. They agree unless one of these shows an object of its own.
 
-    The bin ahead tells it, and so does the bin behind, unless another object shows there; the mean
-    of both.
+    Args:
+      rings: closeness, any shape.
+      axis: that of the bins.
     """
     size = jnp.maximum(rings, 1e-6)
-    by_ahead = jnp.clip(ahead / size, 0.0, 1.0)
-    by_behind = jnp.clip(1.0 - behind / size, 0.0, 1.0)
-    return 0.5 * (by_ahead + by_behind)
+    by_ahead = jnp.clip(jnp.roll(rings, -1, axis=axis) / size, 0.0, 1.0)
+    by_behind = jnp.clip(1.0 - jnp.roll(rings, 1, axis=axis) / size, 0.0, 1.0)
+    return by_ahead, by_behind
 
 
-def show_objects(closeness: Array, fraction: Array, reach: int, axis: int = -2) -> jax.Array:
-    """What a ring shows of objects, at most one for each bin, `[..., n, R]`.
+def shown_share(beyond: Array) -> jax.Array:
+    """The share of an object's closeness that a bin shows, any shape.
+
+    Args:
+      beyond: of a bin's width by which the object is beyond the bin's beginning; in [0, 1] if it
+        is in the bin.
+    """
+    return jnp.clip(jnp.minimum(1.0 + beyond, 2.0 - beyond), 0.0, 1.0)
+
+
+def show_objects(closeness: Array, fraction: Array, reach: int, axis: int) -> jax.Array:
+    """What rings show of objects, at most one for each bin, in the shape of `closeness`.
 
     Args:
       closeness: of each bin's object, 0 for none.
@@ -82,7 +96,6 @@ def show_objects(closeness: Array, fraction: Array, reach: int, axis: int = -2) 
     """
     shown = jnp.zeros_like(closeness)
     for k in range(-reach, reach + 1):
-        beyond = fraction - k
-        share = jnp.clip(jnp.minimum(1.0 + beyond, 2.0 - beyond), 0.0, 1.0)
+        share = shown_share(fraction - k)
         shown = jnp.maximum(shown, jnp.roll(closeness * share, k, axis=axis))
     return shown

@@ -70,7 +70,7 @@ def report_dynamics(
         "open_loop_by_ring": by_ring,
         "disagreement_limit": float(model.limit),
         "resting_objects": ", ".join(name for name, rest in rests if rest) or "none",
-        "usual_reward": earned if bool(model.approaches) else "predicted by the networks",
+        "usual_reward": earned if np.any(model.approach) else "predicted by the networks",
         "near": near,
         "unit": unit,
     }

@@ -36,7 +36,7 @@ COST_CHUNK = 500
 # Logged transitions whose residuals imagined worlds draw from.
 RESIDUALS = 8192
 # Raised when the meaning of an artifact changes while its settings do not.
-VERSIONS = {"dynamics": 5, "bonus": 2, "termination": 1, "labels": 1, "cost": 1}
+VERSIONS = {"dynamics": 6, "bonus": 2, "termination": 1, "labels": 1, "cost": 1}
 LOGGED_CANDIDATES = 60_000
 EXPLORATIONS = 16
 LABELS = "labels.npz"
