@@ -116,7 +116,8 @@ def learned() -> proco.State:
 def act(learned):
     """The policy under the filter, from observations `[n, O]` and keys `[n]`."""
     # Of the model, the filter uses the normalizer alone.
-    model: Any = dynamics.Model(None, None, PLAIN, None, None)  # pyright: ignore
+    unused = dict.fromkeys(dynamics.Model._fields)
+    model: Any = dynamics.Model(**{**unused, "normalizer": PLAIN})
     zero = jnp.float32(0.0)
     shield = ShieldState(learned.feasibility.params, model, zero, zero)
     params = learned.params["policy"]
