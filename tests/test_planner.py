@@ -11,10 +11,12 @@ import pytest
 from proco_jax.algorithms.base import Previous
 from proco_jax.deployment.planner import (
     JUDGED_EVERY,
+    Judged,
     PlanningModel,
-    excess_of_plans,
-    excess_of_policy,
+    best,
     for_needed_rows,
+    judge_plans,
+    judge_policy,
     make_plans,
     persistent_noise,
 )
@@ -108,15 +110,33 @@ def in_stages(*moves: list[float]) -> jax.Array:
 def test_the_excess_of_plans_sums_what_is_infeasible():
     """From 0, with V_h = obs: sums of max(obs, 0) are 1 + 2, 2 + 0 and 1.5 + 1."""
     plans = in_stages([1.0, 2.0, 1.5], [1.0, -2.0, -0.5])
-    found = excess_of_plans(on_a_line(lambda x: x), plans, jnp.zeros(1))
-    np.testing.assert_allclose(found, [3.0, 2.0, 2.5])
+    found = judge_plans(on_a_line(lambda x: x), plans, jnp.zeros(1))
+    np.testing.assert_allclose(found.excess, [3.0, 2.0, 2.5])
+
+
+def test_the_reward_of_plans_is_the_sum_over_all_their_steps():
+    """A step earns the position before it: positions 1 to 3 at first, then 1 - 2 or 3 - 1."""
+    plans = jnp.array([[[1.0], [3.0]], [[-2.0], [-1.0]], [[0.0], [0.0]]])
+    found = judge_plans(on_a_line(lambda x: x), plans, jnp.array([0.5]))
+    np.testing.assert_allclose(found.reward, [0.5 + 1.5 - 0.5, 0.5 + 3.5 + 2.5])
+
+
+def test_the_best_has_the_least_excess_and_of_those_the_most_reward():
+    excess, reward = jnp.array([0.0, 2.0, 0.0, 0.0]), jnp.array([1.0, 9.0, 3.0, 3.0])
+    assert best(Judged(excess, reward)) == 2
+    assert best(Judged(excess + jnp.arange(4.0)[::-1], reward)) == 3
+    never = jnp.full(2, jnp.inf)
+    assert best(Judged(never, jnp.array([1.0, 2.0]))) == 1
+    # A model that diverges says nothing, and one that predicts no reward has no preference.
+    assert best(Judged(jnp.zeros(2), jnp.array([-jnp.inf, -5.0]))) == 1
+    assert best(Judged(jnp.zeros(2), jnp.full(2, -jnp.inf))) == 0
 
 
 def test_how_feasible_a_state_is_does_not_count():
     """Deep inside the feasible set is as good as just inside."""
     plans = jnp.array([[[-0.1], [-100.0], [1.0]]])
-    found = excess_of_plans(on_a_line(lambda x: x), plans, jnp.zeros(1))
-    np.testing.assert_allclose(found, [0.0, 0.0, 1.0])
+    found = judge_plans(on_a_line(lambda x: x), plans, jnp.zeros(1))
+    np.testing.assert_allclose(found.excess, [0.0, 0.0, 1.0])
 
 
 @pytest.mark.parametrize("side", [-1.0, 1.0])
@@ -124,7 +144,7 @@ def test_the_plan_of_least_excess_leads_away_from_the_unsafe_side(side):
     """On a line, 0.5 inside of the unsafe half, at a tenth of the action per step."""
     plans = make_plans(10, 64, 1, 12.0)
     model = on_a_line(lambda x: side * x, speed=0.1)
-    found = excess_of_plans(model, plans, jnp.array([0.5 * side]))
+    found = judge_plans(model, plans, jnp.array([0.5 * side])).excess
     assert float(plans[0, jnp.argmin(found), 0]) * side < -0.4
 
 
@@ -132,7 +152,7 @@ def test_plans_that_the_model_cannot_follow_have_an_infinite_excess():
     """V_h is not a number at negative positions, and 1 elsewhere."""
     plans = make_plans(10, 64, 1, 100.0)
     model = on_a_line(lambda x: jnp.where(x < 0.0, jnp.nan, 1.0))
-    found = np.asarray(excess_of_plans(model, plans, jnp.zeros(1)))
+    found = np.asarray(judge_plans(model, plans, jnp.zeros(1)).excess)
     positions = np.cumsum(np.asarray(plans[..., 0]), axis=0)
     leaves = (positions[JUDGED_EVERY - 1 :: JUDGED_EVERY] < 0.0).any(axis=0)
     assert leaves.any() and not leaves.all()
@@ -154,18 +174,19 @@ def remembering(key: jax.Array, carry: jax.Array, obs: jax.Array, previous: Prev
     return action + 0.0 * jax.random.normal(key, action.shape), carry + 1
 
 
-def test_the_excess_of_a_policy_is_that_of_what_it_would_do():
+def test_excess_and_reward_of_a_policy_are_those_of_what_it_would_do():
     """Against a loop in Python, with noise that clips some actions."""
     rng = np.random.default_rng(0)
     first = rng.uniform(-1, 1, (5, 1)).astype(np.float32)
     noise = rng.normal(0, 0.8, (6, 5, 1)).astype(np.float32)
     start, memory = 0.3, 2
-    expected = np.zeros(5)
+    expected, earned = np.zeros(5), np.zeros(5)
     clipped = 0
     for c in range(5):
         position, action, steps = start, float(first[c, 0]), memory
         for t in range(7):
             reward, position = position, position + action
+            earned[c] += reward
             if (t + 1) % JUDGED_EVERY == 0 or t == 6:
                 expected[c] += max(position - 0.5, 0.0)
             if t < 6:
@@ -174,7 +195,7 @@ def test_the_excess_of_a_policy_is_that_of_what_it_would_do():
                 action = float(np.clip(wanted, -1.0, 1.0))
                 clipped += action != wanted
     assert clipped and (expected > 0).any()
-    found = excess_of_policy(
+    found = judge_policy(
         on_a_line(lambda x: x - 0.5),
         remembering,
         jnp.array([start]),
@@ -183,14 +204,15 @@ def test_the_excess_of_a_policy_is_that_of_what_it_would_do():
         jnp.asarray(noise),
         jax.random.key(0),
     )
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.excess, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.reward, earned, rtol=1e-5, atol=1e-6)
 
 
 def test_a_continuation_in_a_model_that_diverges_has_an_infinite_excess():
     diverging = on_a_line(lambda x: x)._replace(
         step=lambda obs, action: (jnp.full_like(obs, jnp.nan), jnp.full(len(obs), jnp.nan))
     )
-    found = excess_of_policy(
+    found = judge_policy(
         diverging,
         remembering,
         jnp.zeros(1),
@@ -199,7 +221,7 @@ def test_a_continuation_in_a_model_that_diverges_has_an_infinite_excess():
         jnp.zeros((4, 3, 1)),
         jax.random.key(0),
     )
-    assert np.isinf(found).all()
+    assert np.isposinf(found.excess).all() and np.isneginf(found.reward).all()
 
 
 @pytest.mark.parametrize("persistence", [1.0, 5.0, 20.0])
@@ -215,9 +237,9 @@ def test_persistent_noise_is_normal_and_forgets_at_the_stated_rate(persistence):
 def test_states_are_judged_every_fifth_step_and_at_the_end(horizon, judged):
     model = on_a_line(lambda x: jnp.full_like(x, 3.0))
     plans = jnp.zeros((horizon, 2, 1))
-    found = excess_of_plans(model, plans, jnp.zeros(1))
+    found = judge_plans(model, plans, jnp.zeros(1)).excess
     np.testing.assert_allclose(found, 3.0 * judged)
     calm = plans[1:]
     start, carry, key = jnp.zeros(1), jnp.float32(0), jax.random.key(0)
-    found = excess_of_policy(model, remembering, start, carry, plans[0], calm, key)
+    found = judge_policy(model, remembering, start, carry, plans[0], calm, key).excess
     np.testing.assert_allclose(found, 3.0 * judged)

@@ -2,14 +2,18 @@
 
 A step moves a robot by about a centimeter, so single actions hardly differ in Q_h; sequences that
 last do differ. The planner compares sequences by their *excess*, the sum of max(V_h - threshold, 0)
-over the states to which they lead in the model:
+over the states to which they lead in the model, and those without excess by the reward that the
+model predicts for them:
 
 1. *The policy's own continuation*: its action, and what it would do next.
 2. *Varied continuations*: the same with noise that lasts. A policy often knows the way around a
    hazard, and is only too close or too fast.
 3. *Random sequences* of actions, whatever the policy would do.
 
-The shield (`shield.py`) takes the first of these without excess, or else the one with the least.
+The shield (`shield.py`) takes the first of these three that holds a sequence without excess, and of
+those that it holds the one with the most reward; where there is none, the one with the least
+excess. Without the reward robots stop before what they must avoid: standing still is feasible, too,
+and so is the way around.
 """
 
 from collections.abc import Callable
@@ -61,6 +65,18 @@ class PlanningModel(NamedTuple):
     observe: Callable[[Array], Array] = unchanged
 
 
+class Judged(NamedTuple):
+    """What the model says of C sequences.
+
+    Attributes:
+      excess: `[C]`, infinite where the model diverges.
+      reward: `[C]` sum of the predicted rewards, without rare bonuses.
+    """
+
+    excess: Array
+    reward: Array
+
+
 def make_plans(horizon: int, candidates: int, action_size: int, persistence: float) -> jax.Array:
     """The random action sequences `[H, C, A]`.
 
@@ -82,7 +98,7 @@ def persistent_noise(key: Array, shape: tuple[int, ...], persistence: Array | fl
     return jnp.concatenate([fresh[:1], jax.lax.scan(step, fresh[0], fresh[1:])[1]])
 
 
-def excess_of_policy(
+def judge_policy(
     model: PlanningModel,
     act: Callable[[Array, Any, Array, Previous], tuple[Array, Any]],
     start: Array,
@@ -90,8 +106,8 @@ def excess_of_policy(
     first: Array,
     noise: Array,
     key: Array,
-) -> jax.Array:
-    """The excess `[C]` of C continuations of a policy from one state.
+) -> Judged:
+    """C continuations of a policy from one state, judged.
 
     Args:
       act: as in `Continuation`.
@@ -107,28 +123,30 @@ def excess_of_policy(
         return jnp.broadcast_to(x, (count, *jnp.shape(x)))
 
     def ahead(state: tuple, inputs: tuple) -> tuple:
-        imagined, action, memory, total = state
+        imagined, action, memory, total, earned = state
         shift, step_data, t = inputs
         imagined, reward = model.step(imagined, action)
         obs = model.observe(imagined)
-        total = total + _excess(model, obs, _judged(t, horizon))
+        total = total + _excess(model, obs, _is_judged(t, horizon))
+        earned = earned + reward
         # What an imagined step costs is unknown; feasible ones cost nothing.
         previous = Previous(action, jnp.nan_to_num(reward), jnp.zeros(count))
         keys = jax.random.split(jax.random.wrap_key_data(step_data), count)
         action, memory = jax.vmap(act)(keys, memory, obs, previous)
-        return (imagined, jnp.clip(action + shift, -1.0, 1.0), memory, total), None
+        return (imagined, jnp.clip(action + shift, -1.0, 1.0), memory, total, earned), None
 
-    begin = (many(model.begin(start)), first, jax.tree.map(many, carry), jnp.zeros(count))
+    zero = jnp.zeros(count)
+    begin = (many(model.begin(start)), first, jax.tree.map(many, carry), zero, zero)
     # The action after the last step is not executed. One more of them is less than a second copy of
     # the model in the compiled program.
     shifts = jnp.concatenate([noise, jnp.zeros((1, *first.shape))])
     data = jax.random.key_data(jax.random.split(key, horizon))
-    (*_, total), _ = jax.lax.scan(ahead, begin, (shifts, data, jnp.arange(horizon)))
-    return _finite(total)
+    (*_, total, earned), _ = jax.lax.scan(ahead, begin, (shifts, data, jnp.arange(horizon)))
+    return Judged(_finite(total, jnp.inf), _finite(earned, -jnp.inf))
 
 
-def excess_of_plans(model: PlanningModel, plans: Array, start: Array) -> jax.Array:
-    """The excess `[C]` of action sequences.
+def judge_plans(model: PlanningModel, plans: Array, start: Array) -> Judged:
+    """Action sequences, judged.
 
     Args:
       plans: `[H, C, A]`.
@@ -137,16 +155,22 @@ def excess_of_plans(model: PlanningModel, plans: Array, start: Array) -> jax.Arr
     horizon, count = plans.shape[:2]
 
     def ahead(state: tuple, inputs: tuple) -> tuple:
-        imagined, total = state
+        imagined, total, earned = state
         action, t = inputs
-        imagined, _ = model.step(imagined, action)
-        obs = model.observe(imagined)
-        return (imagined, total + _excess(model, obs, _judged(t, horizon))), None
+        imagined, reward = model.step(imagined, action)
+        total = total + _excess(model, model.observe(imagined), _is_judged(t, horizon))
+        return (imagined, total, earned + reward), None
 
-    begun = model.begin(start)
-    begin = (jnp.broadcast_to(begun, (count, *begun.shape)), jnp.zeros(count))
-    (_, total), _ = jax.lax.scan(ahead, begin, (plans, jnp.arange(horizon)))
-    return _finite(total)
+    begun, zero = model.begin(start), jnp.zeros(count)
+    begin = (jnp.broadcast_to(begun, (count, *begun.shape)), zero, zero)
+    (_, total, earned), _ = jax.lax.scan(ahead, begin, (plans, jnp.arange(horizon)))
+    return Judged(_finite(total, jnp.inf), _finite(earned, -jnp.inf))
+
+
+def best(judged: Judged) -> jax.Array:
+    """The index `[]` of the sequence with the least excess and, of those, with the most reward."""
+    least = judged.excess <= jnp.min(judged.excess)
+    return jnp.argmax(jnp.where(least, judged.reward, -jnp.inf))
 
 
 def for_needed_rows(function: Callable[[Any], Any], rows: Any, needed: Array, block: int) -> Any:
@@ -192,7 +216,7 @@ def for_needed_rows(function: Callable[[Any], Any], rows: Any, needed: Array, bl
     return jax.tree.map(keep, found)
 
 
-def _judged(t: Array, horizon: int) -> Array:
+def _is_judged(t: Array, horizon: int) -> Array:
     """Whether the state after step t, counted from 0, is judged."""
     return ((t + 1) % JUDGED_EVERY == 0) | (t + 1 == horizon)
 
@@ -202,6 +226,6 @@ def _excess(model: PlanningModel, obs: Array, judged: Array) -> jax.Array:
     return jax.lax.cond(judged, model.excess, lambda obs: jnp.zeros(obs.shape[0]), obs)
 
 
-def _finite(total: Array) -> jax.Array:
-    # A diverged model may return anything; a sequence whose excess is not finite is not taken.
-    return jnp.where(jnp.isfinite(total), total, jnp.inf)
+def _finite(total: Array, otherwise: float) -> jax.Array:
+    # A diverged model may return anything; a sequence for which it does is not taken.
+    return jnp.where(jnp.isfinite(total), total, otherwise)

@@ -4,7 +4,8 @@
     filter    of several actions of the policy, the first whose Q_h is within a threshold, or the
               one with the least Q_h if none is
     planner   the policy's own action as long as the model says that the policy's continuation stays
-              feasible; else the first action of a sequence that does (`planner.py`)
+              feasible; else the first action of a sequence that does, of several the one with the
+              most predicted reward (`planner.py`)
 
 The filter takes neither the feasible action with the best Q_r nor the mode of the policy: robots
 saturate at a small part of the action's range, so the noise of the actions sets their speed, and a
@@ -25,10 +26,12 @@ from proco_jax.deployment.planner import (
     ACCELERATOR_BLOCK,
     CPU_BLOCK,
     Continuation,
+    Judged,
     PlanningModel,
-    excess_of_plans,
-    excess_of_policy,
+    best,
     for_needed_rows,
+    judge_plans,
+    judge_policy,
     make_plans,
     persistent_noise,
 )
@@ -38,7 +41,7 @@ from proco_jax.models.networks import Critic, DynamicsNetwork
 from proco_jax.types import Array
 
 # Incremented when a shield chooses other actions from the same state; results depend on it.
-SHIELD_VERSION = 4
+SHIELD_VERSION = 5
 
 
 class ShieldState(NamedTuple):
@@ -142,7 +145,8 @@ def make_planner(
             start, action, carry, data = row
             key = jax.random.split(jax.random.wrap_key_data(data))[0]
             calm = jnp.zeros((horizon - 1, 1, action_size))
-            return excess_of_policy(model, policy.act, start, carry, action[None], calm, key)[0]
+            judged = judge_policy(model, policy.act, start, carry, action[None], calm, key)
+            return judged.excess[0]
 
         def varied(row: tuple) -> tuple[jax.Array, jax.Array]:
             start, first, carry, data = row
@@ -151,11 +155,12 @@ def make_planner(
             noise = persistent_noise(noise_key, (horizon, variations, action_size), persistence)
             noise = settings.planner_noise * noise
             first = jnp.clip(first + noise[0], -1.0, 1.0)
-            excess = excess_of_policy(model, policy.act, start, carry, first, noise[1:], act_key)
-            return _least(excess, first)
+            return _choice(
+                judge_policy(model, policy.act, start, carry, first, noise[1:], act_key), first
+            )
 
         def random(start: Array) -> tuple[jax.Array, jax.Array]:
-            return _least(excess_of_plans(model, plans, start), plans[0])
+            return _choice(judge_plans(model, plans, start), plans[0])
 
         memory = (policy.carry, policy.key_data)
         least, chosen = jax.vmap(followed)((obs, own, *memory)), own
@@ -221,7 +226,7 @@ def _planning_model(
     )
 
 
-def _least(excess: Array, actions: Array) -> tuple[jax.Array, jax.Array]:
-    """The least excess `[]`, and the first of the actions `[C, A]` that has it."""
-    index = jnp.argmin(excess)
-    return excess[index], actions[index]
+def _choice(judged: Judged, actions: Array) -> tuple[jax.Array, jax.Array]:
+    """The least excess `[]`, and the best of the actions `[C, A]` that have it."""
+    index = best(judged)
+    return judged.excess[index], actions[index]

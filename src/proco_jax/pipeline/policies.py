@@ -33,7 +33,7 @@ from proco_jax.training.loop import Program, TrainState
 from proco_jax.types import Array
 
 # Raised when the meaning of a training changes while its settings do not.
-VERSION = 3
+VERSION = 4
 
 
 class Learner(NamedTuple):
