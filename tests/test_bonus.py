@@ -142,7 +142,8 @@ def test_after_a_bonus_the_goal_is_located_anew_and_all_else_goes_on(data, fitte
     again = jax.random.clone(key)
     found = np.asarray(bonus.after_bonus(SPEC, model, again, state, occurs))
     np.testing.assert_array_equal(found[1::2], state[1::2])
-    drawn = np.where(np.asarray(occurs)[:, None], bonus.redraw(model, key, obs), obs)
+    draw_key, _ = jax.random.split(key)
+    drawn = np.where(np.asarray(occurs)[:, None], bonus.redraw(model, draw_key, obs), obs)
     np.testing.assert_array_equal(found[:, : SPEC.size], drawn)
     located = np.asarray(object_map.begin(SPEC, jnp.asarray(drawn)))
     ring = next(i for i, f in enumerate(SPEC.rings) if SPEC.slices[f.name] == GOAL)
@@ -152,6 +153,23 @@ def test_after_a_bonus_the_goal_is_located_anew_and_all_else_goes_on(data, fitte
     np.testing.assert_array_equal(found[::2][:, own], located[::2][:, own])
     others = ~own & (np.arange(state.shape[1]) >= SPEC.size)
     np.testing.assert_array_equal(found[:, others], np.asarray(state)[:, others])
+
+
+def test_a_state_that_knows_other_places_of_the_goal_draws_from_them(fitted):
+    model = fitted._replace(redrawn=jnp.zeros(SPEC.size, bool).at[GOAL].set(True))
+    obs = jnp.asarray(np.random.default_rng(2).uniform(0.1, 0.9, (6, SPEC.size)), jnp.float32)
+    ring = next(i for i, f in enumerate(SPEC.rings) if SPEC.slices[f.name] == GOAL)
+    places = np.full((6, len(SPEC.rings), object_map.SPARE, 2), object_map.NOWHERE, np.float32)
+    places[:, ring, 0] = [1.2, -0.7]
+    state = object_map.with_elsewhere(SPEC, object_map.begin(SPEC, obs), jnp.asarray(places))
+    occurs = jnp.arange(6) % 2 == 0
+    found = bonus.after_bonus(SPEC, model, jax.random.key(4), state, occurs)
+    np.testing.assert_array_equal(found[1::2], state[1::2])
+    distance = np.asarray(object_map.nearest(SPEC, found))[::2]
+    before = np.asarray(object_map.nearest(SPEC, state))[::2]
+    np.testing.assert_allclose(distance[:, ring], np.hypot(1.2, 0.7), rtol=1e-5)
+    others = np.arange(len(SPEC.rings)) != ring
+    np.testing.assert_array_equal(distance[:, others], before[:, others])
 
 
 @pytest.mark.slow

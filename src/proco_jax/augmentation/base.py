@@ -35,6 +35,11 @@ class WorldModel(NamedTuple):
         which a policy is improved.
       termination: the fitted classifier of states that end an episode; None where the logs have no
         termination.
+      accurate_cost: a fitted cost network that is not conservative, for worlds in which a policy is
+        improved; None where there is none or no knowledge.
+      begun: `[B, S]` states in which worlds may begin, that know what their logged episode shows
+        at other times (`models/episode_map.py`); None for those that know the logged state alone.
+      begun_risky: the same of the states of `risky`.
     """
 
     dynamics: Model
@@ -45,6 +50,9 @@ class WorldModel(NamedTuple):
     bonus: BonusModel | None = None
     residuals: Array | None = None
     termination: TerminationModel | None = None
+    accurate_cost: CostModel | None = None
+    begun: Array | None = None
+    begun_risky: Array | None = None
 
 
 class Context(NamedTuple):

@@ -2,7 +2,9 @@
 
 Where the dynamics ensemble disagrees beyond its limit, or predicts a number that is not finite, the
 world is lost: the state may not be continued. Without a cost network, as in the control, leaving
-the support of the logs is what counts as unsafe. Nor is a state continued that ends an episode.
+the support of the logs is what counts as unsafe. With one, it is what the knowledge says, without
+the margin of a conservative network: a policy that pays for coming near as for a violation finds
+that it earns nothing among the hazards, and leaves. Nor is a state continued that ends an episode.
 
 Some sensors can hardly be predicted, e.g. an accelerometer. A policy that was improved with their
 means acts on noise once it is deployed, so residuals of logged transitions are added to them. Rings
@@ -32,6 +34,8 @@ def learned_world(
     """
     world, data = context.world, context.data
     assert world is not None, "this augmentation needs a world model"
+    rows, begun, begun_risky = data.obs_index, world.begun, world.begun_risky
+    judge = world.cost if world.accurate_cost is None else world.accurate_cost
     model, events = world.dynamics, world.bonus
     low, high = model.targets.usual
     spec = dynamics_net.spec
@@ -46,7 +50,7 @@ def learned_world(
         next_obs = observe(next_state)
         reward = jnp.clip(jnp.where(finite, found.reward, 0.0), low, high)
         lost = ~(finite & (found.disagreement <= model.limit))
-        unsafe = lost if world.cost is None else cost.unsafe(cost_net, world.cost, next_obs)
+        unsafe = lost if judge is None else cost.unsafe(cost_net, judge, next_obs)
         if world.termination is not None:
             lost = lost | termination.ends(world.termination, next_obs)
         chance = jnp.zeros_like(reward)
@@ -54,12 +58,18 @@ def learned_world(
             chance = bonus.probability(spec, events, observe(state), action)
         return Outcome(next_state, reward, chance, unsafe, lost)
 
+    def draw(key: Array, n: int, prepared: Array | None, among: Array) -> jax.Array:
+        if prepared is not None:
+            return prepared[jax.random.randint(key, (n,), 0, len(prepared))]
+        chosen = among[jax.random.randint(key, (n,), 0, len(among))]
+        return object_map.begin(spec, data.obs[chosen])
+
     def starts(key: Array, n: int, risky_share: Array) -> jax.Array:
         any_key, risky_key, share_key = jax.random.split(key, 3)
-        index = jax.random.randint(any_key, (n,), 0, data.size)
-        risky = world.risky[jax.random.randint(risky_key, (n,), 0, world.risky.shape[0])]
-        index = jnp.where(jax.random.bernoulli(share_key, risky_share, (n,)), risky, index)
-        return object_map.begin(spec, data.obs[data.obs_index[index]])
+        any_state = draw(any_key, n, begun, rows)
+        risky = draw(risky_key, n, begun_risky, rows[world.risky])
+        chosen = jax.random.bernoulli(share_key, risky_share, (n, 1))
+        return jnp.where(chosen, risky, any_state)
 
     def logged(key: Array, n: int) -> tuple[jax.Array, jax.Array, jax.Array]:
         index = jax.random.randint(key, (n,), 0, data.size)

@@ -502,7 +502,7 @@ class ImaginationConfig:
     """The policy's improvement in imagination, after its regression (`algorithms/imagination.py`).
 
     Attributes:
-      updates: in all, e.g. 300; 0 leaves the policy as the regression gave it.
+      updates: in all, e.g. 600; 0 leaves the policy as the regression gave it.
       warmup: of them, the first, which fit the values alone.
       interval: updates between refreshes of the augmentation with the policy as it is then.
       critic_steps: gradient steps of the feasibility critics after each refresh.
@@ -531,7 +531,7 @@ class ImaginationConfig:
     critic_steps: int = count(25, low=0)
     worlds: int = count(256, high=LARGEST_BATCH)
     horizon: int = count(20, high=10_000)
-    age: int = count(400)
+    age: int = count(1000)
     epochs: int = count(2, high=1000)
     minibatches: int = count(4, high=1000)
     elites: int = count(2, high=1000)
@@ -543,8 +543,8 @@ class ImaginationConfig:
     likelihood_weight: float = nonnegative(0.01)
     multiplier: float = nonnegative(0.01)
     multiplier_rate: float = share(0.04)
-    multiplier_limit: float = nonnegative(0.6)
-    target_cost: float = setting(10.0, low=1e-3, high=1000.0)
+    multiplier_limit: float = nonnegative(2.0)
+    target_cost: float = setting(8.0, low=1e-3, high=1000.0)
     risky_start_share: float = share(0.3)
 
 

@@ -115,9 +115,18 @@ def after_bonus(
       occurs: `[N]` bool.
     """
     obs = object_map.observation(spec, state)
+    draw_key, place_key = jax.random.split(key)
     again = occurs[:, None] & model.redrawn
-    drawn = jnp.where(again, redraw(model, key, obs), obs)
-    return object_map.relocated(spec, state.at[:, : spec.size].set(drawn), again)
+    drawn = jnp.where(again, redraw(model, draw_key, obs), obs)
+    state = object_map.relocated(spec, state.at[:, : spec.size].set(drawn), again)
+    rings = occurs[:, None] & redrawn_rings(spec, model)
+    return object_map.elsewhere(spec, place_key, state, rings)
+
+
+def redrawn_rings(spec: ObservationSpec, model: BonusModel) -> jax.Array:
+    """The rings that a bonus draws anew, `[R]` bool."""
+    found = [jnp.any(model.redrawn[spec.slices[f.name]]) for f in spec.rings]
+    return jnp.stack(found) if found else jnp.zeros(0, bool)
 
 
 def redrawn_fields(

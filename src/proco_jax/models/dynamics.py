@@ -332,6 +332,28 @@ def residuals(
     return jnp.where(_ring_mask(net.spec, 0), 0.0, data.obs[at + 1] - next_obs)
 
 
+def motions(net: DynamicsNetwork, model: Model, data: Dataset, elites: int) -> jax.Array:
+    """The agent's motion in each logged transition by the best elites, `[N, 3]`: ahead and left in
+    meters, turn to the left in rad, in its own frame; 0 without rings.
+
+    Args:
+      data: the logs.
+      elites: how many predict.
+    """
+    params = jax.tree.map(lambda x: x[model.elites[:elites]], model.params)
+
+    def one(row: tuple[Array, Array]) -> jax.Array:
+        return jnp.mean(
+            jax.vmap(lambda p: _apply_member(net, p, model.normalizer, model.targets, *row)[3])(
+                params
+            ),
+            axis=0,
+        )
+
+    rows = (data.obs[data.obs_index], data.action)
+    return jax.lax.map(one, rows, batch_size=4096)
+
+
 def model(
     config: DynamicsConfig,
     net: DynamicsNetwork,
@@ -442,7 +464,19 @@ def predict(
     places = object_map.moved(net.spec, state, motion)
     next_state = object_map.state_of(net.spec, model.resting, next_obs, places)
     deviation = jnp.exp(0.5 * log_variance) * model.targets.size * model.targets.varies
-    return Prediction(next_state, next_obs, reward[..., 0], reward[..., 1], deviation)
+    usual = _usual_reward(net, model, state, next_state, reward[..., 0])
+    return Prediction(next_state, next_obs, usual, reward[..., 1], deviation)
+
+
+def _usual_reward(
+    net: DynamicsNetwork, model: Model, state: Array, next_state: Array, predicted: Array
+) -> jax.Array:
+    """The usual part `[...]` of the reward of a step: that of approach, if it is one (`approach`),
+    else as a network predicts it."""
+    if not net.spec.rings:
+        return predicted
+    approached = approach.reward(net.spec, model.approach, state, next_state)
+    return jnp.where(jnp.any(model.approach != 0.0), approached, predicted)
 
 
 def _standardized_change(
@@ -518,10 +552,7 @@ def predict_mean(
     places = found.next_state[..., net.spec.size :].mean(axis=0)
     mean = found.next_obs.mean(axis=0)
     next_state = object_map.state_of(net.spec, model.resting, mean, places)
-    reward = found.reward.mean(axis=0)
-    if net.spec.rings:
-        approached = approach.reward(net.spec, model.approach, state, next_state)
-        reward = jnp.where(jnp.any(model.approach != 0.0), approached, reward)
+    reward = _usual_reward(net, model, state, next_state, found.reward.mean(axis=0))
     return MeanPrediction(next_state, reward, disagreement)
 
 

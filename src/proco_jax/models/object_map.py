@@ -26,6 +26,10 @@ from proco_jax.types import Array
 SEARCHES, TOLERANCE = 3, 0.02
 # Where the objects of bins are that show none, in meters: beyond the reach of any ring.
 NOWHERE = 1e6
+# Places of each ring from which a bonus draws, if a state has them.
+SPARE = 8
+# In meters: a bonus draws no place that is nearer to the agent, it has just been there.
+REACHED = 0.6
 
 
 def begin(spec: ObservationSpec, obs: Array) -> jax.Array:
@@ -67,7 +71,7 @@ def state_of(spec: ObservationSpec, resting: Array, obs: Array, places: Array) -
     """
     if not spec.rings:
         return obs
-    rings = jnp.where(of_rings(spec, resting), _shown(spec, places), obs)
+    rings = jnp.where(of_rings(spec, resting), _shown(spec, places[..., : _size(spec)]), obs)
     return jnp.concatenate([rings, places], axis=-1)
 
 
@@ -78,8 +82,45 @@ def relocated(spec: ObservationSpec, state: Array, again: Array) -> jax.Array:
     places = begin(spec, observation(spec, state))[..., spec.size :]
     ring = [again[..., spec.slices[f.name]] for f in spec.rings]
     each = jnp.repeat(jnp.concatenate(ring, axis=-1), 2, axis=-1)
-    kept = jnp.where(each, places, state[..., spec.size :])
-    return jnp.concatenate([observation(spec, state), kept], axis=-1)
+    end = spec.size + _size(spec)
+    kept = jnp.where(each, places, state[..., spec.size : end])
+    return jnp.concatenate([observation(spec, state), kept, state[..., end:]], axis=-1)
+
+
+def with_elsewhere(spec: ObservationSpec, state: Array, places: Array) -> jax.Array:
+    """A state `[..., O + M]` that also knows where bonuses may draw rings anew.
+
+    Args:
+      places: `[..., R, SPARE, 2]` in the agent's frame, NOWHERE where there are fewer.
+    """
+    return jnp.concatenate([state, places.reshape(*state.shape[:-1], -1)], axis=-1)
+
+
+def elsewhere(spec: ObservationSpec, key: Array, state: Array, again: Array) -> jax.Array:
+    """States `[N, S]` with rings `again [N, R]` drawn from their other places, if they have any.
+
+    A ring then shows one object, at one of these places, each of those that are not where the
+    agent is with the same probability.
+    """
+    end = spec.size + _size(spec)
+    if not spec.rings or state.shape[-1] == end:
+        return state
+    spare = state[..., end:].reshape(len(state), len(spec.rings), SPARE, 2)
+    distance = _distance(spare)
+    usable = (distance > REACHED) & (distance < NOWHERE / 2)
+    score = jnp.where(usable, jax.random.uniform(key, usable.shape), -1.0)
+    index = jnp.argmax(score, axis=-1)[..., None, None]
+    drawn = jnp.take_along_axis(spare, index, axis=2)[:, :, 0]
+    again = again & jnp.any(usable, axis=-1)
+    parts, obs = [], observation(spec, state)
+    for i, f in enumerate(spec.rings):
+        places = places_by_ring(spec, state)[i]
+        alone = jnp.full_like(places, NOWHERE).at[:, 0].set(drawn[:, i])
+        now = again[:, i, None]
+        parts.append(jnp.where(now[..., None], alone, places).reshape(len(state), -1))
+        where = spec.slices[f.name]
+        obs = obs.at[:, where].set(jnp.where(now, _ring(f, alone), obs[:, where]))
+    return jnp.concatenate([obs, *parts, state[..., end:]], axis=-1)
 
 
 def nearest(spec: ObservationSpec, state: Array) -> jax.Array:
@@ -88,8 +129,18 @@ def nearest(spec: ObservationSpec, state: Array) -> jax.Array:
     Args:
       state: `[..., O + M]`.
     """
-    places = _by_ring(spec, state[..., spec.size :])
+    places = places_by_ring(spec, state)
     return jnp.stack([jnp.min(_distance(place), axis=-1) for place in places], axis=-1)
+
+
+def places_by_ring(spec: ObservationSpec, state: Array) -> list[jax.Array]:
+    """The places of each ring's objects, `[..., n, 2]`, of a state `[..., S]`."""
+    return _by_ring(spec, state[..., spec.size : spec.size + _size(spec)])
+
+
+def shown_by(f: Field, place: Array) -> jax.Array:
+    """What a ring shows of the objects at `[..., n, 2]`, `[..., bins]`."""
+    return _ring(f, place)
 
 
 def of_rings(spec: ObservationSpec, each: Array) -> jax.Array:
@@ -139,6 +190,11 @@ def _shown(spec: ObservationSpec, places: Array) -> jax.Array:
     }
     blank = {f.name: jnp.zeros((*places.shape[:-1], f.size)) for f in spec.fields}
     return jnp.concatenate([(blank | shown)[f.name] for f in spec.fields], axis=-1)
+
+
+def _size(spec: ObservationSpec) -> int:
+    """M, how many numbers say where objects are."""
+    return 2 * sum(f.size for f in spec.rings)
 
 
 def _by_ring(spec: ObservationSpec, places: Array) -> list[jax.Array]:

@@ -32,6 +32,7 @@ from proco_jax.evaluation.results import FILE, load_rows
 from proco_jax.knowledge.grounding import Grounding, check_knowledge, ground
 from proco_jax.knowledge.rule_checks import LoggedStates
 from proco_jax.models import bonus, cost, dynamics, termination
+from proco_jax.models.cost import CostModel
 from proco_jax.models.normalizer import fit_normalizer
 from proco_jax.pipeline import offline, policies, reports
 from proco_jax.pipeline.policies import Learner, Trained
@@ -41,6 +42,7 @@ from proco_jax.pipeline.world_model import (
     Data,
     FittedCost,
     Nets,
+    fit_accurate_cost,
     fit_bonus,
     fit_cost,
     fit_dynamics,
@@ -65,16 +67,18 @@ class Fitted(NamedTuple):
 
     Attributes:
       dynamics: the fitted ensemble.
-      bonus: the fitted event model of rare bonuses; None if no policy is improved in imagination.
+      bonus: the fitted event model of rare bonuses.
       termination: the fitted classifier of states that end an episode; None where none does.
       cost: the fitted cost network.
+      accurate_cost: the one that is not conservative; None if no policy is improved.
       inputs: content hashes of those that there are, by kind.
     """
 
     dynamics: dynamics.Model
-    bonus: bonus.BonusModel | None
+    bonus: bonus.BonusModel
     termination: termination.TerminationModel | None
     cost: FittedCost
+    accurate_cost: CostModel | None
     inputs: dict[str, Any]
 
 
@@ -220,7 +224,13 @@ def fit_world_model(run: Run, nets: Nets, data: Data, logs: Logs, grounding: Gro
         fitted = fit_cost(run, nets, data.normalizer, labels, labels_folder)
         if run.read_json("cost.json") is None:
             reports.report_cost(run, nets, fitted, logs, grounding)
-    return Fitted(model, events, ending, fitted, inputs | {"cost": fitted.folder.name})
+        inputs["cost"] = fitted.folder.name
+        accurate = None
+        if run.config.proco.imagination.updates:
+            labeled = (labels, labels_folder)
+            accurate, folder = fit_accurate_cost(run, nets, data.normalizer, *labeled)
+            inputs["accurate_cost"] = folder.name
+    return Fitted(model, events, ending, fitted, accurate, inputs)
 
 
 def make_contexts(
@@ -235,11 +245,13 @@ def make_contexts(
             inputs["episode_steps"] = task_of(run.config).episode_steps
         if name != "none":
             assert fitted is not None
-            cost_model = None if name == "control" else fitted.cost.model
-            models = (fitted.dynamics, cost_model, fitted.bonus, fitted.termination)
+            knows = name != "control"
+            cost_model = fitted.cost.model if knows else None
+            accurate = fitted.accurate_cost if knows else None
+            models = (fitted.dynamics, cost_model, fitted.bonus, fitted.termination, accurate)
             world = make_world(run.config, nets, data, *models)
-            made_of = fitted.inputs.items()
-            inputs |= {kind: x for kind, x in made_of if kind != "cost" or name != "control"}
+            costs = () if knows else ("cost", "accurate_cost")
+            inputs |= {kind: x for kind, x in fitted.inputs.items() if kind not in costs}
         found[name] = Context(data.train, data.normalizer, world), inputs
     return found
 

@@ -18,10 +18,10 @@ from proco_jax.common.checkpoint import load_arrays, save_arrays
 from proco_jax.common.files import read_npz, write_atomic
 from proco_jax.common.hyperparameters import hyper_from
 from proco_jax.common.random_streams import Stream, stream_key
-from proco_jax.config.schema import Config
+from proco_jax.config.schema import Config, CostConfig
 from proco_jax.diagnostics import critics as diagnostics
 from proco_jax.knowledge.grounding import Grounding, label_states
-from proco_jax.models import bonus, cost, dynamics, termination
+from proco_jax.models import bonus, cost, dynamics, episode_map, termination
 from proco_jax.models.dynamics_targets import fit_targets, is_bonus
 from proco_jax.models.networks import Critic, DynamicsNetwork
 from proco_jax.models.normalizer import Normalizer
@@ -35,6 +35,8 @@ from proco_jax.types import Array, Dataset, LabeledStates
 COST_CHUNK = 500
 # Logged transitions whose residuals imagined worlds draw from.
 RESIDUALS = 8192
+# Logged states, and as many risky ones at most, in which worlds begin.
+STARTS = 8192
 # Raised when the meaning of an artifact changes while its settings do not.
 VERSIONS = {"dynamics": 6, "bonus": 2, "termination": 1, "labels": 1, "cost": 1}
 LOGGED_CANDIDATES = 60_000
@@ -353,22 +355,7 @@ def fit_cost(
     }
 
     def make(folder: Path) -> None:
-        on_device = cost.Labels(normalizer(labels.obs[used]), jnp.asarray(labels.unsafe[used]))
-
-        def make_chunk(steps: int) -> Callable[[Any], Any]:
-            chunk = make_cost_chunk(config, nets.cost, steps)
-            return lambda state: chunk(on_device, state)
-
-        begin = jax.jit(functools.partial(cost.init, settings, nets.cost))
-        state = run_fit(
-            run,
-            "cost",
-            folder / "checkpoints",
-            settings.steps,
-            COST_CHUNK,
-            make_chunk,
-            functools.partial(begin, stream_key(config.seed, Stream.COST)),
-        )
+        state = _fit_cost_members(run, "cost", nets, normalizer, labels, used, settings, folder)
         model = cost.CostModel(
             state.params, normalizer, jnp.float32(settings.ucb_coefficient), jnp.float32(0)
         )
@@ -388,6 +375,73 @@ def fit_cost(
         "held_out_unsafe": int((held_out.unsafe >= 0.5).sum()),
     }
     return FittedCost(model, report, held_out, len(labels.unsafe), folder)
+
+
+def fit_accurate_cost(
+    run: Run, nets: Nets, normalizer: Normalizer, labels: LabeledStates, labels_folder: Path
+) -> tuple[cost.CostModel, Path]:
+    """A cost network that is not conservative, for worlds in which a policy is improved.
+
+    Its labels are those of the rules without a margin, or a language model's own; missed states and
+    false alarms weigh the same, and it calls a state unsafe if the ensemble's mean does.
+
+    Returns:
+      The fitted ensemble, and the artifact's folder.
+    """
+    config = run.config
+    settings = dataclasses.replace(config.cost, margin=0.0, miss_weight=1.0, ucb_coefficient=0.0)
+    inputs = {
+        "version": VERSIONS["cost"],
+        "labels": labels_folder.name,
+        "cost": dataclasses.asdict(settings),
+        "encoder": dataclasses.asdict(config.encoder),
+        "seed": config.seed,
+        "accurate": True,
+    }
+    exact = np.where(np.isnan(labels.margin), labels.unsafe, labels.margin >= 0.0)
+    labels = labels._replace(unsafe=exact.astype(np.float32))
+
+    def make(folder: Path) -> None:
+        every = np.arange(len(labels.unsafe))
+        state = _fit_cost_members(
+            run, "cost/accurate", nets, normalizer, labels, every, settings, folder
+        )
+        zero = jnp.float32(0)
+        save_arrays(folder / "model", cost.CostModel(state.params, normalizer, zero, zero))
+
+    folder = artifact(run.store, "cost", inputs, make, run.log)
+    like = jax.eval_shape(lambda: cost.empty_model(settings, nets.cost))
+    return load_arrays(folder / "model", like, verified=True), folder
+
+
+def _fit_cost_members(
+    run: Run,
+    stage: str,
+    nets: Nets,
+    normalizer: Normalizer,
+    labels: LabeledStates,
+    used: np.ndarray,
+    settings: CostConfig,
+    folder: Path,
+) -> cost.CostState:
+    """An ensemble fitted to the labels of the indices `used`."""
+    config = dataclasses.replace(run.config, cost=settings)
+    on_device = cost.Labels(normalizer(labels.obs[used]), jnp.asarray(labels.unsafe[used]))
+
+    def make_chunk(steps: int) -> Callable[[Any], Any]:
+        chunk = make_cost_chunk(config, nets.cost, steps)
+        return lambda state: chunk(on_device, state)
+
+    begin = jax.jit(functools.partial(cost.init, settings, nets.cost))
+    return run_fit(
+        run,
+        stage,
+        folder / "checkpoints",
+        settings.steps,
+        COST_CHUNK,
+        make_chunk,
+        functools.partial(begin, stream_key(config.seed, Stream.COST)),
+    )
 
 
 def held_out_share(config: Config, labels: LabeledStates) -> float:
@@ -436,10 +490,14 @@ def make_world(
     cost_model: cost.CostModel | None,
     events: bonus.BonusModel | None = None,
     ending: termination.TerminationModel | None = None,
+    accurate: cost.CostModel | None = None,
 ) -> WorldModel:
     """What augmentations ask of the fitted models, with the logs labeled once.
 
     Without a cost network nothing is unsafe, and starts are drawn from all logs.
+
+    Args:
+      accurate: from `fit_accurate_cost`, if a policy is improved.
     """
     size, residuals = data.train.size, None
     if config.proco.imagination.updates:
@@ -456,7 +514,7 @@ def make_world(
         termination=ending,
     )
     if cost_model is None:
-        return world
+        return _with_starts(config, nets, data, world)
 
     @jax.jit
     def run(cost_model: cost.CostModel, train: Dataset) -> tuple[Array, Array]:
@@ -469,7 +527,37 @@ def make_world(
 
     unsafe, risky = run(cost_model, data.train)
     top = max(1, int(size * config.rollouts.risky_top))
-    return world._replace(cost=cost_model, unsafe=unsafe, risky=risky[:top])
+    world = world._replace(
+        cost=cost_model, unsafe=unsafe, risky=risky[:top], accurate_cost=accurate
+    )
+    return _with_starts(config, nets, data, world)
+
+
+def _with_starts(config: Config, nets: Nets, data: Data, world: WorldModel) -> WorldModel:
+    """The world with the states in which worlds may begin, if a policy is improved in it."""
+    settings = config.proco.imagination
+    if not settings.updates:
+        return world
+    logs, model = data.train, world.dynamics
+    move = jax.jit(
+        lambda model, logs: dynamics.motions(nets.dynamics, model, logs, settings.elites)
+    )
+    targets = model.targets._replace(usual=np.asarray(model.targets.usual))
+    earned = np.asarray(is_bonus(targets, np.asarray(logs.reward)))
+    route = episode_map.route(logs, np.asarray(move(model, logs)), earned)
+    redrawn = jnp.zeros(len(model.resting), bool)
+    if world.bonus is not None and nets.spec.rings:
+        redrawn = bonus.redrawn_rings(nets.spec, world.bonus)
+    rows = np.asarray(logs.obs_index)
+
+    def begun(index: np.ndarray) -> jax.Array:
+        at = rows[index]
+        return episode_map.begin(nets.spec, model.resting, redrawn, logs.obs, route, at)
+
+    any_state = np.linspace(0, logs.size - 1, min(logs.size, STARTS)).astype(np.int64)
+    risky = np.asarray(world.risky)
+    risky = risky[np.linspace(0, len(risky) - 1, min(len(risky), STARTS)).astype(np.int64)]
+    return world._replace(begun=begun(any_state), begun_risky=begun(risky))
 
 
 def rule_score(grounding: Grounding) -> Score | None:
