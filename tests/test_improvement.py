@@ -224,6 +224,24 @@ def test_without_a_cost_network_leaving_the_logs_is_unsafe(context):
     assert world_of(context._replace(world=strict)).step(obs, action).unsafe.all()
 
 
+def test_an_accurate_cost_network_decides_instead_of_the_conservative_one(context):
+    obs, action = context.data.obs[:5], context.data.action[:5]
+    for threshold, unsafe in ((jnp.inf, False), (-jnp.inf, True)):
+        other = context.world.cost._replace(threshold=jnp.float32(threshold))
+        world = context.world._replace(accurate_cost=other)
+        found = world_of(context._replace(world=world)).step(obs, action)
+        np.testing.assert_array_equal(found.unsafe, np.full(5, unsafe))
+
+
+def test_worlds_begin_with_the_states_that_were_prepared(context):
+    states = jnp.arange(4.0)[:, None] + jnp.zeros((4, FLAT.size))
+    world = context.world._replace(begun=states, begun_risky=states[2:] + 10.0)
+    prepared = world_of(context._replace(world=world))
+    for share, among in ((0.0, {0.0, 1.0, 2.0, 3.0}), (1.0, {12.0, 13.0})):
+        found = np.asarray(prepared.starts(jax.random.key(0), 60, jnp.float32(share)))
+        assert set(found[:, 0].tolist()) == among and np.ptp(found, axis=1).max() == 0.0
+
+
 @pytest.mark.slow
 def test_a_share_of_the_starts_is_risky_and_logged_rows_know_what_is_safe(context):
     data, world = context.data, world_of(context)

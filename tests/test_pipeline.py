@@ -64,7 +64,7 @@ FILES = (
     "pictures/feasibility_map.png",
 )
 LEARNERS = ("proco-proco", "proco-none", "bc-proco", "bc-none")
-KINDS = ("dynamics", "bonus", "labels", "cost", "policies")
+KINDS = ("dynamics", "bonus", "labels", "cost", "accurate_cost", "policies")
 
 
 class Killed(BaseException):
@@ -166,7 +166,8 @@ def test_a_run_leaves_every_file_and_its_rows(finished: Path) -> None:
     assert [path.name for path in finished.iterdir() if path.name.startswith(".")] == [".lock"]
     lines = map(json.loads, (finished / "metrics.jsonl").read_text().splitlines())
     stages_seen = {line["stage"] for line in lines}
-    fits = {"dynamics", "dynamics/trajectories", "cost", "train/proco-proco/imagination"}
+    fits = {"dynamics", "dynamics/trajectories", "cost", "accurate_cost"}
+    fits.add("train/proco-proco/imagination")
     assert stages_seen == fits | {f"train/{name}" for name in LEARNERS}
 
 
@@ -233,7 +234,8 @@ def test_a_changed_horizon_refits_only_what_depends_on_it(
         run_here(small_config(home, **changes), home / f"horizon-{refitted}")
     added = {kind: len(entries(home, kind) - before[kind]) for kind in KINDS}
     # The first policy, trained with the augmentation, is to be trained anew.
-    assert added == dict.fromkeys(KINDS, 0) | {"labels": refitted, "cost": refitted}
+    refits = dict.fromkeys(("labels", "cost", "accurate_cost"), refitted)
+    assert added == dict.fromkeys(KINDS, 0) | refits
 
 
 def test_without_augmentation_and_shield_a_run_needs_neither_dynamics_nor_knowledge(

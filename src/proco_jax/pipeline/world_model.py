@@ -396,7 +396,6 @@ def fit_accurate_cost(
         "cost": dataclasses.asdict(settings),
         "encoder": dataclasses.asdict(config.encoder),
         "seed": config.seed,
-        "accurate": True,
     }
     exact = np.where(np.isnan(labels.margin), labels.unsafe, labels.margin >= 0.0)
     labels = labels._replace(unsafe=exact.astype(np.float32))
@@ -404,12 +403,12 @@ def fit_accurate_cost(
     def make(folder: Path) -> None:
         every = np.arange(len(labels.unsafe))
         state = _fit_cost_members(
-            run, "cost/accurate", nets, normalizer, labels, every, settings, folder
+            run, "accurate_cost", nets, normalizer, labels, every, settings, folder
         )
         zero = jnp.float32(0)
         save_arrays(folder / "model", cost.CostModel(state.params, normalizer, zero, zero))
 
-    folder = artifact(run.store, "cost", inputs, make, run.log)
+    folder = artifact(run.store, "accurate_cost", inputs, make, run.log)
     like = jax.eval_shape(lambda: cost.empty_model(settings, nets.cost))
     return load_arrays(folder / "model", like, verified=True), folder
 
