@@ -114,6 +114,10 @@ def test_only_true_objects_are_added_and_none_twice() -> None:
     assert added >= 4
 
 
+def test_rings_of_single_objects_are_told_from_others() -> None:
+    np.testing.assert_array_equal(episode_map.single(SPEC, logs()[0].obs), [False, True])
+
+
 def test_bonuses_draw_from_the_places_of_the_episode() -> None:
     rows = [5, 60, 110]
     _, spare = begun(rows)

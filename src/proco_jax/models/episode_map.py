@@ -30,6 +30,8 @@ SAME = 0.35
 NEAR = 0.33
 # By which an object that should be seen may exceed what a ring shows, as closeness.
 TOLERANCE = 0.05
+# Of the observations in which a ring that shows single objects shows at most one.
+SINGLE_SHARE = 0.99
 
 
 class Route(NamedTuple):
@@ -81,7 +83,7 @@ def begin(
     Args:
       spec: of the observation.
       resting: `[R]` bool, the rings of resting objects.
-      redrawn: `[R]` bool, of these, the ones that a bonus draws anew.
+      redrawn: `[R]` bool, the rings of single objects that a bonus draws anew.
       obs: `[N + episodes, O]` raw.
       route: of the agent.
       rows: int32.
@@ -93,6 +95,14 @@ def begin(
     return object_map.with_elsewhere(
         spec, states, _elsewhere(spec, resting & redrawn, obs, route, rows)
     )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def single(spec: ObservationSpec, obs: Array) -> jax.Array:
+    """Which rings show at most one object in nearly all observations `[N, O]`, `[R]` bool."""
+    places = object_map.places_by_ring(spec, object_map.begin(spec, obs))
+    counts = [jnp.sum(_is_somewhere(x), axis=-1) for x in places]
+    return jnp.stack([jnp.mean(count <= 1) >= SINGLE_SHARE for count in counts])
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -544,16 +544,17 @@ def _with_starts(config: Config, nets: Nets, data: Data, world: WorldModel) -> W
     targets = model.targets._replace(usual=np.asarray(model.targets.usual))
     earned = np.asarray(is_bonus(targets, np.asarray(logs.reward)))
     route = episode_map.route(logs, np.asarray(move(model, logs)), earned)
+    any_state = np.linspace(0, logs.size - 1, min(logs.size, STARTS)).astype(np.int64)
+    rows = np.asarray(logs.obs_index)
     redrawn = jnp.zeros(len(model.resting), bool)
     if world.bonus is not None and nets.spec.rings:
-        redrawn = bonus.redrawn_rings(nets.spec, world.bonus)
-    rows = np.asarray(logs.obs_index)
+        alone = episode_map.single(nets.spec, logs.obs[rows[any_state]])
+        redrawn = alone & bonus.redrawn_rings(nets.spec, world.bonus)
 
     def begun(index: np.ndarray) -> jax.Array:
         at = rows[index]
         return episode_map.begin(nets.spec, model.resting, redrawn, logs.obs, route, at)
 
-    any_state = np.linspace(0, logs.size - 1, min(logs.size, STARTS)).astype(np.int64)
     risky = np.asarray(world.risky)
     risky = risky[np.linspace(0, len(risky) - 1, min(len(risky), STARTS)).astype(np.int64)]
     return world._replace(begun=begun(any_state), begun_risky=begun(risky))
