@@ -19,6 +19,7 @@ SPEC = ObservationSpec(
     )
 )
 RESTING, REDRAWN = jnp.array([True, True]), jnp.array([False, True])
+RINGS = episode_map.Rings(RESTING, REDRAWN, single=REDRAWN, still=RESTING)
 STEPS = 120
 # From the origin, the second post is hidden by the first.
 POSTS = np.array([[0.8, 0.0], [1.4, 0.0]])
@@ -56,7 +57,7 @@ def begun(rows: list[int], episodes: int = 1) -> tuple[list[np.ndarray], np.ndar
     """The places of each ring `[K, n, 2]` at these rows, and those elsewhere `[K, R, SPARE, 2]`."""
     data, motion, bonus = logs(episodes)
     route = episode_map.route(data, motion, bonus)
-    states = episode_map.begin(SPEC, RESTING, REDRAWN, data.obs, route, np.array(rows))
+    states = episode_map.begin(SPEC, RINGS, data.obs, route, np.array(rows))
     np.testing.assert_array_equal(states[:, : SPEC.size], data.obs[np.array(rows)])
     places = [np.asarray(x) for x in object_map.places_by_ring(SPEC, states)]
     spare = np.asarray(states[:, SPEC.size + 4 * BINS :])
@@ -114,8 +115,53 @@ def test_only_true_objects_are_added_and_none_twice() -> None:
     assert added >= 4
 
 
-def test_rings_of_single_objects_are_told_from_others() -> None:
-    np.testing.assert_array_equal(episode_map.single(SPEC, logs()[0].obs), [False, True])
+def test_rings_of_single_and_of_moving_objects_are_told_from_others() -> None:
+    """The flag rests between bonuses. A bird in its place circles around, 0.5 m from its middle."""
+    data, motion, bonus = logs(3)
+    rows = np.asarray(data.obs_index)
+    route = episode_map.route(data, motion, bonus)
+    found = episode_map.find_rings(SPEC, RESTING, REDRAWN, data.obs, route, rows)
+    np.testing.assert_array_equal(found.single, [False, True])
+    np.testing.assert_array_equal(found.still, [True, True])
+    poses = walked()[1]
+    angle = np.arange(STEPS + 1) * 2 * np.pi / 70
+    bird = [0.5, 0.5] + 0.5 * np.column_stack([np.cos(angle), np.sin(angle)])
+    ring = seen(bird[:, None], poses[:, :2], poses[:, 2])
+    obs = data.obs.at[:, BINS:].set(np.tile(ring, (3, 1)))
+    never = jnp.zeros(2, bool)
+    found = episode_map.find_rings(SPEC, RESTING, never, obs, route, rows)
+    np.testing.assert_array_equal(found.still, [True, False])
+
+
+def test_nothing_is_added_to_moving_objects_and_single_rings_show_one() -> None:
+    data, motion, bonus = logs()
+    route, row = episode_map.route(data, motion, bonus), np.array([0])
+    for rings in (RINGS._replace(still=~RESTING), RINGS._replace(single=RESTING)):
+        states = episode_map.begin(SPEC, rings, data.obs, route, row)
+        assert len(known(np.asarray(object_map.places_by_ring(SPEC, states)[0][0]))) == 1
+
+
+def test_objects_of_other_draws_are_not_added() -> None:
+    """Two posts that a bonus draws anew: before it, only their first places are known."""
+    data, motion, _ = logs()
+    route = episode_map.route(data, motion, np.arange(STEPS) == 2)
+    rings = RINGS._replace(redrawn=RESTING, single=~RESTING)
+    states = episode_map.begin(SPEC, rings, data.obs, route, np.array([0]))
+    places, spare = object_map.places_by_ring(SPEC, states), states[0, SPEC.size + 4 * BINS :]
+    assert len(known(np.asarray(places[0][0]))) == 1
+    assert np.asarray(spare).min() > object_map.NOWHERE / 2
+
+
+def test_a_short_episode_and_a_ring_that_shows_nothing_are_no_error() -> None:
+    obs = np.zeros((3, SPEC.size), np.float32)
+    nothing, action = np.zeros(2, np.float32), np.zeros((2, 1), np.float32)
+    data = jax.tree.map(jnp.asarray, to_dataset([Episode(obs, action, nothing, nothing, False)]))
+    route = episode_map.route(data, np.zeros((2, 3)), np.array([False, True]))
+    rows = np.asarray(data.obs_index)
+    rings = episode_map.find_rings(SPEC, RESTING, REDRAWN, data.obs, route, rows)
+    states = np.asarray(episode_map.begin(SPEC, rings, data.obs, route, rows))
+    assert (states[:, : SPEC.size] == 0.0).all()
+    assert (states[:, SPEC.size :] > object_map.NOWHERE / 2).all()
 
 
 def test_bonuses_draw_from_the_places_of_the_episode() -> None:
@@ -132,17 +178,6 @@ def test_episodes_are_apart() -> None:
     for found, alone in zip((*one[0], one[1]), (*other[0], other[1]), strict=True):
         np.testing.assert_allclose(found[0], alone[0], atol=1e-5)
         np.testing.assert_allclose(found[1], alone[0], atol=1e-5)
-
-
-def test_without_rings_a_state_is_the_observation() -> None:
-    spec = ObservationSpec((Field("speed", 2, "flat", "m/s", "Speed."),))
-    obs = np.ones((5, 2), np.float32)
-    nothing = np.zeros(4, np.float32)
-    data = to_dataset([Episode(obs, np.zeros((4, 1), np.float32), nothing, nothing, False)])
-    route = episode_map.route(data, np.zeros((4, 3)), np.zeros(4, bool))
-    no = jnp.zeros(1, bool)
-    found = episode_map.begin(spec, no, no, jnp.asarray(data.obs), route, np.array([1, 2]))
-    np.testing.assert_array_equal(found, obs[:2])
 
 
 def test_a_drawn_ring_shows_one_of_its_other_places_but_not_the_one_that_was_reached() -> None:

@@ -11,6 +11,7 @@ import pytest
 from proco_jax.algorithms.base import Previous
 from proco_jax.deployment.planner import (
     JUDGED_EVERY,
+    LEAST_REWARD,
     Judged,
     PlanningModel,
     best,
@@ -128,8 +129,8 @@ def test_the_best_has_the_least_excess_and_of_those_the_most_reward():
     never = jnp.full(2, jnp.inf)
     assert best(Judged(never, jnp.array([1.0, 2.0]))) == 1
     # A model that diverges says nothing, and one that predicts no reward has no preference.
-    assert best(Judged(jnp.zeros(2), jnp.array([-jnp.inf, -5.0]))) == 1
-    assert best(Judged(jnp.zeros(2), jnp.full(2, -jnp.inf))) == 0
+    assert best(Judged(jnp.zeros(2), jnp.array([LEAST_REWARD, -5.0]))) == 1
+    assert best(Judged(jnp.array([5.0, 0.0]), jnp.array([1.0, LEAST_REWARD]))) == 1
 
 
 def test_how_feasible_a_state_is_does_not_count():
@@ -221,7 +222,7 @@ def test_a_continuation_in_a_model_that_diverges_has_an_infinite_excess():
         jnp.zeros((4, 3, 1)),
         jax.random.key(0),
     )
-    assert np.isposinf(found.excess).all() and np.isneginf(found.reward).all()
+    assert np.isposinf(found.excess).all() and np.all(found.reward == LEAST_REWARD)
 
 
 @pytest.mark.parametrize("persistence", [1.0, 5.0, 20.0])

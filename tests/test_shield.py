@@ -234,8 +234,9 @@ def sequences(program: Program, deployed: Deployed, begins: np.ndarray) -> Any:
     def step(critics: Any, obs: jax.Array, action: jax.Array) -> Any:
         found = dynamics.predict(program.dynamics, model, jnp.int32(0), obs, action)
         seen = object_map.observation(SPEC, found.next_state)
+        usual = jnp.clip(found.reward, *model.targets.usual)
         vh = feasibility.vh(program.feasibility, critics, deployed.normalizer(seen))
-        return found.next_state, vh, cost.unsafe(program.cost, known, seen), found.reward
+        return found.next_state, vh, cost.unsafe(program.cost, known, seen), usual
 
     @jax.jit
     def act(policy: Any, obs: jax.Array, key: jax.Array) -> jax.Array:

@@ -1,10 +1,12 @@
 """The world model as an algorithm acts in it: steps, starts and safe logged actions.
 
 Where the dynamics ensemble disagrees beyond its limit, or predicts a number that is not finite, the
-world is lost: the state may not be continued. Without a cost network, as in the control, leaving
-the support of the logs is what counts as unsafe. With one, it is what the knowledge says, without
-the margin of a conservative network: a policy that pays for coming near as for a violation finds
-that it earns nothing among the hazards, and leaves. Nor is a state continued that ends an episode.
+world is lost: the state may not be continued. Nor is a state continued that ends an episode.
+
+Without a cost network, as in the control, leaving the support of the logs is what counts as unsafe.
+With one, the accurate network decides if there is one, else the conservative one. The latter
+charges a policy for coming near as for a violation; a careful policy then pays away all that it
+earns among hazards, and learns to leave them.
 
 Some sensors can hardly be predicted, e.g. an accelerometer. A policy that was improved with their
 means acts on noise once it is deployed, so residuals of logged transitions are added to them. Rings

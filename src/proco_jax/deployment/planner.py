@@ -10,10 +10,10 @@ model predicts for them:
    hazard, and is only too close or too fast.
 3. *Random sequences* of actions, whatever the policy would do.
 
-The shield (`shield.py`) takes the first of these three that holds a sequence without excess, and of
-those that it holds the one with the most reward; where there is none, the one with the least
-excess. Without the reward robots stop before what they must avoid: standing still is feasible, too,
-and so is the way around.
+The shield (`shield.py`) takes the first of these kinds that has a sequence without excess, and of
+these sequences the one with the most predicted reward. Where none has one, it takes the sequence
+with the least excess. Without the reward more robots stop before what they must avoid: standing
+still is as feasible as the way around.
 """
 
 from collections.abc import Callable
@@ -29,6 +29,8 @@ from proco_jax.types import Array
 # States that are planned for in one batch, where the config leaves it open. A CPU computes no more
 # than it must; an accelerator needs many rows to be busy.
 CPU_BLOCK, ACCELERATOR_BLOCK = 4, 256
+# Finite, so that a sequence without a predicted reward still comes before those that are not asked.
+LEAST_REWARD = -float(jnp.finfo(jnp.float32).max)
 # Every so many steps of a sequence, and at its end, its state is judged. What a robot moves in so
 # many steps is little beside the sets that it must avoid, and an infeasible state leads to others.
 JUDGED_EVERY = 5
@@ -70,7 +72,8 @@ class Judged(NamedTuple):
 
     Attributes:
       excess: `[C]`, infinite where the model diverges.
-      reward: `[C]` sum of the predicted rewards, without rare bonuses.
+      reward: `[C]` sum of the predicted rewards, without rare bonuses; LEAST_REWARD where the model
+        diverges.
     """
 
     excess: Array
@@ -142,7 +145,7 @@ def judge_policy(
     shifts = jnp.concatenate([noise, jnp.zeros((1, *first.shape))])
     data = jax.random.key_data(jax.random.split(key, horizon))
     (*_, total, earned), _ = jax.lax.scan(ahead, begin, (shifts, data, jnp.arange(horizon)))
-    return Judged(_finite(total, jnp.inf), _finite(earned, -jnp.inf))
+    return Judged(_finite(total, jnp.inf), _finite(earned, LEAST_REWARD))
 
 
 def judge_plans(model: PlanningModel, plans: Array, start: Array) -> Judged:
@@ -164,7 +167,7 @@ def judge_plans(model: PlanningModel, plans: Array, start: Array) -> Judged:
     begun, zero = model.begin(start), jnp.zeros(count)
     begin = (jnp.broadcast_to(begun, (count, *begun.shape)), zero, zero)
     (_, total, earned), _ = jax.lax.scan(ahead, begin, (plans, jnp.arange(horizon)))
-    return Judged(_finite(total, jnp.inf), _finite(earned, -jnp.inf))
+    return Judged(_finite(total, jnp.inf), _finite(earned, LEAST_REWARD))
 
 
 def best(judged: Judged) -> jax.Array:

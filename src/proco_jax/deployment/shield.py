@@ -208,7 +208,8 @@ def _planning_model(
     def step(imagined: Array, action: Array) -> tuple[Array, Array]:
         # One elite: a sequence is compared with others, which all share its error.
         found = dynamics.predict(dynamics_net, model, jnp.int32(0), imagined, action)
-        return found.next_state, found.reward
+        # A network may predict any reward far from the logs.
+        return found.next_state, jnp.clip(found.reward, *model.targets.usual)
 
     def excess(obs: Array) -> jax.Array:
         value = feasibility.vh(critic_nets, state.critics, model.normalizer(obs))

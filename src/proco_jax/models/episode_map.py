@@ -1,14 +1,17 @@
 """Where a whole logged episode shows objects, as the places of states that worlds begin with.
 
-One observation shows the objects that are within reach and that none hides, and after a goal is
-reached, nothing tells where the next ones may be. Worlds that know no more grow empty: what was
+One observation shows the objects that are within reach and that none hides, and once a goal is
+reached, nothing tells where the next one may be. Worlds that know no more grow empty: what was
 hidden at their start never appears, and goals that are drawn anywhere around the agent lead it away
-from all else. But a logged episode has shown more than its observation at a time. The predicted
-motions of the agent, added up, tell from where it was seen, and so
+from all else. A logged episode shows more than any one of its observations. The predicted motions
+of the agent, added up, tell from where each was made, and so
 
-- hidden objects of resting rings get their places, from the observations within NEIGHBORHOOD steps;
-- a ring that bonuses draw anew gets the places where the episode shows it at other times, from
-  which imagined bonuses draw (`object_map.elsewhere`).
+- hidden objects that rest get their places, from the observations within NEIGHBORHOOD steps;
+- a ring of single objects that bonuses draw anew gets the places that its object had before earlier
+  bonuses or has after later ones, from which imagined bonuses draw (`object_map.elsewhere`).
+
+Policies that are improved in such worlds depend on the numbers below, which no setting names: who
+changes one raises `pipeline.policies.VERSION`.
 """
 
 import functools
@@ -26,12 +29,16 @@ from proco_jax.types import Array, Dataset
 NEIGHBORHOOD, STRIDE = 200, 10
 # Objects of a ring that are nearer than this, in meters, are the same.
 SAME = 0.35
-# Objects count as seen from within this share of a ring's reach: where they are is known there.
+# An object is added only if it was seen from within this share of a ring's reach, where its
+# position is known well.
 NEAR = 0.33
 # By which an object that should be seen may exceed what a ring shows, as closeness.
 TOLERANCE = 0.05
-# Of the observations in which a ring that shows single objects shows at most one.
+# A ring shows single objects if at least this share of its observations shows at most one.
 SINGLE_SHARE = 0.99
+# Objects of a ring rest if so many steps later at least this share of those seen from near is still
+# seen where it was, up to a closeness.
+LATER, STILL_SHARE, STILL_TOLERANCE = 100, 0.9, 0.08
 
 
 class Route(NamedTuple):
@@ -75,59 +82,102 @@ def route(data: Dataset, motion: np.ndarray, bonus: np.ndarray) -> Route:
     return Route(np.float32(pose), episode, draw)
 
 
-def begin(
+class Rings(NamedTuple):
+    """What the objects of rings do, `[R]` bool each.
+
+    Attributes:
+      resting: they are shown from their places (`dynamics.resting_rings`).
+      redrawn: a bonus draws them anew (`bonus.redrawn_rings`).
+      single: the ring shows one at most.
+      still: they rest for as long as the map looks around.
+    """
+
+    resting: Array
+    redrawn: Array
+    single: Array
+    still: Array
+
+
+def find_rings(
     spec: ObservationSpec, resting: Array, redrawn: Array, obs: Array, route: Route, rows: Array
-) -> jax.Array:
-    """The states `[K, S]` that begin at observations `rows [K]`, with all that is known there.
+) -> Rings:
+    """Which objects are single and still, by the observations `rows [K]`.
 
     Args:
-      spec: of the observation.
-      resting: `[R]` bool, the rings of resting objects.
-      redrawn: `[R]` bool, the rings of single objects that a bonus draws anew.
+      spec: of the observation, with rings.
+      resting: as in `Rings`.
+      redrawn: as in `Rings`.
       obs: `[N + episodes, O]` raw.
       route: of the agent.
       rows: int32.
     """
-    if not spec.rings:
-        return obs[rows]
-    on_device = jax.tree.map(jnp.asarray, route)
-    states = _with_hidden(spec, resting, redrawn, obs, on_device, jnp.asarray(rows))
-    return object_map.with_elsewhere(
-        spec, states, _elsewhere(spec, resting & redrawn, obs, route, rows)
-    )
+    on_device = jax.tree.map(jnp.asarray, (route, rows))
+    found = _single_and_still(spec, redrawn, obs, *on_device)
+    return Rings(resting, redrawn, *found)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def single(spec: ObservationSpec, obs: Array) -> jax.Array:
-    """Which rings show at most one object in nearly all observations `[N, O]`, `[R]` bool."""
-    places = object_map.places_by_ring(spec, object_map.begin(spec, obs))
-    counts = [jnp.sum(_is_somewhere(x), axis=-1) for x in places]
-    return jnp.stack([jnp.mean(count <= 1) >= SINGLE_SHARE for count in counts])
+def _single_and_still(
+    spec: ObservationSpec, redrawn: Array, obs: Array, route: Route, rows: Array
+) -> tuple[jax.Array, jax.Array]:
+    later = jnp.minimum(rows + LATER, len(obs) - 1)
+    same = (route.episode[later] == route.episode[rows]) & (later == rows + LATER)
+    places = object_map.places_by_ring(spec, object_map.begin(spec, obs[rows]))
+    single, still = [], []
+    for i, f in enumerate(spec.rings):
+        single.append(jnp.mean(jnp.sum(_is_somewhere(places[i]), axis=1) <= 1) >= SINGLE_SHARE)
+        counts = same & (~redrawn[i] | (route.draw[later] == route.draw[rows]))
+        seen = counts[:, None] & (object_map.distance(places[i]) < NEAR * f.reach)
+        points = _seen_from(route.pose[rows], route.pose[later], places[i])
+        expected = object_map.shown_by(f, points[:, :, None])
+        shown = obs[later][:, None, spec.slices[f.name]]
+        # Direction and drift may shift what is seen to the bin beside.
+        shown = jnp.maximum(shown, jnp.maximum(jnp.roll(shown, 1, -1), jnp.roll(shown, -1, -1)))
+        kept = jnp.all(expected <= shown + STILL_TOLERANCE, axis=-1)
+        still.append(jnp.sum(seen & kept) >= STILL_SHARE * jnp.sum(seen))
+    return jnp.stack(single), jnp.stack(still)
+
+
+def begin(
+    spec: ObservationSpec, rings: Rings, obs: Array, route: Route, rows: np.ndarray
+) -> jax.Array:
+    """The states `[K, S]` that begin at observations `rows [K]`, with all that is known there.
+
+    Args:
+      spec: of the observation, with rings.
+      rings: from `find_rings`.
+      obs: `[N + episodes, O]` raw.
+      route: of the agent.
+      rows: int32.
+    """
+    on_device = jax.tree.map(jnp.asarray, (route, rows))
+    states = _with_hidden(spec, rings, obs, *on_device)
+    return object_map.with_elsewhere(spec, states, _elsewhere(spec, rings, obs, route, rows))
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _with_hidden(
-    spec: ObservationSpec, resting: Array, redrawn: Array, obs: Array, route: Route, rows: Array
+    spec: ObservationSpec, rings: Rings, obs: Array, route: Route, rows: Array
 ) -> jax.Array:
-    """States `[K, O + M]` with the hidden objects of resting rings."""
-    own = [places for places in object_map.places_by_ring(spec, object_map.begin(spec, obs[rows]))]
+    """States `[K, O + M]` with the hidden objects of still rings."""
+    own = object_map.places_by_ring(spec, object_map.begin(spec, obs[rows]))
     shown = [obs[rows][:, spec.slices[f.name]] for f in spec.rings]
     offsets = np.arange(STRIDE, NEIGHBORHOOD + 1, STRIDE)
     offsets = jnp.asarray(np.stack([-offsets, offsets], axis=1).ravel())
+    searched = rings.resting & rings.still
 
     def look(own: list[jax.Array], offset: Array) -> tuple[list[jax.Array], None]:
         there = jnp.clip(rows + offset, 0, len(obs) - 1)
         same = route.episode[there] == route.episode[rows]
+        same_draw = route.draw[there] == route.draw[rows]
         found = object_map.places_by_ring(spec, object_map.begin(spec, obs[there]))
         for i, f in enumerate(spec.rings):
-            # A ring that is drawn anew shows one object, until the next bonus.
-            known = jnp.any(_is_somewhere(own[i]), axis=1) | (route.draw[there] != route.draw[rows])
-            usable = resting[i] & same & ~(redrawn[i] & known)
+            enough = rings.single[i] & jnp.any(_is_somewhere(own[i]), axis=1)
+            usable = searched[i] & same & ~enough & (~rings.redrawn[i] | same_draw)
             points = _seen_from(route.pose[there], route.pose[rows], found[i])
             hidden = object_map.shown_by(f, points[:, :, None]) <= shown[i][:, None] + TOLERANCE
-            distance = jnp.sqrt(jnp.sum(jnp.square(found[i]), axis=-1))
-            fits = usable[:, None] & jnp.all(hidden, axis=-1) & (distance < NEAR * f.reach)
-            own[i] = _add(own[i], points, fits)
+            near = object_map.distance(found[i]) < NEAR * f.reach
+            own[i] = _add(own[i], points, usable[:, None] & near & jnp.all(hidden, axis=-1))
         return own, None
 
     own, _ = jax.lax.scan(look, own, offsets)
@@ -141,7 +191,7 @@ def _add(own: Array, points: Array, fits: Array) -> jax.Array:
     def add(own: Array, inputs: tuple[Array, Array]) -> tuple[Array, None]:
         point, fits = inputs
         free = ~_is_somewhere(own)
-        near = jnp.sqrt(jnp.sum(jnp.square(own - point[:, None]), axis=-1)) < SAME
+        near = object_map.distance(own - point[:, None]) < SAME
         new = fits & jnp.any(free, axis=1) & ~jnp.any(near, axis=1)
         slot = jnp.arange(own.shape[1]) == jnp.argmax(free, axis=1)[:, None]
         return jnp.where((slot & new[:, None])[..., None], point[:, None], own), None
@@ -150,44 +200,55 @@ def _add(own: Array, points: Array, fits: Array) -> jax.Array:
 
 
 def _elsewhere(
-    spec: ObservationSpec, chosen: Array, obs: Array, route: Route, rows: Array
-) -> jax.Array:
-    """Where chosen rings `[R]` show their objects between other bonuses, `[K, R, SPARE, 2]`."""
-    chosen, episode, draw = (np.asarray(x) for x in (chosen, route.episode, route.draw))
-    at = np.asarray(rows)
-    found = np.full((len(at), len(spec.rings), object_map.SPARE, 2), object_map.NOWHERE, np.float32)
-    # Rows with the same episode and number of bonuses follow each other.
-    starts = np.flatnonzero((np.diff(episode, prepend=-1) != 0) | (np.diff(draw, prepend=-1) != 0))
-    for i in np.flatnonzero(chosen):
+    spec: ObservationSpec, rings: Rings, obs: Array, route: Route, rows: np.ndarray
+) -> np.ndarray:
+    """The places of redrawn single objects between bonuses, `[K, R, SPARE, 2]`, as seen from rows.
+
+    Those before and after the fewest bonuses, the present one among them.
+    """
+    episode, draw = np.asarray(route.episode), np.asarray(route.draw)
+    count = object_map.SPARE
+    found = np.full((len(rows), len(spec.rings), count, 2), object_map.NOWHERE, np.float32)
+    # Between two bonuses an object is located where it is seen from nearest.
+    first = np.flatnonzero((np.diff(episode, prepend=-1) != 0) | (np.diff(draw, prepend=-1) != 0))
+    last = [*first[1:], len(episode)]
+    for i in np.flatnonzero(rings.resting & rings.redrawn & rings.single):
         ring = np.asarray(obs[:, spec.slices[spec.rings[i].name]]).max(axis=1)
-        ends = [*starts[1:], len(ring)]
-        best = np.array([a + np.argmax(ring[a:b]) for a, b in zip(starts, ends, strict=True)])
+        best = np.array([a + np.argmax(ring[a:b]) for a, b in zip(first, last, strict=True)])
         best = best[ring[best] > 0.0]
-        states = jax.jit(object_map.begin, static_argnums=0)(spec, obs[best])
+        if not len(best):
+            continue
+        states = object_map.begin(spec, obs[best])
         points = np.asarray(object_map.places_by_ring(spec, states)[i])
         nearest = np.argmin(np.square(points).sum(axis=-1), axis=1)
         points = points[np.arange(len(best)), nearest]
-        for k, row in enumerate(at):
-            same = np.flatnonzero(episode[best] == episode[row])
-            order = np.argsort(np.abs(draw[best[same]] - draw[row]), kind="stable")
-            same = same[order][: object_map.SPARE]
-            there, here = route.pose[best[same]], np.broadcast_to(route.pose[row], (len(same), 3))
-            found[k, i, : len(same)] = _seen_from(there, here, points[same][:, None])[:, 0]
-    return jnp.asarray(found)
+        low = np.searchsorted(episode[best], episode[rows], side="left")
+        high = np.searchsorted(episode[best], episode[rows], side="right")
+        own = np.searchsorted(best, rows)
+        begin = np.maximum(np.minimum(own - count // 2, high - count), low)
+        for k in range(count):
+            at = begin + k
+            known = at < high
+            at = np.minimum(at, len(best) - 1)
+            there = np.asarray(route.pose)[best[at]]
+            place = _seen_from(there, np.asarray(route.pose)[rows], points[at][:, None])
+            found[:, i, k] = np.where(known[:, None], place[:, 0], object_map.NOWHERE)
+    return found
 
 
 def _seen_from(there: Array, here: Array, places: Array) -> Array:
     """Places `[K, n, 2]` that are seen from poses `there [K, 3]`, as seen from `here [K, 3]`."""
+    number = np if isinstance(places, np.ndarray) else jnp
     x, y = places[..., 0], places[..., 1]
-    cos, sin = jnp.cos(there[:, 2:]), jnp.sin(there[:, 2:])
+    cos, sin = number.cos(there[:, 2:]), number.sin(there[:, 2:])
     x, y = (
         there[:, :1] + cos * x - sin * y - here[:, :1],
         there[:, 1:2] + sin * x + cos * y - here[:, 1:2],
     )
-    cos, sin = jnp.cos(here[:, 2:]), jnp.sin(here[:, 2:])
-    return jnp.stack([cos * x + sin * y, cos * y - sin * x], axis=-1)
+    cos, sin = number.cos(here[:, 2:]), number.sin(here[:, 2:])
+    return number.stack([cos * x + sin * y, cos * y - sin * x], axis=-1)
 
 
-def _is_somewhere(places: Array) -> Array:
+def _is_somewhere(places: Array) -> jax.Array:
     """Whether places `[..., 2]` are those of an object."""
-    return jnp.abs(places[..., 0]) < object_map.NOWHERE / 2
+    return object_map.distance(places) < object_map.NOWHERE / 2

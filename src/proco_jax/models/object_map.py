@@ -3,12 +3,15 @@
 A ring shows the nearest object of each bin and hides what is behind it. A model that predicts one
 ring from the last reads the objects anew in every step. Small errors of their directions then add
 up, those that bring an object nearer hide the others, and after 25 steps everything seems closer
-than it is; what was hidden once is forgotten. An imagined state is therefore an observation that is
-followed by the positions of all objects that were seen at its start. Each predicted motion of the
-agent moves them as a whole, and the rings of resting objects are shown from them.
+than it is; what was hidden once is forgotten. An imagined state `[..., S]` is therefore
 
-Which rings these are is decided on held-out logs, see `dynamics.resting_rings`. Objects that were
-hidden at the start stay unknown.
+- an observation, O numbers;
+- the places of all objects that were seen when it began, M numbers. Each predicted motion of the
+  agent moves them as a whole, and the rings of resting objects are shown from them;
+- in worlds that a policy is improved in, also the places from which bonuses draw rings anew.
+
+Which rings show resting objects is decided on held-out logs, see `dynamics.resting_rings`. Objects
+that were hidden when the state began stay unknown, unless it was begun by `episode_map`.
 """
 
 import math
@@ -106,8 +109,8 @@ def elsewhere(spec: ObservationSpec, key: Array, state: Array, again: Array) -> 
     if not spec.rings or state.shape[-1] == end:
         return state
     spare = state[..., end:].reshape(len(state), len(spec.rings), SPARE, 2)
-    distance = _distance(spare)
-    usable = (distance > REACHED) & (distance < NOWHERE / 2)
+    far = distance(spare)
+    usable = (far > REACHED) & (far < NOWHERE / 2)
     score = jnp.where(usable, jax.random.uniform(key, usable.shape), -1.0)
     index = jnp.argmax(score, axis=-1)[..., None, None]
     drawn = jnp.take_along_axis(spare, index, axis=2)[:, :, 0]
@@ -130,7 +133,7 @@ def nearest(spec: ObservationSpec, state: Array) -> jax.Array:
       state: `[..., O + M]`.
     """
     places = places_by_ring(spec, state)
-    return jnp.stack([jnp.min(_distance(place), axis=-1) for place in places], axis=-1)
+    return jnp.stack([jnp.min(distance(place), axis=-1) for place in places], axis=-1)
 
 
 def places_by_ring(spec: ObservationSpec, state: Array) -> list[jax.Array]:
@@ -141,6 +144,11 @@ def places_by_ring(spec: ObservationSpec, state: Array) -> list[jax.Array]:
 def shown_by(f: Field, place: Array) -> jax.Array:
     """What a ring shows of the objects at `[..., n, 2]`, `[..., bins]`."""
     return _ring(f, place)
+
+
+def distance(place: Array) -> jax.Array:
+    """Distance `[...]` in meters of places `[..., 2]` from the agent."""
+    return jnp.sqrt(jnp.sum(jnp.square(place), axis=-1))
 
 
 def of_rings(spec: ObservationSpec, each: Array) -> jax.Array:
@@ -206,12 +214,8 @@ def _by_ring(spec: ObservationSpec, places: Array) -> list[jax.Array]:
 
 def _ring(f: Field, place: Array) -> jax.Array:
     """What a ring shows of the objects at `[..., n, 2]`, as the simulator's lidar: `[..., n]`."""
-    closeness = jnp.clip(1.0 - _distance(place) / f.reach, 0.0, 1.0)
+    closeness = jnp.clip(1.0 - distance(place) / f.reach, 0.0, 1.0)
     position = jnp.arctan2(place[..., 1], place[..., 0]) * (f.size / (2.0 * math.pi))
     beyond = position[..., None] - jnp.arange(f.size)
     beyond = (beyond + f.size / 2) % f.size - f.size / 2
     return jnp.max(closeness[..., None] * shown_share(beyond), axis=-2)
-
-
-def _distance(place: Array) -> jax.Array:
-    return jnp.sqrt(jnp.sum(jnp.square(place), axis=-1))

@@ -227,7 +227,7 @@ def fit_world_model(run: Run, nets: Nets, data: Data, logs: Logs, grounding: Gro
         inputs["cost"] = fitted.folder.name
         accurate = None
         if run.config.proco.imagination.updates:
-            labeled = (labels, labels_folder)
+            labeled = (labels, labels_folder, grounding.rules)
             accurate, folder = fit_accurate_cost(run, nets, data.normalizer, *labeled)
             inputs["accurate_cost"] = folder.name
     return Fitted(model, events, ending, fitted, accurate, inputs)

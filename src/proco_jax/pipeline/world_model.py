@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,8 @@ from proco_jax.common.random_streams import Stream, stream_key
 from proco_jax.config.schema import Config, CostConfig
 from proco_jax.diagnostics import critics as diagnostics
 from proco_jax.knowledge.grounding import Grounding, label_states
+from proco_jax.knowledge.labelers import rule_labeler
+from proco_jax.knowledge.rules.rule import Rule
 from proco_jax.models import bonus, cost, dynamics, episode_map, termination
 from proco_jax.models.dynamics_targets import fit_targets, is_bonus
 from proco_jax.models.networks import Critic, DynamicsNetwork
@@ -38,7 +40,7 @@ RESIDUALS = 8192
 # Logged states, and as many risky ones at most, in which worlds begin.
 STARTS = 8192
 # Raised when the meaning of an artifact changes while its settings do not.
-VERSIONS = {"dynamics": 6, "bonus": 2, "termination": 1, "labels": 1, "cost": 1}
+VERSIONS = {"dynamics": 6, "bonus": 2, "termination": 1, "labels": 1, "cost": 1, "accurate_cost": 1}
 LOGGED_CANDIDATES = 60_000
 EXPLORATIONS = 16
 LABELS = "labels.npz"
@@ -378,12 +380,23 @@ def fit_cost(
 
 
 def fit_accurate_cost(
-    run: Run, nets: Nets, normalizer: Normalizer, labels: LabeledStates, labels_folder: Path
+    run: Run,
+    nets: Nets,
+    normalizer: Normalizer,
+    labels: LabeledStates,
+    labels_folder: Path,
+    rules: Sequence[Rule],
 ) -> tuple[cost.CostModel, Path]:
     """A cost network that is not conservative, for worlds in which a policy is improved.
 
-    Its labels are those of the rules without a margin, or a language model's own; missed states and
-    false alarms weigh the same, and it calls a state unsafe if the ensemble's mean does.
+    Its labels are the votes of the rules without a margin; missed states and false alarms weigh the
+    same, and it calls a state unsafe if the ensemble's mean does. The labels of a language model
+    that writes no rule are taken as they are, with the margin that it was asked for.
+
+    Args:
+      labels: of the conservative network.
+      labels_folder: their artifact.
+      rules: that labeled them; empty if a language model did.
 
     Returns:
       The fitted ensemble, and the artifact's folder.
@@ -391,14 +404,14 @@ def fit_accurate_cost(
     config = run.config
     settings = dataclasses.replace(config.cost, margin=0.0, miss_weight=1.0, ucb_coefficient=0.0)
     inputs = {
-        "version": VERSIONS["cost"],
+        "version": VERSIONS["accurate_cost"],
         "labels": labels_folder.name,
         "cost": dataclasses.asdict(settings),
         "encoder": dataclasses.asdict(config.encoder),
         "seed": config.seed,
     }
-    exact = np.where(np.isnan(labels.margin), labels.unsafe, labels.margin >= 0.0)
-    labels = labels._replace(unsafe=exact.astype(np.float32))
+    if rules:
+        labels = rule_labeler(rules, 0.0)(labels.obs)
 
     def make(folder: Path) -> None:
         every = np.arange(len(labels.unsafe))
@@ -533,9 +546,12 @@ def make_world(
 
 
 def _with_starts(config: Config, nets: Nets, data: Data, world: WorldModel) -> WorldModel:
-    """The world with the states in which worlds may begin, if a policy is improved in it."""
-    settings = config.proco.imagination
-    if not settings.updates:
+    """The world with the states in which worlds may begin, if a policy is improved in it.
+
+    Without rings there is no map, and worlds begin with what a logged state shows.
+    """
+    settings, spec = config.proco.imagination, nets.spec
+    if not settings.updates or not spec.rings:
         return world
     logs, model = data.train, world.dynamics
     move = jax.jit(
@@ -544,20 +560,17 @@ def _with_starts(config: Config, nets: Nets, data: Data, world: WorldModel) -> W
     targets = model.targets._replace(usual=np.asarray(model.targets.usual))
     earned = np.asarray(is_bonus(targets, np.asarray(logs.reward)))
     route = episode_map.route(logs, np.asarray(move(model, logs)), earned)
-    any_state = np.linspace(0, logs.size - 1, min(logs.size, STARTS)).astype(np.int64)
+    redrawn = jnp.zeros(len(spec.rings), bool)
+    if world.bonus is not None:
+        redrawn = bonus.redrawn_rings(spec, world.bonus)
     rows = np.asarray(logs.obs_index)
-    redrawn = jnp.zeros(len(model.resting), bool)
-    if world.bonus is not None and nets.spec.rings:
-        alone = episode_map.single(nets.spec, logs.obs[rows[any_state]])
-        redrawn = alone & bonus.redrawn_rings(nets.spec, world.bonus)
-
-    def begun(index: np.ndarray) -> jax.Array:
-        at = rows[index]
-        return episode_map.begin(nets.spec, model.resting, redrawn, logs.obs, route, at)
-
+    some = np.linspace(0, logs.size - 1, min(logs.size, STARTS)).astype(np.int64)
+    rings = episode_map.find_rings(spec, model.resting, redrawn, logs.obs, route, rows[some])
     risky = np.asarray(world.risky)
     risky = risky[np.linspace(0, len(risky) - 1, min(len(risky), STARTS)).astype(np.int64)]
-    return world._replace(begun=begun(any_state), begun_risky=begun(risky))
+    both = rows[np.concatenate([some, risky])]
+    begun = episode_map.begin(spec, rings, logs.obs, route, both)
+    return world._replace(begun=begun[: len(some)], begun_risky=begun[len(some) :])
 
 
 def rule_score(grounding: Grounding) -> Score | None:
