@@ -90,7 +90,7 @@ class Outcome(NamedTuple):
 class World(NamedTuple):
     """The world model as an algorithm acts in it (`algorithms/imagination.py`).
 
-    Imagined states `[..., S]` hold a raw observation and where objects are (`object_map.py`).
+    Imagined states `[..., S]` hold a raw observation and places of objects (`object_map.py`).
 
     Attributes:
       normalizer: of observations.
@@ -99,7 +99,7 @@ class World(NamedTuple):
       bonus: scalar, the size of a rare bonus.
       sample: (key, predicted states `[n, S]`, whether a bonus occurs `[n]`) to states `[n, S]`,
         with what the dynamics cannot predict.
-      starts: (key, n, share) to states `[n, S]` as logged, a share of them risky ones.
+      starts: (key, n, share) to states `[n, S]` that begin at logged ones, a share of them risky.
       logged: (key, n) to logged raw obs `[n, O]`, actions `[n, A]`, and whether the next state
         counts as safe, `[n]` bool.
     """

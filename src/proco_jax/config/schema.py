@@ -521,7 +521,8 @@ class ImaginationConfig:
       multiplier: of the cost advantage, at the start.
       multiplier_rate: its largest relative change per update, by dual ascent; 0 keeps it as it is.
       multiplier_limit: its largest value.
-      target_cost: predicted unsafe states per 1,000 steps that the multiplier is adapted to.
+      target_cost: unsafe states per 1,000 steps, by the accurate cost network, that the multiplier
+        is adapted to.
       risky_start_share: of the starts, those drawn from the riskiest logged states.
     """
 

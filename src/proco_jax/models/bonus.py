@@ -9,7 +9,8 @@ tells: each ring's largest bin is therefore standardized by its values at the lo
 
 A bonus may also draw a part of the world anew, as a reached goal moves to a random place. These are
 the fields that change far more in the logged events than elsewhere; in imagination they are drawn
-from what followed the logged events, and all else goes on as the dynamics predict.
+from what followed the logged events, a ring of single objects from the places that the state knows
+for it (`object_map.elsewhere`), and all else goes on as the dynamics predict.
 """
 
 import functools
@@ -108,10 +109,10 @@ def redraw(model: BonusModel, key: Array, next_obs: Array) -> jax.Array:
 def after_bonus(
     spec: ObservationSpec, model: BonusModel, key: Array, state: Array, occurs: Array
 ) -> jax.Array:
-    """Imagined states `[N, O + M]` after a step in which a bonus may have occurred.
+    """Imagined states `[N, S]` after a step in which a bonus may have occurred.
 
     Args:
-      state: `[N, O + M]` that would follow without one, see `object_map`.
+      state: `[N, S]` that would follow without one, see `object_map`.
       occurs: `[N]` bool.
     """
     obs = object_map.observation(spec, state)

@@ -2,7 +2,8 @@
 
 It is conservative in four ways: the labels' margin is wider than the constraint, a missed unsafe
 state has a larger weight than a false alarm, the output is an upper confidence bound over an
-ensemble, and the threshold is calibrated for a stated recall on held-out labels.
+ensemble, and the threshold is calibrated for a stated recall on held-out labels. A network with
+none of the four is the accurate one, in which policies are improved (`pipeline.world_model`).
 """
 
 import functools

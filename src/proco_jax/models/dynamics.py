@@ -333,8 +333,9 @@ def residuals(
 
 
 def motions(net: DynamicsNetwork, model: Model, data: Dataset, elites: int) -> jax.Array:
-    """The agent's motion in each logged transition by the best elites, `[N, 3]`: ahead and left in
-    meters, turn to the left in rad, in its own frame; 0 without rings.
+    """The agent's motion in each logged transition, `[N, 3]`, by the best elites.
+
+    Ahead and left in meters and the turn to the left in rad, in its own frame; 0 without rings.
 
     Args:
       data: the logs.
@@ -432,9 +433,9 @@ class Prediction(NamedTuple):
     """The next state, and mean and standard deviation of the next observation and the reward.
 
     Attributes:
-      next_state: `[..., O + M]`, see `object_map`.
+      next_state: `[..., S]`, see `object_map`.
       next_obs: `[..., O]` raw, by the network alone.
-      reward: `[...]`, the usual part.
+      reward: `[...]`, the usual part: that of approach if it is one, else the network's.
       bonus: `[...]`, the expected remainder of the reward.
       deviation: `[..., O + 2]` standard deviations of the three, as fitted to single transitions.
     """
@@ -453,7 +454,7 @@ def predict(
 
     Args:
       member: index among the elites.
-      state: `[..., O + M]` raw, begun by `object_map.begin`.
+      state: `[..., S]` raw, begun by `object_map.begin` or `episode_map.begin`.
       action: `[..., A]`.
     """
     obs = object_map.observation(net.spec, state)
@@ -521,7 +522,7 @@ class MeanPrediction(NamedTuple):
     """Mean prediction of the elites, and how far they disagree.
 
     Attributes:
-      next_state: `[..., O + M]`, see `object_map`.
+      next_state: `[..., S]`, see `object_map`.
       reward: `[...]`, the usual part.
       disagreement: `[...]`, root mean square spread of the elites' next observations, in
         standardized units. Rings of resting objects do not count: they follow from the motion, and
@@ -536,10 +537,10 @@ class MeanPrediction(NamedTuple):
 def predict_mean(
     net: DynamicsNetwork, model: Model, state: Array, action: Array, count: int | None = None
 ) -> MeanPrediction:
-    """Mean of the elites' predictions for states `[..., O + M]` and actions `[..., A]`.
+    """Mean of the elites' predictions for states `[..., S]` and actions `[..., A]`.
 
     Args:
-      state: raw, begun by `object_map.begin`.
+      state: raw, begun by `object_map.begin` or `episode_map.begin`.
       count: how many elites predict, the best ones; None for all.
     """
     found = predict_elites(net, model, state, action, count)

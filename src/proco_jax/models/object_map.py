@@ -46,12 +46,12 @@ def begin(spec: ObservationSpec, obs: Array) -> jax.Array:
 
 
 def observation(spec: ObservationSpec, state: Array) -> jax.Array:
-    """The observation `[..., O]` of an imagined state `[..., O + M]`."""
+    """The observation `[..., O]` of an imagined state `[..., S]`."""
     return state[..., : spec.size]
 
 
 def moved(spec: ObservationSpec, state: Array, motion: Array) -> jax.Array:
-    """Where the objects of a state `[..., O + M]` are after a motion, as its last M numbers.
+    """All places of a state `[..., S]` after a motion: all of its numbers but the observation.
 
     Args:
       motion: `[..., 3]` of the agent in its own frame: ahead and left in meters, turn to the left
@@ -65,12 +65,12 @@ def moved(spec: ObservationSpec, state: Array, motion: Array) -> jax.Array:
 
 
 def state_of(spec: ObservationSpec, resting: Array, obs: Array, places: Array) -> jax.Array:
-    """A state `[..., O + M]` in which the rings of resting objects are shown from their places.
+    """A state `[..., S]` in which the rings of resting objects are shown from their places.
 
     Args:
       resting: `[R]` bool, which rings these are; not read without rings.
       obs: `[..., O]`, from which all else is taken.
-      places: `[..., M]`.
+      places: all other numbers of the state, from `moved`.
     """
     if not spec.rings:
         return obs
@@ -102,8 +102,8 @@ def with_elsewhere(spec: ObservationSpec, state: Array, places: Array) -> jax.Ar
 def elsewhere(spec: ObservationSpec, key: Array, state: Array, again: Array) -> jax.Array:
     """States `[N, S]` with rings `again [N, R]` drawn from their other places, if they have any.
 
-    A ring then shows one object, at one of these places, each of those that are not where the
-    agent is with the same probability.
+    A ring then shows one object, at a place drawn uniformly from those farther than REACHED from
+    the agent.
     """
     end = spec.size + _size(spec)
     if not spec.rings or state.shape[-1] == end:
@@ -130,7 +130,7 @@ def nearest(spec: ObservationSpec, state: Array) -> jax.Array:
     """Distance in meters to the nearest object of each ring, `[..., R]`; about NOWHERE for none.
 
     Args:
-      state: `[..., O + M]`.
+      state: `[..., S]`.
     """
     places = places_by_ring(spec, state)
     return jnp.stack([jnp.min(distance(place), axis=-1) for place in places], axis=-1)
