@@ -59,6 +59,18 @@ def test_a_bonus_and_a_goal_that_jumps_do_not_matter() -> None:
     np.testing.assert_allclose(fit(ALL, other, other), [2.0, 0.0], atol=0.01)
 
 
+def test_where_the_object_is_not_seen_the_reward_does_not_count() -> None:
+    """Nor do a few outliers decide: 2% of the reward's variance is left unexplained."""
+    data = logs(0)
+    obs = np.array(data.obs)
+    hidden = np.arange(len(obs)) % 51 > 30
+    obs[hidden, SPEC.slices["goal"]] = 0.0
+    noise = np.random.default_rng(7).normal(0, 0.14 * np.std(data.reward), len(data.reward))
+    reward = jnp.asarray(np.asarray(data.reward) + noise, jnp.float32)
+    other = dataclasses.replace(data, reward=reward, obs=jnp.asarray(obs))
+    np.testing.assert_allclose(fit(ALL, other, other), [2.0, 0.0], atol=0.05)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_a_reward_of_something_else_is_not_explained(share: float) -> None:
     def other(data: Dataset, seed: int) -> Dataset:

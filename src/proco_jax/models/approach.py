@@ -1,11 +1,11 @@
-"""The reward of approaching objects, where that explains the usual reward.
+"""The reward of approaching an object, where that explains the usual reward.
 
 A policy that is improved in a model finds what its reward misses: far from the logs a network
 predicts a reward for driving away. Many rewards are the distance by which the agent came nearer to
-something, e.g. a goal. Whether the reward of a task is one, is asked of the logs: it is fitted by
-least squares to the changes of the distance to each ring's nearest object, and is used if it
-explains nearly all of the usual reward on held-out logs. Imagined states know these distances,
-even beyond the reach of a ring (`object_map`).
+something, e.g. a goal. Whether the reward of a task is one, is asked of the logs: for each ring it
+is fitted by least squares to the changes of the distance to the ring's nearest object, where that
+is seen. The ring that explains held-out rewards best is used, if it explains nearly all of them.
+Imagined states know the distance even beyond the reach of a ring (`object_map`).
 """
 
 import jax
@@ -16,8 +16,9 @@ from proco_jax.models.dynamics_targets import Targets
 from proco_jax.observation import ObservationSpec
 from proco_jax.types import Array, Dataset
 
-# Share of the variance of held-out rewards that must be explained.
-EXPLAINED = 0.99
+# Share of the variance of held-out rewards that must be explained. A car tilts as it accelerates,
+# which shifts what its lidar shows: there it is 0.97 to 0.99.
+EXPLAINED = 0.95
 # Larger changes of a distance in a step, in meters, are those to another object.
 LARGEST_CHANGE = 0.2
 
@@ -38,16 +39,13 @@ def fit(
     if not spec.rings:
         return jnp.zeros(1)
     closer, reward, counts = _table(spec, targets, resting, data)
-    weighted = closer * counts[:, None]
-    ridge = 1e-6 * jnp.eye(len(spec.rings))
-    weights = jnp.linalg.solve(weighted.T @ closer + ridge, weighted.T @ reward)
+    weights = _mean(closer * reward, counts) / jnp.maximum(_mean(closer**2, counts), 1e-12)
     closer, reward, counts = _table(spec, targets, resting, holdout)
-    count = jnp.maximum(jnp.sum(counts), 1.0)
-    mean = jnp.sum(counts * reward) / count
-    variance = jnp.sum(counts * jnp.square(reward - mean)) / count
-    error = jnp.sum(counts * jnp.square(reward - closer @ weights)) / count
-    explained = (variance > 0.0) & (error < (1.0 - EXPLAINED) * variance)
-    return jnp.where(explained, weights, 0.0)
+    variance = _mean((reward - _mean(reward, counts)) ** 2, counts)
+    error = _mean((reward - closer * weights) ** 2, counts)
+    explained = jnp.where(variance > 0.0, 1.0 - error / jnp.maximum(variance, 1e-12), -jnp.inf)
+    best = jnp.arange(len(spec.rings)) == jnp.argmax(explained)
+    return jnp.where(best & (explained >= EXPLAINED), weights, 0.0)
 
 
 def reward(spec: ObservationSpec, weights: Array, state: Array, next_state: Array) -> jax.Array:
@@ -60,15 +58,22 @@ def reward(spec: ObservationSpec, weights: Array, state: Array, next_state: Arra
 def _table(
     spec: ObservationSpec, targets: Targets, resting: Array, data: Dataset
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Meters by which the nearest objects came closer `[N, R]`, rewards `[N]`, and 1 for the rows
-    that count, those with a usual reward and without a jump, `[N]`."""
+    """Of each ring: meters by which the nearest object came closer `[N, R]`, rewards `[N, 1]`, and
+    which rows count, `[N, R]`: with a usual reward, an object seen before and after, and no jump.
+    """
     at = data.obs_index
-    closer = []
+    closer, seen = [], []
     for f in spec.rings:
         closeness = jnp.max(data.obs[:, spec.slices[f.name]], axis=1)
         closer.append(f.reach * (closeness[at + 1] - closeness[at]))
-    moved = jnp.where(resting, jnp.stack(closer, axis=1), 0.0)
+        seen.append((closeness[at + 1] > 0.0) & (closeness[at] > 0.0))
+    moved = jnp.stack(closer, axis=1)
     low, high = targets.usual
     usual = (data.reward >= low) & (data.reward <= high)
-    steady = jnp.all(jnp.abs(moved) <= LARGEST_CHANGE, axis=1)
-    return moved, data.reward, (usual & steady).astype(jnp.float32)
+    counts = jnp.stack(seen, axis=1) & (jnp.abs(moved) <= LARGEST_CHANGE) & resting
+    return moved, data.reward[:, None], counts & usual[:, None]
+
+
+def _mean(values: Array, counts: Array) -> jax.Array:
+    """Means `[R]` of `[N, R]` or `[N, 1]` over the rows that count."""
+    return jnp.sum(jnp.where(counts, values, 0.0), axis=0) / jnp.maximum(jnp.sum(counts, axis=0), 1)
