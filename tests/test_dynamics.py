@@ -480,3 +480,27 @@ def test_the_fit_to_trajectories_lowers_the_open_loop_error(data, normalizer, ta
         for s in (fitted, after)
     ]
     assert like[0] == like[1]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.004, 0.01, 0.03])
+def test_a_bonus_is_told_from_usual_rewards_however_often_it_occurs(share):
+    rng = np.random.default_rng(0)
+    reward = rng.normal(0.005, 0.01, 20_000)
+    bonus = rng.random(20_000) < share
+    reward[bonus] += 1.0
+    low, high = dynamics_targets.usual_range(reward)
+    np.testing.assert_allclose([low, high], [-0.018, 0.028], atol=0.002)
+    nothing = jnp.zeros(1)
+    usual = jnp.array([low, high], jnp.float32)
+    targets = Targets(nothing, nothing, nothing, nothing, usual)
+    found = dynamics_targets.is_bonus(targets, jnp.asarray(reward, jnp.float32))
+    np.testing.assert_array_equal(found, bonus)
+
+
+def test_of_rewards_that_are_mostly_nothing_the_others_are_bonuses():
+    reward = np.where(np.arange(1000) % 40 == 0, 2.0, 0.0)
+    np.testing.assert_array_equal(dynamics_targets.usual_range(reward), 0.0)
+    spread = np.random.default_rng(1).exponential(1.0, 5000)
+    np.testing.assert_allclose(
+        dynamics_targets.usual_range(spread), np.quantile(spread, [0.01, 0.99])
+    )

@@ -22,8 +22,10 @@ NEAREST_FLOOR = 0.03
 # enter the scale as the quantile.
 ROBUST = 3.0
 USUAL, USUAL_NEAREST = 0.99, 0.95
-# A reward that exceeds its usual range by so many times the range is a bonus.
-BONUS = 5.0
+# A reward that exceeds its usual range by so many times the range is a bonus. Bonuses may be more
+# frequent than the quantiles of the usual range: they are first told by the range of all but the
+# smallest and the largest COMMON of the rewards.
+BONUS, COMMON = 5.0, 0.05
 REWARDS = 2
 
 
@@ -52,7 +54,7 @@ def fit_targets(spec: ObservationSpec, normalizer: Normalizer, data: Dataset) ->
     """Fits the standardization of the changes in the logs; the bins of a ring share one scale."""
     obs, next_obs = data.obs[data.obs_index], data.obs[data.obs_index + 1]
     change = np.asarray(next_obs - obs, np.float64)
-    usual = np.quantile(data.reward, (1.0 - USUAL, USUAL))
+    usual = usual_range(np.asarray(data.reward))
     reward = np.stack(split_reward(np.asarray(data.reward, np.float64), usual), axis=1)
     target = np.concatenate([change, reward], axis=1)
     shift, size = target.mean(0), target.std(0)
@@ -69,6 +71,12 @@ def fit_targets(spec: ObservationSpec, normalizer: Normalizer, data: Dataset) ->
     return Targets(*(x.astype(np.float32) for x in (shift, size, varies, nearest, usual)))
 
 
+def usual_range(reward: np.ndarray) -> np.ndarray:
+    """The range of rewards `[N]` without bonuses and the outermost 1% on either side, `[2]`."""
+    common = np.quantile(reward, (COMMON, 1.0 - COMMON))
+    return np.quantile(reward[~_is_beyond(reward, common)], (1.0 - USUAL, USUAL))
+
+
 def split_reward(reward: Array, usual: Array) -> tuple[Array, Array]:
     """The usual part of rewards, and the remainder; shapes as given."""
     kept = reward.clip(usual[0], usual[1])
@@ -77,9 +85,13 @@ def split_reward(reward: Array, usual: Array) -> tuple[Array, Array]:
 
 def is_bonus(targets: Targets, reward: Array) -> Array:
     """Whether rewards `[...]` are far outside of their usual range, as only a rare event is."""
-    low, high = targets.usual
-    kept = reward.clip(low, high)
-    return abs(reward - kept) > BONUS * (high - low) + 1e-6
+    return _is_beyond(reward, targets.usual)
+
+
+def _is_beyond(reward: Array, interval: Array) -> Array:
+    """Whether rewards are outside of an interval `[2]` by more than BONUS times its length."""
+    low, high = interval
+    return abs(reward - reward.clip(low, high)) > BONUS * (high - low) + 1e-6
 
 
 def _usual_size(change: np.ndarray, quantile: float) -> float:
