@@ -9,12 +9,12 @@ README; mean ± standard deviation of the means of the seeds:
 
     | algorithm | augmentation | shield  | return, mean |  cost, mean | violation-free  |
     | :-------- | :----------- | :------ | -----------: | ----------: | --------------: |
-    | proco     | proco        | none    | 21.77 ± 1.03 |  42.9 ± 8.7 |     20% [8, 32] |
-    | proco     | proco        | filter  | 18.10 ± 0.93 |  25.4 ± 0.6 |    30% [15, 48] |
-    | proco     | proco        | planner | 12.06 ± 0.51 |   0.0 ± 0.0 | 100% [100, 100] |
+    | proco     | proco        | none    | 20.78 ± 0.84 | 46.5 ± 13.9 |     12% [2, 25] |
+    | proco     | proco        | filter  | 12.13 ± 1.32 |  10.6 ± 1.8 |    45% [28, 62] |
+    | proco     | proco        | planner | 12.66 ± 0.95 |   0.0 ± 0.0 | 100% [100, 100] |
     | proco     | none         | none    | 18.55 ± 1.59 |  36.9 ± 3.0 |    22% [10, 35] |
-    | proco     | none         | filter  | 17.65 ± 1.26 | 28.3 ± 10.9 |     20% [5, 40] |
-    | proco     | none         | planner | 12.06 ± 0.51 |   0.0 ± 0.0 | 100% [100, 100] |
+    | proco     | none         | filter  | 16.21 ± 0.29 |  18.2 ± 4.1 |    38% [22, 52] |
+    | proco     | none         | planner | 13.67 ± 0.35 |   1.9 ± 2.7 |   98% [90, 100] |
 """
 
 from proco_jax.config.presets import for_navigation, set_variant
