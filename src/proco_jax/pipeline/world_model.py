@@ -40,7 +40,7 @@ RESIDUALS = 8192
 # Logged states, and as many risky ones at most, in which worlds begin.
 STARTS = 8192
 # Raised when the meaning of an artifact changes while its settings do not.
-VERSIONS = {"dynamics": 8, "bonus": 2, "termination": 1, "labels": 1, "cost": 1, "accurate_cost": 1}
+VERSIONS = {"dynamics": 9, "bonus": 2, "termination": 1, "labels": 1, "cost": 1, "accurate_cost": 1}
 LOGGED_CANDIDATES = 60_000
 EXPLORATIONS = 16
 LABELS = "labels.npz"
