@@ -29,7 +29,7 @@ from proco_jax.types import Array
 # States that are planned for in one batch, where the config leaves it open. A CPU computes no more
 # than it must; an accelerator needs many rows to be busy.
 CPU_BLOCK, ACCELERATOR_BLOCK = 4, 256
-# Finite, so that a sequence without a predicted reward still comes before those that are not asked.
+# Finite, so that a sequence with the least excess comes before all others whatever its reward.
 LEAST_REWARD = -float(jnp.finfo(jnp.float32).max)
 # Every so many steps of a sequence, and at its end, its state is judged. What a robot moves in so
 # many steps is little beside the sets that it must avoid, and an infeasible state leads to others.

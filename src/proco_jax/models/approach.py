@@ -51,7 +51,7 @@ def fit(
 def reward(spec: ObservationSpec, weights: Array, state: Array, next_state: Array) -> jax.Array:
     """The reward `[...]` of a step between imagined states `[..., S]`."""
     before, after = object_map.nearest(spec, state), object_map.nearest(spec, next_state)
-    known = (before < object_map.NOWHERE / 2) & (after < object_map.NOWHERE / 2)
+    known = object_map.known(before) & object_map.known(after)
     return jnp.sum(jnp.where(known, weights * (before - after), 0.0), axis=-1)
 
 

@@ -460,23 +460,30 @@ def predict(
       state: `[..., S]` raw, begun by `object_map.begin` or `episode_map.begin`.
       action: `[..., A]`.
     """
-    obs = object_map.observation(net.spec, state)
-    params = jax.tree.map(lambda x: x[model.elites[member]], model.params)
-    next_obs, reward, log_variance, motion = _apply_member(
-        net, params, model.normalizer, model.targets, obs, action
-    )
-    places = object_map.moved(net.spec, state, motion)
+    next_obs, reward, log_variance, places = _predict_parts(net, model, member, state, action)
     next_state = object_map.state_of(net.spec, model.resting, next_obs, places)
     deviation = jnp.exp(0.5 * log_variance) * model.targets.size * model.targets.varies
     usual = _usual_reward(net, model, state, next_state, reward[..., 0])
     return Prediction(next_state, next_obs, usual, reward[..., 1], deviation)
 
 
+def _predict_parts(
+    net: DynamicsNetwork, model: Model, member: Array, state: Array, action: Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Next obs `[..., O]`, reward `[..., REWARDS]` and log variances of the network of one elite,
+    and the moved places of the state."""
+    obs = object_map.observation(net.spec, state)
+    params = jax.tree.map(lambda x: x[model.elites[member]], model.params)
+    next_obs, reward, log_variance, motion = _apply_member(
+        net, params, model.normalizer, model.targets, obs, action
+    )
+    return next_obs, reward, log_variance, object_map.moved(net.spec, state, motion)
+
+
 def _usual_reward(
     net: DynamicsNetwork, model: Model, state: Array, next_state: Array, predicted: Array
 ) -> jax.Array:
-    """The usual part `[...]` of the reward of a step: that of approach, if it is one (`approach`),
-    else as a network predicts it."""
+    """The usual reward `[...]` of a step: that of approach if it is one, else the predicted one."""
     if not net.spec.rings:
         return predicted
     approached = approach.reward(net.spec, model.approach, state, next_state)
@@ -546,17 +553,19 @@ def predict_mean(
       state: raw, begun by `object_map.begin` or `episode_map.begin`.
       count: how many elites predict, the best ones; None for all.
     """
-    found = predict_elites(net, model, state, action, count)
-    spread = jnp.var(found.next_obs / model.targets.size[:-REWARDS], axis=0)
+    members = jnp.arange(model.elites.shape[0])[:count]
+    next_obs, rewards, _, places = jax.vmap(lambda m: _predict_parts(net, model, m, state, action))(
+        members
+    )
+    spread = jnp.var(next_obs / model.targets.size[:-REWARDS], axis=0)
     varies = model.targets.varies[:-REWARDS]
     if net.spec.rings:
         varies = varies * ~object_map.of_rings(net.spec, model.resting)
     disagreement = jnp.sqrt(jnp.sum(spread * varies, axis=-1) / jnp.maximum(jnp.sum(varies), 1.0))
     # Objects are averaged by their places, as the mean of two rings may show one object twice.
-    places = found.next_state[..., net.spec.size :].mean(axis=0)
-    mean = found.next_obs.mean(axis=0)
-    next_state = object_map.state_of(net.spec, model.resting, mean, places)
-    reward = _usual_reward(net, model, state, next_state, found.reward.mean(axis=0))
+    mean, mean_places = next_obs.mean(axis=0), places.mean(axis=0)
+    next_state = object_map.state_of(net.spec, model.resting, mean, mean_places)
+    reward = _usual_reward(net, model, state, next_state, rewards[..., 0].mean(axis=0))
     return MeanPrediction(next_state, reward, disagreement)
 
 

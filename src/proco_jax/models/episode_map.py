@@ -180,9 +180,7 @@ def _with_hidden(
             own[i] = _add(own[i], points, usable[:, None] & near & jnp.all(hidden, axis=-1))
         return own, None
 
-    own, _ = jax.lax.scan(look, own, offsets)
-    flat = [x.reshape(len(rows), -1) for x in own]
-    return jnp.concatenate([obs[rows], *flat], axis=-1)
+    return object_map.joined(obs[rows], jax.lax.scan(look, own, offsets)[0])
 
 
 def _add(own: Array, points: Array, fits: Array) -> jax.Array:
@@ -226,29 +224,23 @@ def _elsewhere(
         high = np.searchsorted(episode[best], episode[rows], side="right")
         own = np.searchsorted(best, rows)
         begin = np.maximum(np.minimum(own - count // 2, high - count), low)
-        for k in range(count):
-            at = begin + k
-            known = at < high
-            at = np.minimum(at, len(best) - 1)
-            there = np.asarray(route.pose)[best[at]]
-            place = _seen_from(there, np.asarray(route.pose)[rows], points[at][:, None])
-            found[:, i, k] = np.where(known[:, None], place[:, 0], object_map.NOWHERE)
+        at = begin[:, None] + np.arange(count)
+        known = (at < high[:, None])[..., None]
+        at = np.minimum(at, len(best) - 1)
+        there, here = route.pose[best[at]], route.pose[rows][:, None]
+        places = _seen_from(there, here, points[at][:, :, None])[:, :, 0]
+        found[:, i] = np.where(known, places, object_map.NOWHERE)
     return found
 
 
-def _seen_from(there: Array, here: Array, places: Array) -> Array:
-    """Places `[K, n, 2]` that are seen from poses `there [K, 3]`, as seen from `here [K, 3]`."""
-    number = np if isinstance(places, np.ndarray) else jnp
+def _seen_from(there: Array, here: Array, places: Array) -> jax.Array:
+    """Places `[..., n, 2]` that are seen from poses `there [..., 3]`, as seen from `here`."""
     x, y = places[..., 0], places[..., 1]
-    cos, sin = number.cos(there[:, 2:]), number.sin(there[:, 2:])
-    x, y = (
-        there[:, :1] + cos * x - sin * y - here[:, :1],
-        there[:, 1:2] + sin * x + cos * y - here[:, 1:2],
-    )
-    cos, sin = number.cos(here[:, 2:]), number.sin(here[:, 2:])
-    return number.stack([cos * x + sin * y, cos * y - sin * x], axis=-1)
+    cos, sin = jnp.cos(there[..., 2:]), jnp.sin(there[..., 2:])
+    x, y = there[..., :1] + cos * x - sin * y, there[..., 1:2] + sin * x + cos * y
+    return object_map.seen_from(here, jnp.stack([x, y], axis=-1))
 
 
 def _is_somewhere(places: Array) -> jax.Array:
     """Whether places `[..., 2]` are those of an object."""
-    return object_map.distance(places) < object_map.NOWHERE / 2
+    return object_map.known(object_map.distance(places))

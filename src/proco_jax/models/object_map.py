@@ -40,9 +40,12 @@ def begin(spec: ObservationSpec, obs: Array) -> jax.Array:
 
     M is twice the number of all rings' bins, 0 without rings.
     """
-    found = [_located(obs[..., spec.slices[f.name]], f.reach) for f in spec.rings]
-    flat = [x.reshape(*obs.shape[:-1], -1) for x in found]
-    return jnp.concatenate([obs, *flat], axis=-1)
+    return joined(obs, [_located(obs[..., spec.slices[f.name]], f.reach) for f in spec.rings])
+
+
+def joined(obs: Array, places: list[jax.Array]) -> jax.Array:
+    """The state of an observation `[..., O]` and each ring's places `[..., n, 2]`."""
+    return jnp.concatenate([obs, *(x.reshape(*obs.shape[:-1], -1) for x in places)], axis=-1)
 
 
 def observation(spec: ObservationSpec, state: Array) -> jax.Array:
@@ -58,10 +61,18 @@ def moved(spec: ObservationSpec, state: Array, motion: Array) -> jax.Array:
         in rad.
     """
     places = state[..., spec.size :]
-    x, y = places[..., 0::2] - motion[..., :1], places[..., 1::2] - motion[..., 1:2]
-    cos, sin = jnp.cos(motion[..., 2:]), jnp.sin(motion[..., 2:])
-    turned = jnp.stack([cos * x + sin * y, cos * y - sin * x], axis=-1)
-    return turned.reshape(places.shape)
+    return seen_from(motion, places.reshape(*places.shape[:-1], -1, 2)).reshape(places.shape)
+
+
+def seen_from(pose: Array, places: Array) -> jax.Array:
+    """Places `[..., n, 2]` in the frame of a pose.
+
+    Args:
+      pose: `[..., 3]` ahead and left in meters, heading to the left in rad, as are the places.
+    """
+    x, y = places[..., 0] - pose[..., :1], places[..., 1] - pose[..., 1:2]
+    cos, sin = jnp.cos(pose[..., 2:]), jnp.sin(pose[..., 2:])
+    return jnp.stack([cos * x + sin * y, cos * y - sin * x], axis=-1)
 
 
 def state_of(spec: ObservationSpec, resting: Array, obs: Array, places: Array) -> jax.Array:
@@ -110,7 +121,7 @@ def elsewhere(spec: ObservationSpec, key: Array, state: Array, again: Array) -> 
         return state
     spare = state[..., end:].reshape(len(state), len(spec.rings), SPARE, 2)
     far = distance(spare)
-    usable = (far > REACHED) & (far < NOWHERE / 2)
+    usable = (far > REACHED) & known(far)
     score = jnp.where(usable, jax.random.uniform(key, usable.shape), -1.0)
     index = jnp.argmax(score, axis=-1)[..., None, None]
     drawn = jnp.take_along_axis(spare, index, axis=2)[:, :, 0]
@@ -120,10 +131,10 @@ def elsewhere(spec: ObservationSpec, key: Array, state: Array, again: Array) -> 
         places = places_by_ring(spec, state)[i]
         alone = jnp.full_like(places, NOWHERE).at[:, 0].set(drawn[:, i])
         now = again[:, i, None]
-        parts.append(jnp.where(now[..., None], alone, places).reshape(len(state), -1))
+        parts.append(jnp.where(now[..., None], alone, places))
         where = spec.slices[f.name]
-        obs = obs.at[:, where].set(jnp.where(now, _ring(f, alone), obs[:, where]))
-    return jnp.concatenate([obs, *parts, state[..., end:]], axis=-1)
+        obs = obs.at[:, where].set(jnp.where(now, shown_by(f, alone), obs[:, where]))
+    return jnp.concatenate([joined(obs, parts), state[..., end:]], axis=-1)
 
 
 def nearest(spec: ObservationSpec, state: Array) -> jax.Array:
@@ -141,14 +152,23 @@ def places_by_ring(spec: ObservationSpec, state: Array) -> list[jax.Array]:
     return _by_ring(spec, state[..., spec.size : spec.size + _size(spec)])
 
 
-def shown_by(f: Field, place: Array) -> jax.Array:
-    """What a ring shows of the objects at `[..., n, 2]`, `[..., bins]`."""
-    return _ring(f, place)
-
-
 def distance(place: Array) -> jax.Array:
     """Distance `[...]` in meters of places `[..., 2]` from the agent."""
     return jnp.sqrt(jnp.sum(jnp.square(place), axis=-1))
+
+
+def known(distance: Array) -> jax.Array:
+    """Whether distances are those of an object, not of NOWHERE."""
+    return distance < NOWHERE / 2
+
+
+def shown_by(f: Field, place: Array) -> jax.Array:
+    """What a ring shows of objects at `[..., n, 2]`, as the simulator's lidar: `[..., bins]`."""
+    closeness = jnp.clip(1.0 - distance(place) / f.reach, 0.0, 1.0)
+    position = jnp.arctan2(place[..., 1], place[..., 0]) * (f.size / (2.0 * math.pi))
+    beyond = position[..., None] - jnp.arange(f.size)
+    beyond = (beyond + f.size / 2) % f.size - f.size / 2
+    return jnp.max(closeness[..., None] * shown_share(beyond), axis=-2)
 
 
 def of_rings(spec: ObservationSpec, each: Array) -> jax.Array:
@@ -193,9 +213,8 @@ def _fraction(ring: Array) -> jax.Array:
 
 def _shown(spec: ObservationSpec, places: Array) -> jax.Array:
     """What rings show of objects, `[..., O]`, 0 outside of rings, from `[..., M]`."""
-    shown = {
-        f.name: _ring(f, place) for f, place in zip(spec.rings, _by_ring(spec, places), strict=True)
-    }
+    by_ring = zip(spec.rings, _by_ring(spec, places), strict=True)
+    shown = {f.name: shown_by(f, place) for f, place in by_ring}
     blank = {f.name: jnp.zeros((*places.shape[:-1], f.size)) for f in spec.fields}
     return jnp.concatenate([(blank | shown)[f.name] for f in spec.fields], axis=-1)
 
@@ -210,12 +229,3 @@ def _by_ring(spec: ObservationSpec, places: Array) -> list[jax.Array]:
     ends = np.cumsum([2 * f.size for f in spec.rings])
     parts = jnp.split(places, ends[:-1], axis=-1)
     return [part.reshape(*part.shape[:-1], -1, 2) for part in parts]
-
-
-def _ring(f: Field, place: Array) -> jax.Array:
-    """What a ring shows of the objects at `[..., n, 2]`, as the simulator's lidar: `[..., n]`."""
-    closeness = jnp.clip(1.0 - distance(place) / f.reach, 0.0, 1.0)
-    position = jnp.arctan2(place[..., 1], place[..., 0]) * (f.size / (2.0 * math.pi))
-    beyond = position[..., None] - jnp.arange(f.size)
-    beyond = (beyond + f.size / 2) % f.size - f.size / 2
-    return jnp.max(closeness[..., None] * shown_share(beyond), axis=-2)

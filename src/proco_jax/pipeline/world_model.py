@@ -357,7 +357,8 @@ def fit_cost(
     }
 
     def make(folder: Path) -> None:
-        state = _fit_cost_members(run, "cost", nets, normalizer, labels, used, settings, folder)
+        kept = LabeledStates(*(x[used] for x in labels))
+        state = _fit_cost_members(run, "cost", nets, normalizer, kept, settings, folder)
         model = cost.CostModel(
             state.params, normalizer, jnp.float32(settings.ucb_coefficient), jnp.float32(0)
         )
@@ -414,10 +415,7 @@ def fit_accurate_cost(
         labels = rule_labeler(rules, 0.0)(labels.obs)
 
     def make(folder: Path) -> None:
-        every = np.arange(len(labels.unsafe))
-        state = _fit_cost_members(
-            run, "accurate_cost", nets, normalizer, labels, every, settings, folder
-        )
+        state = _fit_cost_members(run, "accurate_cost", nets, normalizer, labels, settings, folder)
         zero = jnp.float32(0)
         save_arrays(folder / "model", cost.CostModel(state.params, normalizer, zero, zero))
 
@@ -432,13 +430,12 @@ def _fit_cost_members(
     nets: Nets,
     normalizer: Normalizer,
     labels: LabeledStates,
-    used: np.ndarray,
     settings: CostConfig,
     folder: Path,
 ) -> cost.CostState:
-    """An ensemble fitted to the labels of the indices `used`."""
+    """An ensemble fitted to the labels."""
     config = dataclasses.replace(run.config, cost=settings)
-    on_device = cost.Labels(normalizer(labels.obs[used]), jnp.asarray(labels.unsafe[used]))
+    on_device = cost.Labels(normalizer(labels.obs), jnp.asarray(labels.unsafe))
 
     def make_chunk(steps: int) -> Callable[[Any], Any]:
         chunk = make_cost_chunk(config, nets.cost, steps)
@@ -557,20 +554,23 @@ def _with_starts(config: Config, nets: Nets, data: Data, world: WorldModel) -> W
     move = jax.jit(
         lambda model, logs: dynamics.motions(nets.dynamics, model, logs, settings.elites)
     )
-    targets = model.targets._replace(usual=np.asarray(model.targets.usual))
-    earned = np.asarray(is_bonus(targets, np.asarray(logs.reward)))
+    earned = np.asarray(is_bonus(model.targets, logs.reward))
     route = episode_map.route(logs, np.asarray(move(model, logs)), earned)
     redrawn = jnp.zeros(len(spec.rings), bool)
     if world.bonus is not None:
         redrawn = bonus.redrawn_rings(spec, world.bonus)
     rows = np.asarray(logs.obs_index)
-    some = np.linspace(0, logs.size - 1, min(logs.size, STARTS)).astype(np.int64)
+    some = _evenly(logs.size, STARTS)
     rings = episode_map.find_rings(spec, model.resting, redrawn, logs.obs, route, rows[some])
-    risky = np.asarray(world.risky)
-    risky = risky[np.linspace(0, len(risky) - 1, min(len(risky), STARTS)).astype(np.int64)]
+    risky = np.asarray(world.risky)[_evenly(len(world.risky), STARTS)]
     both = rows[np.concatenate([some, risky])]
     begun = episode_map.begin(spec, rings, logs.obs, route, both)
     return world._replace(begun=begun[: len(some)], begun_risky=begun[len(some) :])
+
+
+def _evenly(size: int, most: int) -> np.ndarray:
+    """All indices below a size, or so many of them, evenly spaced."""
+    return np.linspace(0, size - 1, min(size, most)).astype(np.int64)
 
 
 def rule_score(grounding: Grounding) -> Score | None:
