@@ -83,7 +83,8 @@ class Transition(NamedTuple):
       initial_obs: `[B, O]` normalized, the first observation of the trajectory.
       n_step: the next n steps.
       weight: `[B]`, of the row in a loss; 0 for a row to ignore.
-      imagined: `[B]` bool, whether the row comes from the dynamics model.
+      imagined: `[B]` bool, whether the row is a counterfactual of the dynamics model. It is False
+        for rows of imagined episodes, which are learned from as logged ones are.
     """
 
     obs: Array

@@ -4,7 +4,8 @@ A Gaussian policy fitted to logged actions by maximum likelihood. With `safe_onl
 BC-Safe), rows whose n-step window holds a violation are left out; without (BC-All), all logged rows
 count. On logs without violations the two are equal. Generated costs act through `safe_only` alone:
 they mark logged rows that lead to states that the knowledge calls unsafe. Imagined rows are never
-cloned, because their actions were chosen to explore.
+cloned, because their actions were chosen to explore; rows of imagined episodes, which are not
+marked as imagined, are cloned as logged ones are.
 """
 
 from typing import Any, NamedTuple

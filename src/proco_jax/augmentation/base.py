@@ -1,7 +1,8 @@
 """The contract of an augmentation: what a training batch holds beside the logged rows.
 
-An augmentation decides the costs of logged transitions and imagines further rows. It acts in
-training alone; what guards a policy at deployment is a shield (`deployment/shield.py`).
+An augmentation decides the costs of logged transitions, imagines further rows, and may hold
+imagined episodes that are learned from in place of logged ones. It acts in training alone; what
+guards a policy at deployment is a shield (`deployment/shield.py`).
 """
 
 from collections.abc import Callable
@@ -19,6 +20,18 @@ from proco_jax.types import Array, Dataset, Segment, ToGo, Transition
 
 # Key and raw obs `[..., O]` to actions `[..., A]`.
 Policy = Callable[[Array, Array], Array]
+
+
+class ImaginedEpisodes(NamedTuple):
+    """Whole episodes of a policy in the learned world, which are learned from as logged ones are.
+
+    Attributes:
+      data: as the logs are stored; a cost is 1 where the next state counts as unsafe.
+      to_go: their sums to go.
+    """
+
+    data: Dataset
+    to_go: ToGo
 
 
 class WorldModel(NamedTuple):
@@ -40,6 +53,8 @@ class WorldModel(NamedTuple):
       begun: `[B, S]` states in which worlds may begin, that know what their logged episode shows
         at other times (`models/episode_map.py`); None for those that know the logged state alone.
       begun_risky: the same of the states of `risky`.
+      episodes: imagined episodes of a policy that was improved in this world, for the trainings of
+        other policies; None for none.
     """
 
     dynamics: Model
@@ -53,6 +68,7 @@ class WorldModel(NamedTuple):
     accurate_cost: CostModel | None = None
     begun: Array | None = None
     begun_risky: Array | None = None
+    episodes: ImaginedEpisodes | None = None
 
 
 class Context(NamedTuple):
@@ -113,6 +129,10 @@ class World(NamedTuple):
     logged: Callable[[Array, int], tuple[Array, Array, Array]]
 
 
+def no_episodes(hyper: Any, context: Context) -> None:
+    """`Augmentation.episodes` of one that has none."""
+
+
 class Augmentation(NamedTuple):
     """An augmentation, as pure functions on the state of one member.
 
@@ -131,6 +151,8 @@ class Augmentation(NamedTuple):
         logs, and the sums to go, are those that the augmentation says. None if `rows` is 0.
       world: (context, number of elites that predict) to the world that a policy can be improved in;
         None if there is none.
+      episodes: (hyper, context) to imagined episodes, and the share of the logged rows of a batch
+        whose place rows of them take; None if there are none.
     """
 
     name: str
@@ -143,3 +165,4 @@ class Augmentation(NamedTuple):
     sample: Callable[[Array, Any, Context, Any], Transition] | None
     sample_segments: Callable[[Array, Any, Context, Any, ToGo, int, int], Segment] | None
     world: Callable[[Context, int], World] | None = None
+    episodes: Callable[[Any, Context], tuple[ImaginedEpisodes, Array] | None] = no_episodes

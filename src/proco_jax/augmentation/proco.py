@@ -6,6 +6,10 @@ reach unsafe states, and recovery rollouts add rows that avoid them. They are re
 current policy every `rollouts.interval` steps; a batch holds `augmentation.imagined_share` of them,
 of which `augmentation.violating_share` come from violating trajectories.
 
+Where a policy was improved in imagination (`training/imagined_episodes.py`), rows of its imagined
+episodes take the place of `augmentation.episode_share` of the logged rows in the training of other
+algorithms.
+
 Source: PROCO (Xue et al. 2026, arXiv 2605.01356), of which the abstract was at hand; the mixture of
 sources and the balance are ours.
 """
@@ -18,7 +22,13 @@ import jax
 import jax.numpy as jnp
 
 from proco_jax.augmentation import buffer, rollouts
-from proco_jax.augmentation.base import Augmentation, Context, Policy, WorldModel
+from proco_jax.augmentation.base import (
+    Augmentation,
+    Context,
+    ImaginedEpisodes,
+    Policy,
+    WorldModel,
+)
 from proco_jax.augmentation.learned_world import learned_world
 from proco_jax.common.hyperparameters import hyper_from
 from proco_jax.config.schema import Config
@@ -34,6 +44,7 @@ class Hyper(NamedTuple):
     """Hyperparameters, see `config.schema.AugmentationConfig` and `RolloutConfig`."""
 
     violating_share: Array
+    episode_share: Array
     rollouts: rollouts.Hyper
 
 
@@ -85,6 +96,10 @@ def make_imagining(name, config: Config, model_of, cost, world) -> Augmentation:
         new = generate(key, hyper, context, policy)
         return buffer.add(state, new), rollouts.summary(new)
 
+    def episodes(hyper: Hyper, context: Context) -> tuple[ImaginedEpisodes, Array] | None:
+        found = _world(context).episodes
+        return None if found is None else (found, hyper.episode_share)
+
     sample, sample_segments = make_samplers(config, lambda context, state: state)
     return Augmentation(
         name=name,
@@ -97,6 +112,7 @@ def make_imagining(name, config: Config, model_of, cost, world) -> Augmentation:
         sample=sample,
         sample_segments=sample_segments,
         world=world,
+        episodes=episodes,
     )
 
 

@@ -27,6 +27,7 @@ class Stream(enum.IntEnum):
     OFFLINE_EVALUATION = 11
     BONUS = 12
     TERMINATION = 13
+    IMAGINED_EPISODES = 14
 
 
 def stream_key(seed: int | Array, stream: Stream) -> jax.Array:

@@ -462,10 +462,13 @@ class AugmentationConfig:
       imagined_share: share of each batch that is imagined; with 0, the augmentation only relabels
         the logs.
       violating_share: share of the imagined rows that come from violating trajectories.
+      episode_share: share of the logged rows whose place rows of imagined episodes take, where
+        `proco.imagination.updates` is positive, for all algorithms but `proco`.
     """
 
     imagined_share: float = share(0.5, high=0.99)
     violating_share: float = share(0.5)
+    episode_share: float = share(0.9)
 
 
 @dataclasses.dataclass
@@ -524,6 +527,8 @@ class ImaginationConfig:
       target_cost: unsafe states per 1,000 steps, by the accurate cost network, that the multiplier
         is adapted to.
       risky_start_share: of the starts, those drawn from the riskiest logged states.
+      episodes: imagined by the improved policies of all seeds together, from which other algorithms
+        learn.
     """
 
     updates: int = count(0, low=0)
@@ -547,6 +552,7 @@ class ImaginationConfig:
     multiplier_limit: float = nonnegative(2.0)
     target_cost: float = setting(8.0, low=1e-3, high=1000.0)
     risky_start_share: float = share(0.3)
+    episodes: int = count(256, high=LARGEST_BATCH)
 
 
 @dataclasses.dataclass

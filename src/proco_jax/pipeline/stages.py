@@ -6,6 +6,7 @@ logs + world model -> policies                     (each algorithm with each aug
 policies -> violation forecast -> episodes         (each policy under each shield) -> report
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,12 +20,12 @@ from proco_jax.augmentation.base import Context
 from proco_jax.common import checksums
 from proco_jax.common.files import write_text
 from proco_jax.common.shipped import find_shipped
-from proco_jax.config.schema import Config
+from proco_jax.config.schema import Config, replaced
 from proco_jax.data.logs import Logs, load_logs, to_dataset, verify_logs
 from proco_jax.deployment.acting import Deployed, member
 from proco_jax.deployment.calibration import forecast_table, within
 from proco_jax.deployment.policy import FOLDER, save_policies
-from proco_jax.deployment.shield import ShieldState
+from proco_jax.deployment.shield import SHIELD_VERSION, ShieldState
 from proco_jax.diagnostics import dynamics_error
 from proco_jax.envs.tasks import Task
 from proco_jax.evaluation.episodes import make_evaluation_env
@@ -35,6 +36,7 @@ from proco_jax.models import bonus, cost, dynamics, termination
 from proco_jax.models.cost import CostModel
 from proco_jax.models.normalizer import fit_normalizer
 from proco_jax.pipeline import offline, policies, reports
+from proco_jax.pipeline.imagined_episodes import IMPROVED, imagine_episodes, learns_from_episodes
 from proco_jax.pipeline.policies import Learner, Trained
 from proco_jax.pipeline.store import digest
 from proco_jax.pipeline.workdir import CONFIG, DESCRIPTION, DONE, TIMING, Run
@@ -256,6 +258,41 @@ def make_contexts(
     return found
 
 
+def learner_context(
+    run: Run,
+    task: Task,
+    spec: TaskSpec,
+    contexts: dict[str, tuple[Context, dict[str, Any]]],
+    learner: Learner,
+) -> tuple[Context, dict[str, Any]]:
+    """What the training of a learner reads, and the hashes of what it is made of.
+
+    Where it learns from imagined episodes, the policies that imagine them are trained first.
+
+    Args:
+      contexts: by augmentation; those with imagined episodes are added, for further learners.
+    """
+    config = run.config
+    context, inputs = contexts[learner.augmentation]
+    if not learns_from_episodes(config, learner):
+        return context, inputs
+    key = f"{learner.augmentation}, with episodes"
+    if key not in contexts:
+        first = Learner(IMPROVED, learner.augmentation)
+        if IMPROVED not in config.algorithms:
+            # Its policies are no result of this run.
+            config = replaced(config, {"evaluation.interim_episodes": 0})
+        own = dataclasses.replace(run, config=config)
+        program = make_program(config, spec, *first)
+        title = f"Training: {IMPROVED}, augmentation {first.augmentation}, for imagined episodes"
+        with run.stage(f"train/{first.algorithm}-{first.augmentation}", title):
+            improved = policies.train_policies(own, program, task, context, first, inputs)
+        with run.stage(f"episodes/{first.augmentation}", "Imagined episodes"):
+            context, episodes = imagine_episodes(run, improved, context)
+        contexts[key] = context, inputs | {"episodes": episodes}
+    return contexts[key]
+
+
 def task_spec(task: Task, config: Config, logs: Logs) -> TaskSpec:
     """What algorithms must know of the task, with the fields that the logs have."""
     actions = logs.episodes[0].action.shape[1]
@@ -301,10 +338,10 @@ def _learn_and_evaluate(
         fitted = fit_world_model(run, nets, data, logs, grounding)
     contexts = make_contexts(run, nets, data, fitted, config.augmentations)
     trained = []
+    spec = task_spec(task, config, logs)
     for learner in learners_of(config):
-        spec = task_spec(task, config, logs)
         program = make_program(config, spec, learner.algorithm, learner.augmentation)
-        context, inputs = contexts[learner.augmentation]
+        context, inputs = learner_context(run, task, spec, contexts, learner)
         name = f"{program.algorithm.name}, augmentation {learner.augmentation}"
         with run.stage(f"train/{learner.algorithm}-{learner.augmentation}", f"Training: {name}"):
             trained.append(policies.train_policies(run, program, task, context, learner, inputs))
@@ -353,7 +390,7 @@ def _calibrated_shields(
     """The shields of all policies with critics, their thresholds set by the violation forecast.
 
     Writes `violation_forecast.json`. A forecast that is there is not made again, so thresholds stay
-    as they are when a run is resumed.
+    as they are when a run is resumed, unless it is that of another version of the shield.
     """
     score = rule_score(grounding)
     episodes = [e.obs[:-1] for e in logs.holdout or logs.episodes]
@@ -373,7 +410,7 @@ def _calibrated_shields(
             if score is None
             else _unsafe_by_rule(score)
         )
-        if policy.name not in report:
+        if _forecast_version(report.get(policy.name)) != SHIELD_VERSION:
             rows = forecast_table(
                 policy.program,
                 policies.deploy(policy, context, shield),
@@ -383,7 +420,7 @@ def _calibrated_shields(
                 _ends(context.world.termination),
                 context.world.bonus,
             )
-            report[policy.name] = {"rows": rows}
+            report[policy.name] = {"rows": rows, "shield_version": SHIELD_VERSION}
             run.write_json(FORECAST, report)
         try:
             row = next(row for row in report[policy.name]["rows"] if row["deployed"])
@@ -396,6 +433,13 @@ def _calibrated_shields(
         found[policy.name] = shield._replace(**thresholds)
         _log_choice(run, policy.name, row)
     return found
+
+
+def _forecast_version(entry: Any) -> Any:
+    """The shield's version in an entry of the forecast; its own for one that cannot be read."""
+    if not isinstance(entry, Mapping):
+        return None if entry is None else SHIELD_VERSION
+    return entry.get("shield_version")
 
 
 def _log_choice(run: Run, name: str, row: Mapping[str, Any]) -> None:

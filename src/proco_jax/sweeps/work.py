@@ -13,6 +13,7 @@ from proco_jax.common.files import write_text
 from proco_jax.common.sharding import use_cores_as_devices
 from proco_jax.config.schema import Config, replaced
 from proco_jax.pipeline import stages
+from proco_jax.pipeline.imagined_episodes import learns_from_episodes
 from proco_jax.pipeline.members import train_configs
 from proco_jax.pipeline.policies import Learner, train_policies
 from proco_jax.pipeline.workdir import Run, open_run
@@ -118,19 +119,23 @@ def _train(root: Root, unit: Unit, work: UnitWork, log: Callable[[str], None]) -
         task = task_of(config)
         spec = stages.task_spec(task, config, logs)
         for learner in stages.learners_of(config):
-            context, made_of = contexts[learner.augmentation]
             programs = [
                 make_program(_with_shared_replies(root, own.config), spec, *learner)
                 for own in unit.runs
             ]
             title = f"Training: {learner.algorithm}, augmentation {learner.augmentation}"
             with run.stage(f"train/{learner.algorithm}-{learner.augmentation}", title):
-                if not improves(programs[0]):
+                episodes = learns_from_episodes(config, learner)
+                if not improves(programs[0]) and not episodes:
+                    context, made_of = contexts[learner.augmentation]
                     _train_within_memory(run, programs, context, learner, made_of, work)
                     continue
                 # The improvement in imagination has the seeds of one config as members.
                 for program in programs:
                     own = dataclasses.replace(run, config=program.config)
+                    # Each config has its own imagined episodes.
+                    inputs = (own, task, spec, dict(contexts), learner)
+                    context, made_of = stages.learner_context(*inputs)
                     train_policies(own, program, task, context, learner, made_of)
 
 

@@ -349,8 +349,13 @@ def _init(program: Program, context: Context, hyper: Hyper, key: Array) -> Train
     )
     state = program.algorithm.init(algorithm_key, hyper.algorithm)
     if program.algorithm.prepare is not None:
-        to_go = logged_sums(program, context)
-        state = program.algorithm.prepare(hyper.algorithm, state, context.data, to_go)
+        # Imagined episodes say what is within reach of a policy that learns from them.
+        found = program.augmentation.episodes(hyper.augmentation, context)
+        if found is None:
+            logs = (context.data, logged_sums(program, context))
+        else:
+            logs = (found[0].data, found[0].to_go)
+        state = program.algorithm.prepare(hyper.algorithm, state, *logs)
     critics = None
     if _trains_critics(program):
         critics = feasibility.init(program.feasibility, program.task.action_size, critic_key)

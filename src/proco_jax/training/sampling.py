@@ -1,4 +1,8 @@
-"""Training batches: logged transitions or segments, joined with imagined rows."""
+"""Training batches: logged transitions or segments, joined with imagined rows.
+
+Where the augmentation has imagined episodes, rows of them, drawn as logged ones are, take the place
+of a share of the logged rows, each with the same probability.
+"""
 
 import dataclasses
 from typing import Any
@@ -28,9 +32,18 @@ def draw_transitions(
       state: state of the augmentation.
     """
     logged_key, imagined_key = jax.random.split(key)
-    index = jax.random.randint(logged_key, (config.batch,), 0, context.data.size)
-    cost = augmentation.cost(context)
-    batch = gather_transitions(context.data, context.normalizer, cost, index, config.n_step)
+
+    def draw(key: Array, data: Dataset, cost: Array) -> Transition:
+        index = jax.random.randint(key, (config.batch,), 0, data.size)
+        return gather_transitions(data, context.normalizer, cost, index, config.n_step)
+
+    batch = draw(logged_key, context.data, augmentation.cost(context))
+    found = augmentation.episodes(hyper, context)
+    if found is not None:
+        episodes, share = found
+        episode_key, choice_key = _episode_keys(logged_key)
+        own = draw(episode_key, episodes.data, episodes.data.cost)
+        batch = _replaced(choice_key, batch, own, share)
     if augmentation.sample is None:
         return batch
     imagined = augmentation.sample(imagined_key, hyper, context, state)
@@ -58,12 +71,37 @@ def draw_segments(
     data = dataclasses.replace(context.data, cost=augmentation.cost(context))
     index = draw_starts(logged_key, spec, data, to_go)
     batch = gather_segments(data, context.normalizer, to_go, index, spec.length)
+    found = augmentation.episodes(hyper, context)
+    if found is not None:
+        episodes, share = found
+        episode_key, choice_key = _episode_keys(logged_key)
+        index = draw_starts(episode_key, spec, episodes.data, episodes.to_go)
+        logs = (episodes.data, context.normalizer, episodes.to_go)
+        own = gather_segments(*logs, index, spec.length)
+        batch = _replaced(choice_key, batch, own, share)
     if augmentation.sample_segments is None:
         return batch
     context = context._replace(data=data)
     inputs = (imagined_key, hyper, context, state, to_go, spec.batch, spec.length)
     imagined = augmentation.sample_segments(*inputs)
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), batch, imagined)
+
+
+def _episode_keys(key: Array) -> tuple[jax.Array, jax.Array]:
+    """Keys beside that of the logged rows: of the rows of episodes, and of the choice."""
+    episode_key, choice_key = jax.random.split(jax.random.fold_in(key, 1))
+    return episode_key, choice_key
+
+
+def _replaced(key: Array, batch: Any, other: Any, share: Array) -> Any:
+    """A batch whose rows are those of another one of equal shapes with a probability."""
+    rows = jax.tree.leaves(batch)[0].shape[0]
+    chosen = jax.random.bernoulli(key, share, (rows,))
+
+    def choose(mine: Array, theirs: Array) -> jax.Array:
+        return jnp.where(chosen.reshape(rows, *[1] * (mine.ndim - 1)), theirs, mine)
+
+    return jax.tree.map(choose, batch, other)
 
 
 def draw_starts(key: Array, spec: SegmentSpec, data: Dataset, to_go: ToGo) -> jax.Array:
