@@ -210,6 +210,7 @@ def make_inputs(config: Config) -> Inputs:
         jnp.float32(jnp.inf),
         jnp.ones(max(len(spec.rings), 1), bool),
         jnp.zeros(max(len(spec.rings), 1)),
+        jnp.zeros(max(len(spec.vectors), 1), bool),
     )
     cost_net = cost.network(config.cost, config.encoder, spec)
     made = jax.jit(lambda key: cost.init(config.cost, cost_net, key))(jax.random.key(1))

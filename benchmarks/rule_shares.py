@@ -27,7 +27,7 @@ from proco_jax.envs.tasks import TASKS, Task, get_task
 from proco_jax.envs.vector import make_vector_env
 from proco_jax.knowledge.grounding import SHIPPED_MODEL, ground
 from proco_jax.knowledge.rule_checks import unsafe_shares
-from proco_jax.knowledge.rules.rule import parse_rule
+from proco_jax.rules.rule import parse_rule
 
 _FIRST_SEED = 6_000_000
 _WORLDS = 12

@@ -149,8 +149,9 @@ def toy_model(
     # The first ring shows resting objects, others do not.
     resting = jnp.arange(max(len(spec.rings), 1)) == 0
     elites = jnp.arange(settings.elites)
+    fixed = jnp.zeros(max(len(spec.vectors), 1), bool)
     return dynamics.Model(
-        params, elites, normalizer, targets, jnp.float32(1e9), resting, 1.0 * resting
+        params, elites, normalizer, targets, jnp.float32(1e9), resting, 1.0 * resting, fixed
     )
 
 

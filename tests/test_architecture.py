@@ -17,6 +17,7 @@ CORE = (
     "types",
     "observation",
     "config",
+    "rules",
     "common",
     "models",
     "augmentation",

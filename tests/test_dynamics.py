@@ -50,7 +50,7 @@ def moves(*members: float, elites: tuple[int, ...] = (0, 1), size=(1.0, 10.0, 2.
     normalizer = Normalizer(jnp.zeros(2), jnp.ones(2))
     no, limit = jnp.zeros(1), jnp.float32(jnp.inf)
     own = (jnp.array(members), jnp.array(elites), normalizer, targets, limit)
-    return Model(*own, no > 0, no)
+    return Model(*own, no > 0, no, no > 0)
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ def model(share: float = 1.0) -> Model:
     targets = Targets(jnp.zeros(4), jnp.ones(4), jnp.ones(4), jnp.ones(0), jnp.array([-1, 1]))
     no, elites = jnp.zeros(1), jnp.arange(2)
     own = (jnp.full(2, share), elites, NORMALIZER, targets, jnp.inf)
-    return Model(*own, no > 0, no)
+    return Model(*own, no > 0, no, no > 0)
 
 
 def episode(seed: int, steps: int = 40, costs: tuple[int, ...] = ()) -> Episode:
@@ -142,7 +142,7 @@ def test_each_ring_is_measured_on_its_own_in_meters():
     normalizer = Normalizer(jnp.zeros(4), jnp.ones(4))
     no = jnp.zeros(2)
     own = (no, jnp.arange(2), normalizer, targets, jnp.inf)
-    fitted = Model(*own, no > 0, no)
+    fitted = Model(*own, no > 0, no, no > 0)
     net: Any = RingWorld()
     rows = dynamics_error.open_loop_by_ring(net, fitted, [one], near=4.0)
     assert [(row["ring"], row["steps"]) for row in rows] == [

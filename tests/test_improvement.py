@@ -42,7 +42,9 @@ def context() -> Context:
     targets = jax.tree.map(jnp.asarray, dynamics_targets.fit_targets(FLAT, normalizer, data))
     elites = jnp.arange(settings.elites)
     limit, no = jnp.float32(1e9), jnp.zeros(1)
-    model = dynamics.Model(drawn(like.params), elites, normalizer, targets, limit, no > 0, no)
+    model = dynamics.Model(
+        drawn(like.params), elites, normalizer, targets, limit, no > 0, no, no > 0
+    )
     net = cost.network(CONFIG.cost, CONFIG.encoder, FLAT)
     cost_like = jax.eval_shape(lambda k: cost.init(CONFIG.cost, net, k), jax.random.key(8))
     known = cost.CostModel(drawn(cost_like.params), normalizer, jnp.float32(1.0), jnp.float32(0.0))

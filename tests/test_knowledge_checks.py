@@ -20,8 +20,8 @@ from proco_jax.knowledge.rule_checks import (
     unsafe_shares,
     vacuous,
 )
-from proco_jax.knowledge.rules.rule import parse_rule
 from proco_jax.observation import Field, ObservationSpec
+from proco_jax.rules.rule import parse_rule
 
 SPEC = ObservationSpec(
     (

@@ -14,8 +14,8 @@ from proco_jax.knowledge.files import (
 )
 from proco_jax.knowledge.labelers import rule_labeler, shipped_rule
 from proco_jax.knowledge.rule_accuracy import check_task
-from proco_jax.knowledge.rules.rule import parse_rule
 from proco_jax.observation import Field, ObservationSpec
+from proco_jax.rules.rule import parse_rule
 
 SPEC = ObservationSpec(
     (

@@ -15,7 +15,7 @@ from proco_jax.knowledge.files import KnowledgeError, load_knowledge
 from proco_jax.knowledge.grounding import CACHE_NAME, Grounding, ground
 from proco_jax.knowledge.llm_client import ModelError
 from proco_jax.knowledge.prompts import PROMPT_VERSION
-from proco_jax.knowledge.rules.rule import parse_rule
+from proco_jax.rules.rule import parse_rule
 
 GOAL = "SafetyPointGoal1"
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proco_jax.knowledge.rules.functions import FUNCTIONS
-from proco_jax.knowledge.rules.rule import parse_rule
-from proco_jax.knowledge.rules.syntax import MAX_DEPTH, MAX_LENGTH, RuleError
 from proco_jax.observation import Field, ObservationSpec
+from proco_jax.rules.functions import FUNCTIONS
+from proco_jax.rules.rule import parse_rule
+from proco_jax.rules.syntax import MAX_DEPTH, MAX_LENGTH, RuleError
 
 SPEC = ObservationSpec(
     (

@@ -4,9 +4,9 @@ import pytest
 from proco_jax.envs.tasks import get_task
 from proco_jax.knowledge.files import load_knowledge
 from proco_jax.knowledge.labelers import shipped_rule
-from proco_jax.knowledge.rules.rule import parse_rule
 from proco_jax.knowledge.state_variation import varied_fields, vary_states
 from proco_jax.observation import Field, ObservationSpec
+from proco_jax.rules.rule import parse_rule
 
 SPEC = ObservationSpec(
     (

@@ -175,6 +175,67 @@ class Driver:
         return zero, zero, zero, motion
 
 
+class Navigator:
+    """Turns as the turn sensor says, and predicts that compass, velocity and ring stay as they are.
+
+    The compass is fixed in the world, the velocity is not.
+    """
+
+    spec = ObservationSpec(
+        (
+            Field("velocity", 2, "vector", "m/s", "V."),
+            Field("compass", 3, "vector", "", "North."),
+            Field("turn", 1, "flat", "rad", "Turn per step."),
+            RING,
+        )
+    )
+
+    def apply(self, params: Any, obs: jax.Array, action: jax.Array) -> Any:
+        zero = jnp.zeros((*obs.shape[:-1], self.spec.size + 2)) + 0.0 * params
+        motion = jnp.concatenate([zero[..., :2], obs[..., 5:6]], axis=-1)
+        return zero, zero, zero, motion
+
+
+def navigation_model(fixed: list[bool]) -> Model:
+    size = Navigator.spec.size
+    one = jnp.ones(size + 2)
+    targets = Targets(0 * one, one, one, jnp.ones(1), jnp.array([-1.0, 1.0]))
+    normalizer = Normalizer(jnp.zeros(size), jnp.ones(size))
+    own = (jnp.zeros(1), jnp.arange(1), normalizer, targets, jnp.inf)
+    return Model(*own, jnp.zeros(1, bool), jnp.zeros(1), jnp.array(fixed))
+
+
+def test_a_vector_that_is_fixed_in_the_world_turns_against_the_agent() -> None:
+    net: Any = Navigator()
+    obs = jnp.array([0.5, 0.0, 0.3, 0.4, -0.7, np.pi / 2, *[0.0] * BINS], jnp.float32)
+    for fixed in ([False, True], [False, False], [True, True]):
+        state = begin(net.spec, obs)
+        found = dynamics.predict_mean(net, navigation_model(fixed), state, jnp.zeros(1)).next_state
+        # A quarter turn to the left: what was ahead is to the right, what was left is ahead.
+        velocity = [0.0, -0.5] if fixed[0] else [0.5, 0.0]
+        compass = [0.4, -0.3, -0.7] if fixed[1] else [0.3, 0.4, -0.7]
+        np.testing.assert_allclose(found[:5], [*velocity, *compass], atol=1e-6)
+
+
+def test_fixed_vectors_are_told_from_others_on_held_out_logs() -> None:
+    """Episodes that turn at their own speeds, with a constant velocity in the agent's frame."""
+    rng, net = np.random.default_rng(5), Navigator()
+    episodes = []
+    for turn in rng.uniform(-0.1, 0.1, 6):
+        heading = turn * np.arange(61)
+        compass = np.stack([np.cos(heading), -np.sin(heading), 0 * heading], axis=1)
+        velocity = np.repeat(rng.uniform(-1, 1, (1, 2)), 61, axis=0)
+        rest = np.concatenate([np.full((61, 1), turn), np.zeros((61, BINS))], axis=1)
+        obs = np.concatenate([velocity, compass, rest], axis=1).astype(np.float32)
+        nothing = np.zeros(60, np.float32)
+        episodes.append(Episode(obs, np.zeros((60, 1), np.float32), nothing, nothing, False))
+    data = jax.tree.map(jnp.asarray, to_dataset(episodes))
+    known: Any = net
+    model = navigation_model([False, False])
+    found = jax.jit(lambda data: dynamics.fixed_vectors(known, model, data))(data)
+    np.testing.assert_array_equal(found, [False, True])
+
+
 class Spread:
     """Members predict other changes: their parameter for the speed, a fifth of it for the ring."""
 
@@ -195,7 +256,7 @@ def test_members_do_not_disagree_about_rings_of_resting_objects(
     normalizer = Normalizer(jnp.zeros(SPEC.size), jnp.ones(SPEC.size))
     shown = jnp.full(1, resting)
     own = (jnp.array([0.0, 1.0]), jnp.arange(2), normalizer, targets, jnp.inf)
-    model = Model(*own, shown, jnp.zeros(1))
+    model = Model(*own, shown, jnp.zeros(1), jnp.zeros(1, bool))
     net: Any = Spread()
     state = begin(SPEC, jnp.full(SPEC.size, 0.5))
     found = dynamics.predict_mean(net, model, state, jnp.zeros(1))
@@ -230,6 +291,7 @@ def test_rings_of_resting_objects_are_told_from_others_on_held_out_logs() -> Non
         jnp.inf,
         jnp.zeros(2, bool),
         jnp.zeros(2),
+        jnp.zeros(1, bool),
     )
     data = jax.tree.map(jnp.asarray, to_dataset(episodes))
     found = jax.jit(lambda data: dynamics.resting_rings(known, model, data))(data)

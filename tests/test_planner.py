@@ -16,6 +16,8 @@ from proco_jax.deployment.planner import (
     PlanningModel,
     best,
     for_needed_rows,
+    is_feasible,
+    is_safer,
     judge_plans,
     judge_policy,
     make_plans,
@@ -124,13 +126,43 @@ def test_the_reward_of_plans_is_the_sum_over_all_their_steps():
 
 def test_the_best_has_the_least_excess_and_of_those_the_most_reward():
     excess, reward = jnp.array([0.0, 2.0, 0.0, 0.0]), jnp.array([1.0, 9.0, 3.0, 3.0])
-    assert best(Judged(excess, reward)) == 2
-    assert best(Judged(excess + jnp.arange(4.0)[::-1], reward)) == 3
-    never = jnp.full(2, jnp.inf)
-    assert best(Judged(never, jnp.array([1.0, 2.0]))) == 1
+    same = jnp.zeros(4)
+    assert best(Judged(same, excess, reward)) == 2
+    assert best(Judged(same, excess + jnp.arange(4.0)[::-1], reward)) == 3
+    never, two = jnp.full(2, jnp.inf), jnp.zeros(2)
+    assert best(Judged(two, never, jnp.array([1.0, 2.0]))) == 1
+    assert best(Judged(never, never, jnp.array([1.0, 2.0]))) == 1
     # A model that diverges says nothing, and one that predicts no reward has no preference.
-    assert best(Judged(jnp.zeros(2), jnp.array([LEAST_REWARD, -5.0]))) == 1
-    assert best(Judged(jnp.array([5.0, 0.0]), jnp.array([1.0, LEAST_REWARD]))) == 1
+    assert best(Judged(two, two, jnp.array([LEAST_REWARD, -5.0]))) == 1
+    assert best(Judged(two, jnp.array([5.0, 0.0]), jnp.array([1.0, LEAST_REWARD]))) == 1
+
+
+def test_depth_comes_before_excess_and_excess_before_reward():
+    depth, excess = jnp.array([0.2, 0.1, 0.1, 0.1]), jnp.array([0.0, 9.0, 4.0, 4.0])
+    assert best(Judged(depth, excess, jnp.array([9.0, 9.0, 1.0, 2.0]))) == 3
+
+
+def test_what_is_feasible_and_what_is_safer_by_hand():
+    deep, shallow = Judged(2.0, 0.0, 9.0), Judged(1.0, 5.0, 0.0)
+    rest, calm = Judged(0.0, 1.0, 9.0), Judged(0.0, 0.0, -9.0)
+    ordered = (calm, rest, shallow, deep)
+    assert [bool(is_feasible(x)) for x in ordered] == [True, False, False, False]
+    for i, one in enumerate(ordered):
+        for j, other in enumerate(ordered):
+            assert bool(is_safer(one, other)) == (i < j)
+
+
+def test_with_rules_depth_is_summed_and_only_the_last_state_has_an_excess():
+    """From 0 to 1 and 3, or to 2 and -1; depth is what exceeds 1, V_h the distance from 0."""
+    plans = in_stages([1.0, 2.0], [2.0, -3.0])
+    model = on_a_line(jnp.abs)._replace(depth=lambda obs: jnp.maximum(obs[:, 0] - 1.0, 0.0))
+    found = judge_plans(model, plans, jnp.zeros(1))
+    np.testing.assert_allclose(found.depth, [0.0 + 2.0, 1.0 + 0.0])
+    np.testing.assert_allclose(found.excess, [3.0, 1.0])
+    # Without, the excess is summed and there is no depth.
+    found = judge_plans(on_a_line(jnp.abs), plans, jnp.zeros(1))
+    np.testing.assert_array_equal(found.depth, 0.0)
+    np.testing.assert_allclose(found.excess, [1.0 + 3.0, 2.0 + 1.0])
 
 
 def test_how_feasible_a_state_is_does_not_count():

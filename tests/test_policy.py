@@ -25,8 +25,10 @@ from deployment_toys import (
 from proco_jax.common.checksums import sealed_json
 from proco_jax.deployment.acting import Deployed, make_actor
 from proco_jax.deployment.policy import load_policies, load_policy, save_policies
+from proco_jax.deployment.shield import Judge
 from proco_jax.evaluation.episodes import Observed
 from proco_jax.pipeline.policies import make_player
+from proco_jax.rules.rule import parse_rule
 from proco_jax.training.loop import Program
 
 # Algorithms by the name that makes them, and by their own.
@@ -114,13 +116,33 @@ def test_a_shield_without_a_cost_network_is_loaded(saved):
     same_leaves(load_policies(saved, "bc", "control")[1], without_knowledge(deployed_program("bc")))
 
 
+def test_the_rules_of_a_shield_are_saved_and_judge_again(saved, tmp_path):
+    program = deployed_program("proco")
+    widening = program.config.cost.margin
+    rules = tuple(
+        parse_rule(f"nearest(hazards) <= {reach} m", SPEC) for reach in ("2.9", "2.5", "2.0")
+    )
+    deployed = toy_deployed(program, (0.0, 1e9))
+    guard = guard_of(deployed)._replace(judge=Judge(rules, widening))
+    deployed = deployed._replace(shield=guard)
+    save_policies(tmp_path, program, "proco", "proco", deployed)
+    again = load_policies(tmp_path, "proco", "proco")[1]
+    same_leaves(again, deployed)
+    assert guard_of(again).judge == Judge(rules, widening)
+    # V_h is below the threshold everywhere, so that the rules alone can be what the planner reads.
+    plain = load_policy(saved, shield="none")(OBS, jax.random.key(3))
+    judged = load_policy(tmp_path)(OBS, jax.random.key(3))
+    np.testing.assert_allclose(judged, expected_actions(program, deployed, "planner")[0], atol=1e-6)
+    assert np.abs(np.asarray(judged - plain)).max() > 1e-3
+
+
 def test_policies_of_the_planner_of_before_are_refused(saved, tmp_path):
     """Their thresholds were chosen for another planner."""
     copy = tmp_path / "run"
     shutil.copytree(saved, copy)
     path = copy / "policies" / "proco-proco" / "policy.json"
     meta = json.loads(path.read_text())
-    del meta["shield"]["cost_network"], meta["sha256"]
+    del meta["shield"]["rules"], meta["sha256"]
     path.write_text(sealed_json(meta))
     with pytest.raises(ValueError, match="earlier version, with another planner; remove"):
         load_policy(copy)

@@ -24,8 +24,10 @@ from proco_jax.algorithms import feasibility
 from proco_jax.algorithms.base import Previous
 from proco_jax.deployment.acting import AHEAD, Deployed, make_actor
 from proco_jax.deployment.planner import JUDGED_EVERY, make_plans, persistent_noise
-from proco_jax.deployment.shield import filter_actions, make_shield
+from proco_jax.deployment.shield import UNKNOWN_DEPTH, Judge, filter_actions, make_shield
+from proco_jax.knowledge.labelers import rule_labeler
 from proco_jax.models import cost, dynamics, object_map
+from proco_jax.rules.rule import parse_rule
 from proco_jax.training.loop import Program
 
 STATES = 5
@@ -63,6 +65,51 @@ def compiled(program: Program, shield: str) -> Any:
 
     everywhere = jnp.ones((POLICIES, STATES), bool)
     return lambda deployed, active=everywhere: np.asarray(run(deployed, active))
+
+
+NEAR = ("nearest(hazards) <= 1.0 m", "nearest(hazards) <= 2.0 m", "nearest(hazards) <= 0.5 m")
+
+
+def at_distances(*distances: float) -> jax.Array:
+    """Observations in which the nearest hazard has these distances in meters, of a reach of 3."""
+    obs = np.zeros((len(distances), SPEC.size), np.float32)
+    obs[:, SPEC.slices["hazards"].start] = 1.0 - np.array(distances) / 3.0
+    return jnp.asarray(obs)
+
+
+@pytest.mark.parametrize(
+    ("count", "boundary"), [(1, 1.0), (2, 2.0), (3, 1.0)], ids=["one", "either", "two of three"]
+)
+def test_the_depth_is_that_in_the_set_that_half_of_the_rules_call_unsafe(count, boundary):
+    distances = (0.1, 0.9, 1.05, 1.3, 2.04, 2.9)
+    rules = tuple(parse_rule(text, SPEC) for text in NEAR[:count])
+    obs = at_distances(*distances)
+    found = Judge(rules, 0.1).depth(obs)
+    expected = np.maximum(boundary + 0.1 - np.array(distances), 0.0)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    # It is the vote by which states are labeled.
+    unsafe = rule_labeler(rules, 0.1)(np.asarray(obs)).unsafe >= 0.5
+    np.testing.assert_array_equal(np.asarray(found) > 0.0, unsafe)
+
+
+def test_rules_that_cannot_tell_vote_unsafe():
+    rules = tuple(parse_rule(text, SPEC) for text in NEAR)
+    obs = at_distances(2.9, 2.9).at[0].set(jnp.nan)
+    np.testing.assert_array_equal(Judge(rules, 0.1).depth(obs), [UNKNOWN_DEPTH, 0.0])
+
+
+def test_judges_with_the_same_rules_are_the_same_constant_of_a_program():
+    one, other = (Judge(tuple(parse_rule(t, SPEC) for t in NEAR), 0.1) for _ in range(2))
+    traces = []
+
+    @jax.jit
+    def depth(judge: Judge, obs: jax.Array) -> jax.Array:
+        traces.append(1)
+        return judge.depth(obs)
+
+    for judge in (one, other, dataclasses.replace(one, widening=0.2)):
+        depth(judge, at_distances(0.7))
+    assert len(traces) == 2
 
 
 def with_thresholds(deployed: Deployed, qh: Any, planner: Any) -> Deployed:

@@ -9,9 +9,9 @@ from proco_jax.config.validation import validate
 from proco_jax.knowledge.files import KnowledgeError, load_knowledge
 from proco_jax.knowledge.grounding import questions_shown
 from proco_jax.knowledge.labelers import rule_labeler
-from proco_jax.knowledge.rules.syntax import RuleError
 from proco_jax.knowledge.state_descriptions import describe
 from proco_jax.knowledge.state_variation import varied_fields, vary_states
+from proco_jax.rules.syntax import RuleError
 from proco_jax.system.description import load_system, parse_system, system_of, task_of, with_system
 
 

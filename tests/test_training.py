@@ -105,7 +105,7 @@ def flat_context() -> Context:
     elites = jnp.arange(CONFIG.dynamics.elites)
     limit, no = jnp.float32(0.3), jnp.zeros(1)
     own = (drawn(like.params), elites, normalizer, targets, limit)
-    model = dynamics.Model(*own, no > 0, no)
+    model = dynamics.Model(*own, no > 0, no, no > 0)
     net = cost.network(CONFIG.cost, CONFIG.encoder, FLAT)
     cost_like = jax.eval_shape(lambda k: cost.init(CONFIG.cost, net, k), jax.random.key(8))
     known = cost.CostModel(drawn(cost_like.params), normalizer, jnp.float32(1.0), jnp.float32(0.0))

@@ -88,6 +88,11 @@ class ObservationSpec:
         """The ring fields."""
         return tuple(f for f in self.fields if f.kind == "ring")
 
+    @property
+    def vectors(self) -> tuple[Field, ...]:
+        """The vector fields."""
+        return tuple(f for f in self.fields if f.kind == "vector")
+
     def field(self, name: str) -> Field:
         """The field of that name.
 

@@ -1,19 +1,27 @@
 """The planner of the shield: short-horizon searches in the learned model.
 
 A step moves a robot by about a centimeter, so single actions hardly differ in Q_h; sequences that
-last do differ. The planner compares sequences by their *excess*, the sum of max(V_h - threshold, 0)
-over the states to which they lead in the model, and those without excess by the reward that the
-model predicts for them:
+last do differ. The planner compares the states to which sequences lead in the model:
+
+1. by their *depth* in the set that the rules of the knowledge call unsafe, 0 outside of it, summed
+   over the sequence. Within the set, or where it cannot be avoided, the depth leads back, which V_h
+   does not: there it is the same everywhere;
+2. of those of the same depth, by their *excess*, max(V_h - threshold, 0) of the last state: from a
+   feasible one a violation can still be avoided;
+3. of those of the same excess too, by the reward that the model predicts for them.
+
+Without rules, e.g. where a language model labels states, the excess is summed over the sequence,
+and counts states that the cost network calls unsafe. There are three kinds of sequences:
 
 1. *The policy's own continuation*: its action, and what it would do next.
 2. *Varied continuations*: the same with noise that lasts. A policy often knows the way around a
    hazard, and is only too close or too fast.
 3. *Random sequences* of actions, whatever the policy would do.
 
-The shield (`shield.py`) takes the first of these kinds that has a sequence without excess, and of
-these sequences the one with the most predicted reward. Where none has one, it takes the sequence
-with the least excess. Without the reward more robots stop before what they must avoid: standing
-still is as feasible as the way around.
+The shield (`shield.py`) takes the first of these kinds that has a sequence without depth and
+excess, and of these sequences the one with the most predicted reward. Where none has one, it takes
+the best of all. Without the reward more robots stop before what they must avoid: standing still is
+as feasible as the way around.
 """
 
 from collections.abc import Callable
@@ -29,7 +37,7 @@ from proco_jax.types import Array
 # States that are planned for in one batch, where the config leaves it open. A CPU computes no more
 # than it must; an accelerator needs many rows to be busy.
 CPU_BLOCK, ACCELERATOR_BLOCK = 4, 256
-# Finite, so that a sequence with the least excess comes before all others whatever its reward.
+# Finite, so that the least depth and excess come before all others whatever the reward.
 LEAST_REWARD = -float(jnp.finfo(jnp.float32).max)
 # Every so many steps of a sequence, and at its end, its state is judged. What a robot moves in so
 # many steps is little beside the sets that it must avoid, and an infeasible state leads to others.
@@ -57,25 +65,30 @@ class PlanningModel(NamedTuple):
       step: states `[C, S]` and actions `[C, A]` to next states `[C, S]` and reward `[C]`.
       excess: obs `[C, O]` to max(V_h - threshold, 0) `[C]`, or to more where a state is known to be
         unsafe.
+      depth: obs `[C, O]` to how deep states are in the unsafe set `[C]`, 0 outside; None without
+        rules.
       begin: obs `[..., O]` to the state `[..., S]` that an imagined trajectory begins with.
       observe: states to obs.
     """
 
     step: Callable[[Array, Array], tuple[Array, Array]]
     excess: Callable[[Array], Array]
+    depth: Callable[[Array], Array] | None = None
     begin: Callable[[Array], Array] = unchanged
     observe: Callable[[Array], Array] = unchanged
 
 
 class Judged(NamedTuple):
-    """What the model says of C sequences.
+    """What the model says of C sequences, or of one.
 
     Attributes:
+      depth: `[C]`, infinite where the model diverges.
       excess: `[C]`, infinite where the model diverges.
       reward: `[C]` sum of the predicted rewards, without rare bonuses; LEAST_REWARD where the model
         diverges.
     """
 
+    depth: Array
     excess: Array
     reward: Array
 
@@ -126,26 +139,24 @@ def judge_policy(
         return jnp.broadcast_to(x, (count, *jnp.shape(x)))
 
     def ahead(state: tuple, inputs: tuple) -> tuple:
-        imagined, action, memory, total, earned = state
+        imagined, action, memory, total = state
         shift, step_data, t = inputs
         imagined, reward = model.step(imagined, action)
         obs = model.observe(imagined)
-        total = total + _excess(model, obs, _is_judged(t, horizon))
-        earned = earned + reward
+        total = _added(model, total, obs, reward, t, horizon)
         # What an imagined step costs is unknown; feasible ones cost nothing.
         previous = Previous(action, jnp.nan_to_num(reward), jnp.zeros(count))
         keys = jax.random.split(jax.random.wrap_key_data(step_data), count)
         action, memory = jax.vmap(act)(keys, memory, obs, previous)
-        return (imagined, jnp.clip(action + shift, -1.0, 1.0), memory, total, earned), None
+        return (imagined, jnp.clip(action + shift, -1.0, 1.0), memory, total), None
 
-    zero = jnp.zeros(count)
-    begin = (many(model.begin(start)), first, jax.tree.map(many, carry), zero, zero)
+    begin = (many(model.begin(start)), first, jax.tree.map(many, carry), _nothing(count))
     # The action after the last step is not executed. One more of them is less than a second copy of
     # the model in the compiled program.
     shifts = jnp.concatenate([noise, jnp.zeros((1, *first.shape))])
     data = jax.random.key_data(jax.random.split(key, horizon))
-    (*_, total, earned), _ = jax.lax.scan(ahead, begin, (shifts, data, jnp.arange(horizon)))
-    return Judged(_finite(total, jnp.inf), _finite(earned, LEAST_REWARD))
+    (*_, total), _ = jax.lax.scan(ahead, begin, (shifts, data, jnp.arange(horizon)))
+    return _finite(total)
 
 
 def judge_plans(model: PlanningModel, plans: Array, start: Array) -> Judged:
@@ -158,22 +169,35 @@ def judge_plans(model: PlanningModel, plans: Array, start: Array) -> Judged:
     horizon, count = plans.shape[:2]
 
     def ahead(state: tuple, inputs: tuple) -> tuple:
-        imagined, total, earned = state
+        imagined, total = state
         action, t = inputs
         imagined, reward = model.step(imagined, action)
-        total = total + _excess(model, model.observe(imagined), _is_judged(t, horizon))
-        return (imagined, total, earned + reward), None
+        return (imagined, _added(model, total, model.observe(imagined), reward, t, horizon)), None
 
-    begun, zero = model.begin(start), jnp.zeros(count)
-    begin = (jnp.broadcast_to(begun, (count, *begun.shape)), zero, zero)
-    (_, total, earned), _ = jax.lax.scan(ahead, begin, (plans, jnp.arange(horizon)))
-    return Judged(_finite(total, jnp.inf), _finite(earned, LEAST_REWARD))
+    begun = model.begin(start)
+    begin = (jnp.broadcast_to(begun, (count, *begun.shape)), _nothing(count))
+    (_, total), _ = jax.lax.scan(ahead, begin, (plans, jnp.arange(horizon)))
+    return _finite(total)
 
 
 def best(judged: Judged) -> jax.Array:
-    """The index `[]` of the sequence with the least excess and, of those, with the most reward."""
-    least = judged.excess <= jnp.min(judged.excess)
+    """The index `[]` of the sequence with the least depth, of those with the least excess, and of
+    those with the most reward."""
+    shallow = judged.depth <= jnp.min(judged.depth)
+    excess = jnp.where(shallow, judged.excess, jnp.inf)
+    least = shallow & (excess <= jnp.min(excess))
     return jnp.argmax(jnp.where(least, judged.reward, -jnp.inf))
+
+
+def is_feasible(judged: Judged) -> jax.Array:
+    """Whether sequences have neither depth nor excess."""
+    return (judged.depth <= 0.0) & (judged.excess <= 0.0)
+
+
+def is_safer(one: Judged, other: Judged) -> jax.Array:
+    """Whether sequences have less depth than others, or the same and less excess."""
+    same = (one.depth == other.depth) & (one.excess < other.excess)
+    return (one.depth < other.depth) | same
 
 
 def for_needed_rows(function: Callable[[Any], Any], rows: Any, needed: Array, block: int) -> Any:
@@ -224,11 +248,30 @@ def _is_judged(t: Array, horizon: int) -> Array:
     return ((t + 1) % JUDGED_EVERY == 0) | (t + 1 == horizon)
 
 
-def _excess(model: PlanningModel, obs: Array, judged: Array) -> jax.Array:
-    """The excess `[C]` of one step, 0 where it is not judged."""
-    return jax.lax.cond(judged, model.excess, lambda obs: jnp.zeros(obs.shape[0]), obs)
+def _nothing(count: int) -> Judged:
+    zero = jnp.zeros(count)
+    return Judged(zero, zero, zero)
 
 
-def _finite(total: Array, otherwise: float) -> jax.Array:
+def _added(
+    model: PlanningModel, total: Judged, obs: Array, reward: Array, t: Array, horizon: int
+) -> Judged:
+    """The sums over a sequence after step t, which leads to obs `[C, O]`."""
+    judged = _is_judged(t, horizon)
+    depth = total.depth
+    if model.depth is not None:
+        depth = depth + _if(judged, model.depth, obs)
+        # Before the end, being feasible says no more than that the rest of a sequence exists.
+        judged = t + 1 == horizon
+    return Judged(depth, total.excess + _if(judged, model.excess, obs), total.reward + reward)
+
+
+def _if(judged: Array, function: Callable[[Array], Array], obs: Array) -> jax.Array:
+    """What a function says of states `[C, O]`, or 0, `[C]`."""
+    return jax.lax.cond(judged, function, lambda obs: jnp.zeros(obs.shape[0]), obs)
+
+
+def _finite(total: Judged) -> Judged:
     # A diverged model may return anything; a sequence for which it does is not taken.
-    return jnp.where(jnp.isfinite(total), total, otherwise)
+    otherwise = Judged(jnp.inf, jnp.inf, LEAST_REWARD)
+    return jax.tree.map(lambda x, value: jnp.where(jnp.isfinite(x), x, value), total, otherwise)

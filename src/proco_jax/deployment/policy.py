@@ -27,10 +27,11 @@ from proco_jax.common.checksums import sealed_json
 from proco_jax.common.files import digests, write_text
 from proco_jax.config import schema
 from proco_jax.deployment.acting import Actor, Deployed, initial_previous, make_actor, member
-from proco_jax.deployment.shield import ShieldState
+from proco_jax.deployment.shield import Judge, ShieldState
 from proco_jax.models import cost, dynamics
 from proco_jax.models.normalizer import Normalizer
 from proco_jax.observation import ObservationSpec
+from proco_jax.rules.rule import parse_rule
 from proco_jax.training.loop import Program, make_hyper, make_program
 from proco_jax.types import Array, TaskSpec
 
@@ -136,6 +137,11 @@ def policy_name(algorithm: str, augmentation: str) -> str:
     return f"{algorithm}-{augmentation}"
 
 
+def rule_texts(guard: ShieldState) -> list[str]:
+    """The rules by which the planner judges states; none without."""
+    return [] if guard.judge is None else [rule.text for rule in guard.judge.rules]
+
+
 def save_policies(
     workdir: Path, program: Program, algorithm: str, augmentation: str, deployed: Deployed
 ) -> None:
@@ -149,7 +155,7 @@ def save_policies(
     folder = workdir / FOLDER / name
     partial = folder.with_name(f".{name}")
     shutil.rmtree(partial, ignore_errors=True)
-    save_arrays(partial / ARRAYS, deployed)
+    save_arrays(partial / ARRAYS, _with_judge(deployed, None))
     guard = deployed.shield
     meta = {
         "algorithm": algorithm,
@@ -165,6 +171,7 @@ def save_policies(
             "qh_threshold": float(guard.qh_threshold),
             "planner_threshold": float(guard.planner_threshold),
             "cost_network": guard.cost is not None,
+            "rules": rule_texts(guard),
         },
         "config": json.loads(schema.to_json(program.config)),
         "files": digests(partial / ARRAYS),
@@ -255,7 +262,16 @@ def _load(folder: Path, meta: dict[str, Any]) -> tuple[Program, Deployed]:
     program = make_program(config, task, meta["algorithm"], meta["augmentation"])
     like = jax.eval_shape(lambda: _empty(program, int(meta["seeds"]), meta["shield"]))
     deployed: Deployed = load_arrays(folder / ARRAYS, like, verified=True)
-    return program, deployed
+    texts = () if meta["shield"] is None else meta["shield"]["rules"]
+    rules = tuple(parse_rule(text, task.observation) for text in texts)
+    return program, _with_judge(deployed, Judge(rules, config.cost.margin) if rules else None)
+
+
+def _with_judge(deployed: Deployed, judge: Judge | None) -> Deployed:
+    """Policies with another judge in their shield, if they have one; `policy.json` holds it."""
+    if deployed.shield is None:
+        return deployed
+    return deployed._replace(shield=deployed.shield._replace(judge=judge))
 
 
 def _empty(program: Program, seeds: int, shield: Mapping[str, Any] | None) -> Deployed:
@@ -298,7 +314,7 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     missing = set(_KEYS) - set(meta)
     if missing:
         raise ValueError(f"{path} lacks {sorted(missing)}: it was written by another version")
-    if meta["shield"] is not None and "cost_network" not in dict(meta["shield"]):
+    if meta["shield"] is not None and "rules" not in dict(meta["shield"]):
         # Its thresholds were chosen for another planner.
         raise ValueError(
             f"{path} was written by an earlier version, with another planner; {remedy}"

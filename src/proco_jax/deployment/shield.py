@@ -13,6 +13,7 @@ deterministic choice drives much faster than anything in the logs. FISOR takes t
 which freezes a robot.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -30,6 +31,8 @@ from proco_jax.deployment.planner import (
     PlanningModel,
     best,
     for_needed_rows,
+    is_feasible,
+    is_safer,
     judge_plans,
     judge_policy,
     make_plans,
@@ -38,10 +41,38 @@ from proco_jax.deployment.planner import (
 from proco_jax.models import dynamics, object_map
 from proco_jax.models.cost import CostModel, unsafe
 from proco_jax.models.networks import Critic, DynamicsNetwork
+from proco_jax.rules.rule import Rule
 from proco_jax.types import Array
 
 # Incremented when a shield chooses other actions from the same state; results depend on it.
-SHIELD_VERSION = 5
+SHIELD_VERSION = 6
+# The depth of a state of which a rule cannot tell, finite so that sums remain comparable.
+UNKNOWN_DEPTH = 1e6
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Judge:
+    """The rules of the knowledge, as the planner reads them; a constant of compiled programs.
+
+    Attributes:
+      rules: that vote.
+      widening: of each, as where states are labeled.
+    """
+
+    rules: tuple[Rule, ...]
+    widening: float
+
+    def depth(self, obs: Array) -> jax.Array:
+        """How deep states `[..., O]` are in the set that half of the rules or more call unsafe.
+
+        0 outside, in the unit of the rules. A rule that cannot tell votes unsafe.
+        """
+        margins = jnp.stack([rule.margin(obs) for rule in self.rules])
+        margins = jnp.where(jnp.isnan(margins), UNKNOWN_DEPTH, margins)
+        # Half of the rules have this margin or a larger one.
+        voted = jnp.sort(margins, axis=0)[len(self.rules) // 2]
+        return jnp.clip(voted + self.widening, 0.0, UNKNOWN_DEPTH)
 
 
 class ShieldState(NamedTuple):
@@ -53,6 +84,7 @@ class ShieldState(NamedTuple):
       qh_threshold: the largest Q_h of an action that the filter accepts.
       planner_threshold: the largest V_h of the states to which the planner lets a sequence lead.
       cost: the fitted cost network; None without knowledge.
+      judge: the rules of the knowledge; None without rules.
     """
 
     critics: Any
@@ -60,6 +92,7 @@ class ShieldState(NamedTuple):
     qh_threshold: Array
     planner_threshold: Array
     cost: CostModel | None = None
+    judge: Judge | None = None
 
 
 class Shield(NamedTuple):
@@ -80,7 +113,7 @@ class Shield(NamedTuple):
 
 
 # Axes of a `ShieldState` that a policy of its own has: critics differ, the model is shared.
-POLICY_AXES = ShieldState(0, None, None, None, None)  # pyright: ignore
+POLICY_AXES = ShieldState(0, None, None, None, None, None)  # pyright: ignore
 
 
 def make_shield(
@@ -141,14 +174,14 @@ def make_planner(
         # A policy that cannot be sampled proposes one action.
         begins = jnp.broadcast_to(proposals[:, -variations:], (len(obs), variations, action_size))
 
-        def followed(row: tuple) -> jax.Array:
+        def followed(row: tuple) -> Judged:
             start, action, carry, data = row
             key = jax.random.split(jax.random.wrap_key_data(data))[0]
             calm = jnp.zeros((horizon - 1, 1, action_size))
             judged = judge_policy(model, policy.act, start, carry, action[None], calm, key)
-            return judged.excess[0]
+            return jax.tree.map(lambda x: x[0], judged)
 
-        def varied(row: tuple) -> tuple[jax.Array, jax.Array]:
+        def varied(row: tuple) -> tuple[Judged, jax.Array]:
             start, first, carry, data = row
             key = jax.random.split(jax.random.wrap_key_data(data))[1]
             noise_key, act_key = jax.random.split(key)
@@ -159,16 +192,16 @@ def make_planner(
                 judge_policy(model, policy.act, start, carry, first, noise[1:], act_key), first
             )
 
-        def random(start: Array) -> tuple[jax.Array, jax.Array]:
+        def random(start: Array) -> tuple[Judged, jax.Array]:
             return _choice(judge_plans(model, plans, start), plans[0])
 
         memory = (policy.carry, policy.key_data)
-        least, chosen = jax.vmap(followed)((obs, own, *memory)), own
+        held, chosen = jax.vmap(followed)((obs, own, *memory)), own
         for search, inputs in ((varied, (obs, begins, *memory)), (random, obs)):
-            needed = (least > 0.0) & active
-            excess, action = for_needed_rows(search, inputs, needed, block)
-            better = needed & (excess < least)
-            least = jnp.where(better, excess, least)
+            needed = ~is_feasible(held) & active
+            found, action = for_needed_rows(search, inputs, needed, block)
+            better = needed & is_safer(found, held)
+            held = jax.tree.map(functools.partial(jnp.where, better), found, held)
             chosen = jnp.where(better[:, None], action, chosen)
         return chosen
 
@@ -213,7 +246,7 @@ def _planning_model(
 
     def excess(obs: Array) -> jax.Array:
         value = feasibility.vh(critic_nets, state.critics, model.normalizer(obs))
-        if state.cost is not None:
+        if state.cost is not None and state.judge is None:
             # V_h is at least h by definition, which fitted critics may not know of a state.
             known = unsafe(cost_net, state.cost, obs)
             value = jnp.where(known, jnp.maximum(value, config.feasibility.unsafe), value)
@@ -222,12 +255,13 @@ def _planning_model(
     return PlanningModel(
         step,
         excess,
+        depth=None if state.judge is None else state.judge.depth,
         begin=functools.partial(object_map.begin, dynamics_net.spec),
         observe=functools.partial(object_map.observation, dynamics_net.spec),
     )
 
 
-def _choice(judged: Judged, actions: Array) -> tuple[jax.Array, jax.Array]:
-    """The least excess `[]`, and the best of the actions `[C, A]` that have it."""
+def _choice(judged: Judged, actions: Array) -> tuple[Judged, jax.Array]:
+    """The best of sequences that begin with actions `[C, A]`, and its action."""
     index = best(judged)
-    return judged.excess[index], actions[index]
+    return jax.tree.map(lambda x: x[index], judged), actions[index]

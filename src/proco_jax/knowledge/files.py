@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from proco_jax.common.shipped import find_shipped, shipped_experiments
-from proco_jax.knowledge.rules.rule import Rule, parse_rule
-from proco_jax.knowledge.rules.syntax import RuleError
 from proco_jax.observation import Field, ObservationSpec
+from proco_jax.rules.rule import Rule, parse_rule
+from proco_jax.rules.syntax import RuleError
 
 MAX_TEXT = 8000
 # Of a field or an action.

@@ -23,12 +23,12 @@ from proco_jax.knowledge.rule_checks import (
     unsafe_shares,
     vacuous,
 )
-from proco_jax.knowledge.rules.rule import Rule, parse_rule
 from proco_jax.knowledge.schemas import ReplyError, RuleReply, StatesReply, check_count
 from proco_jax.knowledge.state_descriptions import describe
 from proco_jax.knowledge.state_selection import choose_disagreeing, choose_states
 from proco_jax.knowledge.state_variation import varied_fields, vary_states
 from proco_jax.observation import ObservationSpec
+from proco_jax.rules.rule import Rule, parse_rule
 from proco_jax.types import LabeledStates
 
 SHIPPED_MODEL = "shipped"

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 
 from proco_jax.knowledge.files import Knowledge, KnowledgeError
-from proco_jax.knowledge.rules.ring_functions import bearing_of
-from proco_jax.knowledge.rules.rule import Rule
 from proco_jax.observation import ObservationSpec
+from proco_jax.rules.ring_functions import bearing_of
+from proco_jax.rules.rule import Rule
 from proco_jax.types import LabeledStates
 
 Labeler = Callable[[np.ndarray], LabeledStates]

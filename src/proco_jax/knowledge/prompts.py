@@ -8,9 +8,9 @@ import re
 from collections.abc import Sequence
 
 from proco_jax.knowledge.files import Knowledge
-from proco_jax.knowledge.rules.functions import FUNCTIONS
-from proco_jax.knowledge.rules.units import known_units, own_symbols
 from proco_jax.observation import Field, ObservationSpec
+from proco_jax.rules.functions import FUNCTIONS
+from proco_jax.rules.units import known_units, own_symbols
 
 PROMPT_VERSION = "2"
 _QUOTED_REPLY = 2000

@@ -15,8 +15,8 @@ from proco_jax.knowledge.cache import ReplyCache, content_key
 from proco_jax.knowledge.labelers import Usage
 from proco_jax.knowledge.llm_client import ModelError, RawReply, TransientError
 from proco_jax.knowledge.prompts import PROMPT_VERSION, Messages, again
-from proco_jax.knowledge.rules.syntax import RuleError
 from proco_jax.knowledge.schemas import ReplyError, read_reply
+from proco_jax.rules.syntax import RuleError
 
 _CHARACTERS_A_TOKEN = 3.5
 _FIRST_WAIT_S = 0.5

@@ -29,7 +29,7 @@ from proco_jax.envs.tasks import TASKS, Task, get_task
 from proco_jax.envs.vector import make_vector_env
 from proco_jax.knowledge.grounding import SHIPPED_MODEL, ground
 from proco_jax.knowledge.labelers import rule_labeler
-from proco_jax.knowledge.rules.rule import Rule
+from proco_jax.rules.rule import Rule
 
 _FIRST_SEED = 5_000_000
 _LAUNCH_EVERY = 20

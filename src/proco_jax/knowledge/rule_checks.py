@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from proco_jax.knowledge.rules.rule import Rule
 from proco_jax.knowledge.state_variation import vary_states
 from proco_jax.observation import ObservationSpec
+from proco_jax.rules.rule import Rule
 
 # A rule must be true of at least this share of the logged or of the varied states, and of at most
 # that share of both. The shipped rules are true of 2% to 40% of the varied states.

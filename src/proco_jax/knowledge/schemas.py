@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import pydantic
 
-from proco_jax.knowledge.rules.syntax import MAX_LENGTH
+from proco_jax.rules.syntax import MAX_LENGTH
 
 Reply = TypeVar("Reply", bound=pydantic.BaseModel)
 

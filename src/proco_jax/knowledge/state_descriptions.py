@@ -5,8 +5,8 @@ import re
 
 import numpy as np
 
-from proco_jax.knowledge.rules.ring_functions import bearing_of
 from proco_jax.observation import Field, ObservationSpec
+from proco_jax.rules.ring_functions import bearing_of
 
 _LISTED = 16
 _OBJECTS = 3

@@ -35,13 +35,14 @@ from proco_jax.models.dynamics_targets import (
     split_reward,
     standardized,
 )
-from proco_jax.models.networks import DynamicsNetwork, apply
+from proco_jax.models.networks import DynamicsNetwork, apply, take_planar
 from proco_jax.models.normalizer import Normalizer
 from proco_jax.observation import ObservationSpec
 from proco_jax.types import Array, Dataset
 
-# Held-out stretches by which it is decided which rings show resting objects, and by how many times
-# their error may exceed that of rings that are predicted from the last.
+# Held-out stretches by which it is decided which rings show resting objects and which vectors are
+# fixed in the world, and by how many times the error of rings that are shown from places may exceed
+# that of rings that are predicted from the last.
 RESTING_STARTS, RESTING_STEPS = 512, 25
 RESTING_TIE = 1.05
 
@@ -58,6 +59,8 @@ class Model(NamedTuple):
       resting: `[R]` bool, the rings that show resting objects, `[1]` without rings.
       approach: `[R]` reward of a meter by which a ring's nearest object comes closer, if that is
         the usual reward (`approach.fit`); else all 0.
+      fixed: `[V]` bool, the vectors that are fixed in the world, as that of a compass, and turn as
+        the rings do; `[1]` without vectors.
     """
 
     params: Any
@@ -67,6 +70,7 @@ class Model(NamedTuple):
     limit: Array
     resting: Array
     approach: Array
+    fixed: Array
 
 
 @struct.dataclass
@@ -367,7 +371,7 @@ def model(
     state: DynamicsState,
     limit: tuple[float, float],
 ) -> Model:
-    """The fitted model: best parameters, elites, resting rings, and the disagreement limit.
+    """The fitted model: best parameters, elites, resting rings, fixed vectors, and the limit.
 
     Args:
       data: the logs.
@@ -377,7 +381,9 @@ def model(
     """
     elites = jnp.argsort(state.best_error)[: config.elites]
     each = jnp.zeros(max(len(net.spec.rings), 1))
-    fitted = Model(state.best_params, elites, normalizer, targets, jnp.inf, each > 0, each)
+    none = jnp.zeros(max(len(net.spec.vectors), 1), bool)
+    fitted = Model(state.best_params, elites, normalizer, targets, jnp.inf, each > 0, each, none)
+    fitted = fitted._replace(fixed=fixed_vectors(net, fitted, holdout))
     resting = resting_rings(net, fitted, holdout)
     weights = approach.fit(net.spec, targets, resting, data, holdout)
     fitted = fitted._replace(resting=resting, approach=weights)
@@ -421,6 +427,43 @@ def resting_rings(net: DynamicsNetwork, model: Model, holdout: Dataset) -> jax.A
     return error(True) <= RESTING_TIE * error(False)
 
 
+def fixed_vectors(net: DynamicsNetwork, model: Model, holdout: Dataset) -> jax.Array:
+    """The vectors that are predicted better by the agent's turn than by the network, `[V]` bool.
+
+    A network's small errors of a compass add up to a heading, and where actions are chosen by what
+    the model predicts they are chosen for such errors. Compared are mean squared errors over all of
+    RESTING_STEPS steps with logged actions, up to a bonus, with the best elite. Without rings there
+    is no motion and no such vector.
+
+    Args:
+      holdout: held-out episodes.
+    """
+    spec, count = net.spec, len(net.spec.vectors)
+    if not spec.rings or not count:
+        return jnp.zeros(max(count, 1), bool)
+    index = jnp.linspace(0, holdout.size - 1, min(holdout.size, RESTING_STARTS)).astype(jnp.int32)
+    windows = take_windows(model.targets, holdout, index, RESTING_STEPS)
+
+    def error(fixed: Array) -> jax.Array:
+        tried = model._replace(fixed=fixed)
+
+        def step(state: Array, inputs: tuple[Array, Array, Array]) -> tuple[Array, jax.Array]:
+            action, true, fits = inputs
+            state = predict(net, tried, jnp.int32(0), state, action).next_state
+            seen = object_map.observation(spec, state)
+            off = jnp.sum(jnp.square(take_planar(spec, seen) - take_planar(spec, true)), axis=-1)
+            return state, jnp.sum(jnp.where(fits[:, None], off, 0.0), axis=0)
+
+        logged = (windows.action, windows.obs, windows.fits_obs)
+        by_step = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), logged)
+        _, found = jax.lax.scan(step, object_map.begin(spec, windows.start), by_step)
+        return jnp.sum(found, axis=0)
+
+    # One at a time: a velocity that only turns with the agent is wrong, and so is the motion then.
+    alone = jnp.diagonal(jax.lax.map(error, jnp.eye(count, dtype=bool)))
+    return alone < error(jnp.zeros(count, bool))
+
+
 def empty_model(config: DynamicsConfig, spec: ObservationSpec, actions: int) -> Model:
     """A model of the structure and shapes of a fitted one, with arbitrary values."""
     state = init(config, spec, actions, jax.random.key(0))
@@ -428,8 +471,9 @@ def empty_model(config: DynamicsConfig, spec: ObservationSpec, actions: int) -> 
     targets = Targets(change, change, change, jnp.zeros(max(len(spec.rings), 1)), jnp.zeros(2))
     elites = jnp.zeros(min(config.elites, config.members), jnp.int32)
     rings, zero = jnp.zeros(max(len(spec.rings), 1)), jnp.zeros(())
+    vectors = jnp.zeros(max(len(spec.vectors), 1), bool)
     normalizer = Normalizer(each, each)
-    return Model(state.best_params, elites, normalizer, targets, zero, rings > 0, rings)
+    return Model(state.best_params, elites, normalizer, targets, zero, rings > 0, rings, vectors)
 
 
 class Prediction(NamedTuple):
@@ -477,7 +521,29 @@ def _predict_parts(
     next_obs, reward, log_variance, motion = _apply_member(
         net, params, model.normalizer, model.targets, obs, action
     )
+    next_obs = _with_fixed(net.spec, model.fixed, obs, next_obs, motion)
     return next_obs, reward, log_variance, object_map.moved(net.spec, state, motion)
+
+
+def _with_fixed(
+    spec: ObservationSpec, fixed: Array, obs: Array, next_obs: Array, motion: Array
+) -> jax.Array:
+    """Next observations `[..., O]` in which the vectors `fixed [V]` follow from the turn.
+
+    Args:
+      obs: `[..., O]` raw, before the step.
+      motion: `[..., 3]`, of which the last is the turn to the left in rad.
+    """
+    if not spec.rings:
+        return next_obs
+    cos, sin = jnp.cos(motion[..., 2:]), jnp.sin(motion[..., 2:])
+    x, y = jnp.moveaxis(take_planar(spec, obs), -1, 0)
+    turned = jnp.stack([cos * x + sin * y, cos * y - sin * x], axis=-1)
+    for i, f in enumerate(spec.vectors):
+        at = spec.slices[f.name].start
+        planar = jnp.where(fixed[i], turned[..., i, :], next_obs[..., at : at + 2])
+        next_obs = next_obs.at[..., at : at + 2].set(planar)
+    return next_obs
 
 
 def _usual_reward(

@@ -64,8 +64,8 @@ def sensors_size(spec: ObservationSpec) -> int:
 
 
 def take_planar(spec: ObservationSpec, obs: jax.Array) -> jax.Array:
-    """x and y of the vectors that turn with the agent: `[..., K, 2]`."""
-    starts = [spec.slices[f.name].start for f in spec.fields if f.kind == "vector"]
+    """x and y of the vectors in the agent's frame: `[..., V, 2]`."""
+    starts = [spec.slices[f.name].start for f in spec.vectors]
     if not starts:
         return jnp.zeros((*obs.shape[:-1], 0, 2), obs.dtype)
     return jnp.stack([obs[..., start : start + 2] for start in starts], axis=-2)

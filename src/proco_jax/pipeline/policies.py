@@ -18,8 +18,8 @@ from proco_jax.common.files import sha256
 from proco_jax.common.random_streams import Stream, action_keys, stream_keys
 from proco_jax.config.schema import ALGORITHMS, Config
 from proco_jax.deployment.acting import Deployed, make_actor
-from proco_jax.deployment.policy import policy_name
-from proco_jax.deployment.shield import SHIELD_VERSION, ShieldState
+from proco_jax.deployment.policy import policy_name, rule_texts
+from proco_jax.deployment.shield import SHIELD_VERSION, Judge, ShieldState
 from proco_jax.envs.episodes import Observed
 from proco_jax.envs.tasks import Task
 from proco_jax.evaluation.episodes import Player, evaluate_policies
@@ -27,6 +27,7 @@ from proco_jax.evaluation.results import FILE, load_rows, result_row, write_rows
 from proco_jax.pipeline.checkpointed_fit import run_fit
 from proco_jax.pipeline.store import artifact, digest
 from proco_jax.pipeline.workdir import Run
+from proco_jax.rules.rule import Rule
 from proco_jax.training import improvement, loop
 from proco_jax.training.improvement import ImprovementState
 from proco_jax.training.loop import Program, TrainState
@@ -180,22 +181,29 @@ def deploy(trained: Trained, context: Context, shield: ShieldState | None) -> De
     return jax.device_put(deployed, jax.local_devices()[0])
 
 
-def shield_state(trained: Trained, context: Context) -> ShieldState | None:
+def shield_state(
+    trained: Trained, context: Context, rules: tuple[Rule, ...] = ()
+) -> ShieldState | None:
     """The state of a shield from a training's own critics, with the config's thresholds.
 
     None if it was trained without an augmentation: critics that have seen no unsafe state accept
     every action.
+
+    Args:
+      rules: of the knowledge; they count where the context has knowledge.
     """
     critics = loop.critics_of(trained.program, trained.state)
     if critics is None or context.world is None:
         return None
-    settings = trained.program.config.shield
+    config, cost = trained.program.config, context.world.cost
+    settings, knows = config.shield, bool(rules) and cost is not None
     return ShieldState(
         critics.params,
         context.world.dynamics,
         jnp.float32(settings.qh_threshold),
         jnp.float32(settings.planner_threshold),
-        context.world.cost,
+        cost,
+        Judge(rules, config.cost.margin) if knows else None,
     )
 
 
@@ -366,6 +374,7 @@ def shield_inputs(config: Config, shield: str, deployed: Deployed) -> Any:
         "qh_threshold": float(guard.qh_threshold),
         "planner_threshold": float(guard.planner_threshold),
         "cost_network": guard.cost is not None,
+        "rules": rule_texts(guard),
         "version": SHIELD_VERSION,
     }
     return {"name": shield, **dataclasses.asdict(config.shield), **thresholds}

@@ -398,7 +398,7 @@ def _calibrated_shields(
     found = {}
     for policy in trained:
         context = contexts[policy.learner.augmentation][0]
-        shield = policies.shield_state(policy, context)
+        shield = policies.shield_state(policy, context, grounding.rules)
         if shield is None:
             continue
         if context.world is None or context.world.cost is None:

@@ -22,7 +22,6 @@ from proco_jax.config.schema import Config, CostConfig
 from proco_jax.diagnostics import critics as diagnostics
 from proco_jax.knowledge.grounding import Grounding, label_states
 from proco_jax.knowledge.labelers import rule_labeler
-from proco_jax.knowledge.rules.rule import Rule
 from proco_jax.models import bonus, cost, dynamics, episode_map, termination
 from proco_jax.models.dynamics_targets import fit_targets, is_bonus
 from proco_jax.models.networks import Critic, DynamicsNetwork
@@ -31,6 +30,7 @@ from proco_jax.observation import ObservationSpec
 from proco_jax.pipeline.checkpointed_fit import run_fit
 from proco_jax.pipeline.store import artifact
 from proco_jax.pipeline.workdir import Run
+from proco_jax.rules.rule import Rule
 from proco_jax.training.loop import make_cost_chunk, make_dynamics_chunk
 from proco_jax.types import Array, Dataset, LabeledStates
 
@@ -40,7 +40,14 @@ RESIDUALS = 8192
 # Logged states, and as many risky ones at most, in which worlds begin.
 STARTS = 8192
 # Raised when the meaning of an artifact changes while its settings do not.
-VERSIONS = {"dynamics": 9, "bonus": 2, "termination": 1, "labels": 1, "cost": 1, "accurate_cost": 1}
+VERSIONS = {
+    "dynamics": 10,
+    "bonus": 2,
+    "termination": 1,
+    "labels": 1,
+    "cost": 1,
+    "accurate_cost": 1,
+}
 LOGGED_CANDIDATES = 60_000
 EXPLORATIONS = 16
 LABELS = "labels.npz"

@@ -34,10 +34,10 @@ from proco_jax.knowledge.files import (
     read_sections,
     table_rows,
 )
-from proco_jax.knowledge.rules.rule import Quantity, parse_quantity
-from proco_jax.knowledge.rules.syntax import RuleError
-from proco_jax.knowledge.rules.units import own_symbols, parse_unit
 from proco_jax.observation import ObservationSpec
+from proco_jax.rules.rule import Quantity, parse_quantity
+from proco_jax.rules.syntax import RuleError
+from proco_jax.rules.units import own_symbols, parse_unit
 
 SETTINGS = {
     "step": "length of a step with its unit of time, such as 1 s",

@@ -5,11 +5,11 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from proco_jax.knowledge.rules.functions import FUNCTIONS
-from proco_jax.knowledge.rules.syntax import Call, Name, Node, Number, RuleError, parse
-from proco_jax.knowledge.rules.typecheck import OPERATORS, Refusal, Run, Value
-from proco_jax.knowledge.rules.units import field_unit, own_symbols, show
 from proco_jax.observation import ObservationSpec
+from proco_jax.rules.functions import FUNCTIONS
+from proco_jax.rules.syntax import Call, Name, Node, Number, RuleError, parse
+from proco_jax.rules.typecheck import OPERATORS, Refusal, Run, Value
+from proco_jax.rules.units import field_unit, own_symbols, show
 from proco_jax.types import Array
 
 _COMPONENTS = "xyz"

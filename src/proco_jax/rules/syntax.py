@@ -17,7 +17,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterable
 
-from proco_jax.knowledge.rules.units import PLAIN, Unit, match_unit
+from proco_jax.rules.units import PLAIN, Unit, match_unit
 
 MAX_LENGTH = 2000
 MAX_DEPTH = 24

@@ -6,9 +6,9 @@ from fractions import Fraction
 
 import jax.numpy as jnp
 
-from proco_jax.knowledge.rules import ring_functions as rings
-from proco_jax.knowledge.rules.ring_functions import ANGLE
-from proco_jax.knowledge.rules.typecheck import (
+from proco_jax.rules import ring_functions as rings
+from proco_jax.rules.ring_functions import ANGLE
+from proco_jax.rules.typecheck import (
     Refusal,
     Value,
     combine,
@@ -18,7 +18,7 @@ from proco_jax.knowledge.rules.typecheck import (
     take,
     truths,
 )
-from proco_jax.knowledge.rules.units import PLAIN, Dimension, power, show
+from proco_jax.rules.units import PLAIN, Dimension, power, show
 from proco_jax.types import Array
 
 

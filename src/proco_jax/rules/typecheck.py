@@ -12,8 +12,8 @@ from fractions import Fraction
 
 import jax.numpy as jnp
 
-from proco_jax.knowledge.rules.units import PLAIN, Dimension, power, product, show
 from proco_jax.observation import Field
+from proco_jax.rules.units import PLAIN, Dimension, power, product, show
 from proco_jax.types import Array
 
 Run = Callable[[Array], Array | float]

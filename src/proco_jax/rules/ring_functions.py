@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 
-from proco_jax.knowledge.rules.typecheck import Refusal, Value, planar, quantities, ring_of, take
-from proco_jax.knowledge.rules.units import parse_unit, show
 from proco_jax.observation import Field
+from proco_jax.rules.typecheck import Refusal, Value, planar, quantities, ring_of, take
+from proco_jax.rules.units import parse_unit, show
 from proco_jax.types import Array
 
 LENGTH = parse_unit("m").dimension
