@@ -8,12 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from core_toys import tiny_config
+from core_toys import SPEC, tiny_config
 from deployment_toys import POLICIES, deployed_program, guard_of, toy_deployed, toy_obs
 
 from proco_jax.deployment import violation_forecast as forecast
 from proco_jax.deployment.acting import Deployed
-from proco_jax.deployment.calibration import THRESHOLDS, choose, forecast_table, within
+from proco_jax.deployment.calibration import (
+    RULES_ALONE,
+    THRESHOLDS,
+    choose,
+    forecast_table,
+    within,
+)
+from proco_jax.deployment.shield import Judge
 from proco_jax.deployment.violation_forecast import (
     clustered_interval,
     clustered_share,
@@ -21,6 +28,7 @@ from proco_jax.deployment.violation_forecast import (
     episode_share,
     expected_steps,
 )
+from proco_jax.rules.rule import parse_rule
 from proco_jax.training.loop import Program
 
 STARTS, HORIZON = 3, 5
@@ -325,11 +333,24 @@ def test_the_table_begins_with_the_configs_threshold(policies):
     assert choose(rows, 0.01)["planner_threshold"] == 4.0
 
 
+def test_the_rules_alone_are_chosen_by_the_point_and_thresholds_by_the_upper_end():
+    rules = row(RULES_ALONE, 0.9) | {"violating_episodes": 0.1}
+    rows = [rules, row(4, 0.05), row(2, 0.01)]
+    assert choose(rows, 0.15) is rules
+    assert choose(rows, 0.06) is rows[1]
+    assert choose([rules | {"violating_episodes": None}, *rows[1:]], 0.15) is rows[1]
+    # Without any other row within the target, the smallest threshold and not the rules.
+    assert choose([rules, row(2, 0.9)], 0.05)["planner_threshold"] == 2
+
+
 def forecast_thresholds(
-    policies: Any, monkeypatch: Any, target: float, own: float, bad: float
+    policies: Any, monkeypatch: Any, target: float, own: float, bad: float, ruled: bool = False
 ) -> tuple[list[float], list[float]]:
     """The thresholds of a table if those from `bad` on violate always; the deployed one."""
     program, deployed = policies
+    if ruled:
+        judge = Judge((parse_rule("nearest(hazards) <= 0.2 m", SPEC),), 0.05)
+        deployed = deployed._replace(shield=guard_of(deployed)._replace(judge=judge))
     shield = dataclasses.replace(
         tiny_config().shield, planner_threshold=own, target_violation_rate=target
     )
@@ -370,4 +391,20 @@ def test_thresholds_beyond_the_target_are_not_forecast(
     policies, monkeypatch, target, own, bad, expected, deployed
 ):
     found = forecast_thresholds(policies, monkeypatch, target, own, bad)
+    assert found == (expected, [deployed])
+
+
+@pytest.mark.parametrize(
+    ("target", "bad", "expected", "deployed"),
+    [
+        (0.05, np.inf, [RULES_ALONE], RULES_ALONE),
+        (0.05, 1e8, [RULES_ALONE, 2.0, 4.0, 8.0], 8.0),
+        (0.05, 4.0, [RULES_ALONE, 2.0, 4.0], 2.0),
+        (0.0, np.inf, [2.0], 2.0),
+    ],
+)
+def test_with_rules_no_threshold_is_forecast_if_they_suffice(
+    policies, monkeypatch, target, bad, expected, deployed
+):
+    found = forecast_thresholds(policies, monkeypatch, target, 2.0, bad, ruled=True)
     assert found == (expected, [deployed])

@@ -2,7 +2,8 @@
 
 A larger threshold lets a policy act more freely and violate more often. The violation forecast
 needs neither the simulator nor a true cost, so the threshold is chosen before anything is deployed.
-The filter keeps the Q_h threshold of the config.
+Where the planner has rules, they alone decide unless the forecast says that episodes then violate
+too often: critics refuse much that is safe. The filter keeps the Q_h threshold of the config.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,8 @@ from proco_jax.types import Array
 
 # Planner thresholds that are tried beside that of the config, in ascending order.
 THRESHOLDS = (4.0, 8.0)
+# A threshold that no V_h exceeds.
+RULES_ALONE = 1e9
 
 
 def forecast_table(
@@ -40,10 +43,11 @@ def forecast_table(
     ends: Callable[[Array], Array] | None = None,
     events: BonusModel | None = None,
 ) -> list[dict[str, Any]]:
-    """The forecast under the planner, with the config's threshold and with others.
+    """The forecast under the planner by the rules alone, with the config's threshold and others.
 
-    Thresholds above one that exceeds the target violation rate are not deployed, so they are not
-    forecast either; with a target of 0 none but the config's own is.
+    Thresholds that cannot be deployed any more are not forecast: none if the rules alone are within
+    the target violation rate, and none above one that exceeds it. With a target of 0 none but the
+    config's own is.
 
     Args:
       program: of the policies.
@@ -55,8 +59,8 @@ def forecast_table(
       events: the event model of rare bonuses; None for none.
 
     Returns:
-      A row for each threshold of the planner, the config's own first, of which one is marked
-      `deployed`.
+      A row for each threshold of the planner, RULES_ALONE first if it has rules, then the config's
+      own, of which one is marked `deployed`.
     """
     config = program.config
     assert deployed.shield is not None
@@ -81,7 +85,8 @@ def forecast_table(
     here = jax.device_put((deployed, obs[drawn]), jax.local_devices()[0])
     own = float(config.shield.planner_threshold)
     target, rows = config.shield.target_violation_rate, []
-    for threshold in dict.fromkeys((own, *THRESHOLDS)):
+    ruled = deployed.shield.judge is not None and target > 0
+    for threshold in dict.fromkeys((*((RULES_ALONE,) if ruled else ()), own, *THRESHOLDS)):
         if rows and (target <= 0 or _is_beyond(threshold, rows, target)):
             continue
         found = run(*here, jnp.float32(threshold))
@@ -111,16 +116,18 @@ def forecast_table(
 
 
 def choose(rows: Sequence[Mapping[str, Any]], target: float) -> Mapping[str, Any]:
-    """The largest threshold whose forecast, and that of all smaller ones, is within a target.
+    """The rules alone if their forecast is within a target, else the largest threshold whose
+    forecast, and that of all smaller ones, surely is.
 
     Args:
-      rows: of `forecast_table`, the config's own threshold first.
+      rows: of `forecast_table`.
       target: share of episodes that may violate; 0 keeps the config's own threshold. If none is
         within it, the smallest is chosen.
     """
-    if target <= 0:
+    if target <= 0 or _rules_suffice(rows[0], target):
         return rows[0]
-    ordered = sorted(rows, key=lambda row: row["planner_threshold"])
+    others = [row for row in rows if row["planner_threshold"] < RULES_ALONE]
+    ordered = sorted(others, key=lambda row: row["planner_threshold"])
     chosen = ordered[0]
     for row in ordered:
         if not within(row, target):
@@ -134,6 +141,13 @@ def within(row: Mapping[str, Any], target: float) -> bool:
     return row["interval_high"] is not None and row["interval_high"] <= target
 
 
+def _rules_suffice(row: Mapping[str, Any], target: float) -> bool:
+    """Whether a row is that of the rules alone, and its forecast share is within a target."""
+    share = row["violating_episodes"]
+    return row["planner_threshold"] >= RULES_ALONE and share is not None and share <= target
+
+
 def _is_beyond(threshold: float, rows: Sequence[Mapping[str, Any]], target: float) -> bool:
-    """Whether a smaller threshold already exceeds a target."""
-    return any(row["planner_threshold"] < threshold and not within(row, target) for row in rows)
+    """Whether the rules suffice, or a smaller threshold already exceeds a target."""
+    smaller = (row for row in rows if row["planner_threshold"] < threshold)
+    return _rules_suffice(rows[0], target) or any(not within(row, target) for row in smaller)

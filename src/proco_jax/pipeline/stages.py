@@ -23,7 +23,7 @@ from proco_jax.common.shipped import find_shipped
 from proco_jax.config.schema import Config, replaced
 from proco_jax.data.logs import Logs, load_logs, to_dataset, verify_logs
 from proco_jax.deployment.acting import Deployed, member
-from proco_jax.deployment.calibration import forecast_table, within
+from proco_jax.deployment.calibration import RULES_ALONE, forecast_table
 from proco_jax.deployment.policy import FOLDER, save_policies
 from proco_jax.deployment.shield import SHIELD_VERSION, ShieldState
 from proco_jax.diagnostics import dynamics_error
@@ -445,9 +445,16 @@ def _forecast_version(entry: Any) -> Any:
 def _log_choice(run: Run, name: str, row: Mapping[str, Any]) -> None:
     target = run.config.shield.target_violation_rate
     words = f"threshold of the planner {row['planner_threshold']:g}"
-    if target > 0:
-        inside = "within" if within(row, target) else "NOT within"
-        words += f"; the forecast is {inside} the target violation rate of {target:g}"
+    if row["planner_threshold"] >= RULES_ALONE:
+        words = "the rules alone decide in the planner"
+    if row["violating_episodes"] is None:
+        words += "; nothing could be forecast"
+    elif target > 0:
+        share, low, high = (
+            f"{row[name]:.0%}" for name in ("violating_episodes", "interval_low", "interval_high")
+        )
+        words += f"; forecast share of violating episodes {share} [{low}, {high}], "
+        words += f"target {target:.0%}"
     run.log(f"   {name}: {words}")
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from proco_jax.common import checksums, metrics
 from proco_jax.common.files import write_text
+from proco_jax.deployment.calibration import RULES_ALONE
 from proco_jax.evaluation import results
 from proco_jax.report import pictures
 from proco_jax.report.gains import GAINS_CAPTION, gains_markdown
@@ -207,7 +208,9 @@ def _forecast_tables(content: Mapping[str, Any]) -> str:
     rows = [
         [
             name,
-            number(row["planner_threshold"]),
+            "rules alone"
+            if row["planner_threshold"] >= RULES_ALONE
+            else number(row["planner_threshold"]),
             number(row["deployed"]),
             number(row["violating_episodes"]),
             f"[{number(row['interval_low'])}, {number(row['interval_high'])}]",
@@ -307,8 +310,8 @@ _SECTIONS = (
         "violation_forecast.json",
         "The share of episodes that a policy is expected to violate in, estimated from rollouts "
         "in the dynamics model, without the simulator, for thresholds of the planner. `deployed` "
-        "marks the threshold that the policy is deployed with. Thresholds above one that exceeds "
-        "the target violation rate are left out.",
+        "marks the threshold that the policy is deployed with. No V_h is forecast where the rules "
+        "alone are within the target violation rate, nor thresholds above one that exceeds it.",
         (),
         _forecast_tables,
     ),
