@@ -217,6 +217,19 @@ def test_a_vector_that_is_fixed_in_the_world_turns_against_the_agent() -> None:
         np.testing.assert_allclose(found[:5], [*velocity, *compass], atol=1e-6)
 
 
+def test_residuals_leave_out_what_follows_from_the_motion() -> None:
+    """The model predicts no change; all numbers change, of fixed vectors all but the third."""
+    rng, net = np.random.default_rng(6), Navigator()
+    obs = rng.uniform(0.1, 0.9, (21, Navigator.spec.size)).astype(np.float32)
+    nothing = np.zeros(20, np.float32)
+    episode = Episode(obs, np.zeros((20, 1), np.float32), nothing, nothing, False)
+    known: Any = net
+    data = jax.tree.map(jnp.asarray, to_dataset([episode]))
+    found = dynamics.residuals(known, navigation_model([False, True]), data, 1, 9)
+    missed = np.any(np.asarray(found) != 0.0, axis=0)
+    np.testing.assert_array_equal(missed, [True, True, False, False, True, True, *[False] * BINS])
+
+
 def test_fixed_vectors_are_told_from_others_on_held_out_logs() -> None:
     """Episodes that turn at their own speeds, with a constant velocity in the agent's frame."""
     rng, net = np.random.default_rng(5), Navigator()

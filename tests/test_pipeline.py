@@ -439,10 +439,11 @@ def test_damaged_files_are_errors_that_name_file_and_remedy_and_the_remedy_works
     results.unlink()
     (workdir / "done.json").unlink()
     entry = {"rows": [], "shield_version": SHIELD_VERSION}
-    forecast.write_text(json.dumps({"bc-proco": entry}))
+    write_recorded(forecast, json.dumps({"bc-proco": entry}))
     refused(forecast)
     # Thresholds that were chosen for another version of the shield are chosen anew.
-    forecast.write_text(json.dumps({"bc-proco": entry | {"shield_version": SHIELD_VERSION - 1}}))
+    entry["shield_version"] -= 1
+    write_recorded(forecast, json.dumps({"bc-proco": entry}))
     run_here(config, workdir)
     for path in (results, forecast):
         assert path.read_bytes() == (guarded / path.name).read_bytes()

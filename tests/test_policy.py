@@ -144,7 +144,7 @@ def test_policies_of_the_planner_of_before_are_refused(saved, tmp_path):
     meta = json.loads(path.read_text())
     del meta["shield"]["rules"], meta["sha256"]
     path.write_text(sealed_json(meta))
-    with pytest.raises(ValueError, match="earlier version, with another planner; remove"):
+    with pytest.raises(ValueError, match="earlier version, with another planner; run"):
         load_policy(copy)
 
 

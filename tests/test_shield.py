@@ -27,6 +27,7 @@ from proco_jax.deployment.planner import JUDGED_EVERY, make_plans, persistent_no
 from proco_jax.deployment.shield import UNKNOWN_DEPTH, Judge, filter_actions, make_shield
 from proco_jax.knowledge.labelers import rule_labeler
 from proco_jax.models import cost, dynamics, object_map
+from proco_jax.observation import Field, ObservationSpec
 from proco_jax.rules.rule import parse_rule
 from proco_jax.training.loop import Program
 
@@ -67,6 +68,7 @@ def compiled(program: Program, shield: str) -> Any:
     return lambda deployed, active=everywhere: np.asarray(run(deployed, active))
 
 
+BOUNDED = ObservationSpec((Field("hazards_speed", 1, "flat", "m/s", "A speed."),))
 NEAR = ("nearest(hazards) <= 1.0 m", "nearest(hazards) <= 2.0 m", "nearest(hazards) <= 0.5 m")
 
 
@@ -92,10 +94,21 @@ def test_the_depth_is_that_in_the_set_that_half_of_the_rules_call_unsafe(count, 
     np.testing.assert_array_equal(np.asarray(found) > 0.0, unsafe)
 
 
+def test_the_boundary_belongs_to_the_unsafe_set():
+    rules = (parse_rule("hazards_speed >= 10 m/s", BOUNDED),)
+    obs = jnp.array([[10.0], [9.9]])
+    found = np.asarray(Judge(rules, 0.0).depth(obs))
+    np.testing.assert_array_equal(
+        found > 0.0, rule_labeler(rules, 0.0)(np.asarray(obs)).unsafe >= 0.5
+    )
+    np.testing.assert_array_equal(found > 0.0, [True, False])
+
+
 def test_rules_that_cannot_tell_vote_unsafe():
     rules = tuple(parse_rule(text, SPEC) for text in NEAR)
     obs = at_distances(2.9, 2.9).at[0].set(jnp.nan)
-    np.testing.assert_array_equal(Judge(rules, 0.1).depth(obs), [UNKNOWN_DEPTH, 0.0])
+    expected = np.array([UNKNOWN_DEPTH, 0.0], np.float32)
+    np.testing.assert_array_equal(Judge(rules, 0.1).depth(obs), expected)
 
 
 def test_judges_with_the_same_rules_are_the_same_constant_of_a_program():

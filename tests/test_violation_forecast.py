@@ -334,11 +334,13 @@ def test_the_table_begins_with_the_configs_threshold(policies):
 
 
 def test_the_rules_alone_are_chosen_by_the_point_and_thresholds_by_the_upper_end():
-    rules = row(RULES_ALONE, 0.9) | {"violating_episodes": 0.1}
+    rules = row(RULES_ALONE, 0.4) | {"violating_episodes": 0.1}
     rows = [rules, row(4, 0.05), row(2, 0.01)]
     assert choose(rows, 0.15) is rules
     assert choose(rows, 0.06) is rows[1]
     assert choose([rules | {"violating_episodes": None}, *rows[1:]], 0.15) is rows[1]
+    # So few imagined steps that most episodes might violate are no evidence.
+    assert choose([rules | {"interval_high": 0.6}, *rows[1:]], 0.15) is rows[1]
     # Without any other row within the target, the smallest threshold and not the rules.
     assert choose([rules, row(2, 0.9)], 0.05)["planner_threshold"] == 2
 

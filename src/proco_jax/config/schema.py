@@ -853,15 +853,17 @@ class ShieldConfig:
     Attributes:
       samples: actions of the policy from which the filter chooses.
       qh_threshold: the largest Q_h of an action that the filter accepts.
-      planner_threshold: the planner takes the policy's own action unless its continuation in the
-        model leads to states with a larger V_h; from `feasibility.unsafe` on it never acts.
+      planner_threshold: the largest V_h that the planner accepts. With rules: of the last state of
+        a sequence, if the rules alone are not deployed. Without: of all judged states; from
+        `feasibility.unsafe` on the planner never acts.
       planner_horizon: steps of the sequences that the planner imagines.
       planner_variations: continuations of the policy with persistent noise that it tries then.
       planner_noise: standard deviation of that noise.
       planner_candidates: random action sequences that it tries where none of these is feasible.
       planner_block: states planned for in one batch; 0 chooses by backend.
-      target_violation_rate: share of violating episodes up to which the violation forecast may
-        choose a larger `planner_threshold`; 0 keeps it.
+      target_violation_rate: forecast share of violating episodes up to which the rules alone are
+        deployed; else the largest threshold for which the upper end of the forecast is within it. 0
+        keeps `planner_threshold`.
       forecast_starts: logged states per policy from which the forecast begins.
     """
 

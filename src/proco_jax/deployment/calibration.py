@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from proco_jax.common.random_streams import Stream, stream_key
+from proco_jax.config.schema import LARGEST_NUMBER
 from proco_jax.deployment.acting import Deployed
 from proco_jax.deployment.violation_forecast import (
     HORIZON,
@@ -30,8 +31,11 @@ from proco_jax.types import Array
 
 # Planner thresholds that are tried beside that of the config, in ascending order.
 THRESHOLDS = (4.0, 8.0)
-# A threshold that no V_h exceeds.
-RULES_ALONE = 1e9
+# A threshold that no V_h exceeds, and larger than any that a config may state.
+RULES_ALONE = 10.0 * LARGEST_NUMBER
+# The largest upper end of a forecast by which the rules alone are deployed: fewer imagined steps
+# than those of a few episodes say nothing.
+RULES_LIMIT = 0.5
 
 
 def forecast_table(
@@ -116,8 +120,8 @@ def forecast_table(
 
 
 def choose(rows: Sequence[Mapping[str, Any]], target: float) -> Mapping[str, Any]:
-    """The rules alone if their forecast is within a target, else the largest threshold whose
-    forecast, and that of all smaller ones, surely is.
+    """The rules alone if their forecast share is within a target, else the largest threshold for
+    which the upper end of the forecast, and that of all smaller ones, is.
 
     Args:
       rows: of `forecast_table`.
@@ -142,9 +146,12 @@ def within(row: Mapping[str, Any], target: float) -> bool:
 
 
 def _rules_suffice(row: Mapping[str, Any], target: float) -> bool:
-    """Whether a row is that of the rules alone, and its forecast share is within a target."""
-    share = row["violating_episodes"]
-    return row["planner_threshold"] >= RULES_ALONE and share is not None and share <= target
+    """Whether a row is that of the rules alone, and its forecast share is within a target and not
+    without evidence."""
+    if row["planner_threshold"] < RULES_ALONE or row["violating_episodes"] is None:
+        return False
+    limit = max(target, RULES_LIMIT)
+    return row["violating_episodes"] <= target and row["interval_high"] <= limit
 
 
 def _is_beyond(threshold: float, rows: Sequence[Mapping[str, Any]], target: float) -> bool:

@@ -40,7 +40,7 @@ CPU_BLOCK, ACCELERATOR_BLOCK = 4, 256
 # Finite, so that the least depth and excess come before all others whatever the reward.
 LEAST_REWARD = -float(jnp.finfo(jnp.float32).max)
 # Every so many steps of a sequence, and at its end, its state is judged. What a robot moves in so
-# many steps is little beside the sets that it must avoid, and an infeasible state leads to others.
+# many steps is little beside the sets that it must avoid.
 JUDGED_EVERY = 5
 
 
@@ -82,7 +82,7 @@ class Judged(NamedTuple):
     """What the model says of C sequences, or of one.
 
     Attributes:
-      depth: `[C]`, infinite where the model diverges.
+      depth: `[C]`, not finite only where the model diverges.
       excess: `[C]`, infinite where the model diverges.
       reward: `[C]` sum of the predicted rewards, without rare bonuses; LEAST_REWARD where the model
         diverges.

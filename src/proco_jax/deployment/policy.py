@@ -317,7 +317,8 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     if meta["shield"] is not None and "rules" not in dict(meta["shield"]):
         # Its thresholds were chosen for another planner.
         raise ValueError(
-            f"{path} was written by an earlier version, with another planner; {remedy}"
+            f"{path} was written by an earlier version, with another planner; run the same command "
+            "with a new --workdir, which trains it anew"
         )
     # Without this, a changed digit in the config would change the actions unnoticed.
     if text != sealed_json({key: value for key, value in meta.items() if key != "sha256"}):

@@ -41,13 +41,14 @@ from proco_jax.deployment.planner import (
 from proco_jax.models import dynamics, object_map
 from proco_jax.models.cost import CostModel, unsafe
 from proco_jax.models.networks import Critic, DynamicsNetwork
-from proco_jax.rules.rule import Rule
+from proco_jax.rules.rule import Rule, voted_margin
 from proco_jax.types import Array
 
 # Incremented when a shield chooses other actions from the same state; results depend on it.
-SHIELD_VERSION = 6
-# The depth of a state of which a rule cannot tell, finite so that sums remain comparable.
-UNKNOWN_DEPTH = 1e6
+SHIELD_VERSION = 7
+# The depth of a state of which a rule cannot tell, finite so that sums remain comparable, and that
+# of one on the boundary.
+UNKNOWN_DEPTH, LEAST_DEPTH = 1e30, 1e-6
 
 
 @jax.tree_util.register_static
@@ -66,13 +67,11 @@ class Judge:
     def depth(self, obs: Array) -> jax.Array:
         """How deep states `[..., O]` are in the set that half of the rules or more call unsafe.
 
-        0 outside, in the unit of the rules. A rule that cannot tell votes unsafe.
+        0 outside, else positive, in the unit of the rules. A rule that cannot tell votes unsafe.
         """
-        margins = jnp.stack([rule.margin(obs) for rule in self.rules])
-        margins = jnp.where(jnp.isnan(margins), UNKNOWN_DEPTH, margins)
-        # Half of the rules have this margin or a larger one.
-        voted = jnp.sort(margins, axis=0)[len(self.rules) // 2]
-        return jnp.clip(voted + self.widening, 0.0, UNKNOWN_DEPTH)
+        depth = voted_margin(self.rules, obs) + self.widening
+        # Its boundary belongs to the set.
+        return jnp.where(depth >= 0.0, jnp.clip(depth, LEAST_DEPTH, UNKNOWN_DEPTH), 0.0)
 
 
 class ShieldState(NamedTuple):

@@ -323,7 +323,10 @@ def field_weights(spec: ObservationSpec, varies: Array) -> jax.Array:
 def residuals(
     net: DynamicsNetwork, model: Model, data: Dataset, elites: int, count: int
 ) -> jax.Array:
-    """What the mean of the best elites misses of logged next observations, 0 in rings, `[K, O]`.
+    """What the mean of the best elites misses of logged next observations, `[K, O]`.
+
+    0 in rings and in vectors that are fixed in the world: both follow from the motion, and errors
+    of single steps would add up in them.
 
     Args:
       data: the logs.
@@ -335,7 +338,13 @@ def residuals(
     state = object_map.begin(net.spec, data.obs[at])
     found = predict_mean(net, model, state, data.action[index], elites)
     next_obs = object_map.observation(net.spec, found.next_state)
-    return jnp.where(_ring_mask(net.spec, 0), 0.0, data.obs[at + 1] - next_obs)
+    missed = jnp.where(_ring_mask(net.spec, 0), 0.0, data.obs[at + 1] - next_obs)
+    if not net.spec.rings:
+        return missed
+    for i, f in enumerate(net.spec.vectors):
+        planar = slice(net.spec.slices[f.name].start, net.spec.slices[f.name].start + 2)
+        missed = missed.at[:, planar].multiply(~model.fixed[i])
+    return missed
 
 
 def motions(net: DynamicsNetwork, model: Model, data: Dataset, elites: int) -> jax.Array:

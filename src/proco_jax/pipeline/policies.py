@@ -148,8 +148,13 @@ def training_inputs(config: Config, learner: Learner, made_of: Mapping[str, Any]
     del settings["train"]["checkpoint_every"]
     if learner.augmentation != "none":
         settings |= {name: whole[name] for name in ("rollouts", "augmentation")}
+        if "episodes" not in made_of:
+            del settings["augmentation"]["episode_share"]
     if learner.algorithm in ALGORITHMS:
         settings[learner.algorithm] = whole[learner.algorithm]
+        if learner.algorithm == "proco":
+            # They are imagined after its training.
+            del settings["proco"]["imagination"]["episodes"]
     else:
         # An algorithm of the user's own may read any setting, and its code may change.
         unread = {"experiment", "variant", "system", "env", "shield", "evaluation", "shields"}

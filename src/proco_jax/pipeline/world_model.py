@@ -30,7 +30,7 @@ from proco_jax.observation import ObservationSpec
 from proco_jax.pipeline.checkpointed_fit import run_fit
 from proco_jax.pipeline.store import artifact
 from proco_jax.pipeline.workdir import Run
-from proco_jax.rules.rule import Rule
+from proco_jax.rules.rule import Rule, voted_margin
 from proco_jax.training.loop import make_cost_chunk, make_dynamics_chunk
 from proco_jax.types import Array, Dataset, LabeledStates
 
@@ -581,7 +581,7 @@ def _evenly(size: int, most: int) -> np.ndarray:
 
 
 def rule_score(grounding: Grounding) -> Score | None:
-    """The rules' largest margin as a compiled function; None without rules."""
+    """The margin by which the rules vote, as a compiled function; None without rules."""
     if not grounding.rules:
         return None
-    return lambda obs: jnp.stack([rule.margin(obs) for rule in grounding.rules]).max(axis=0)
+    return lambda obs: voted_margin(grounding.rules, obs)

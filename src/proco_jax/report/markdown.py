@@ -310,8 +310,8 @@ _SECTIONS = (
         "violation_forecast.json",
         "The share of episodes that a policy is expected to violate in, estimated from rollouts "
         "in the dynamics model, without the simulator, for thresholds of the planner. `deployed` "
-        "marks the threshold that the policy is deployed with. No V_h is forecast where the rules "
-        "alone are within the target violation rate, nor thresholds above one that exceeds it.",
+        "marks the threshold of V_h that the policy is deployed with. None is forecast where the "
+        "rules alone are within the target violation rate, nor any above one that exceeds it.",
         (),
         _forecast_tables,
     ),

@@ -1,6 +1,7 @@
 """Rules: what is unsafe, as an expression over named fields of the observation."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -67,6 +68,18 @@ class Rule:
     def unsafe(self, obs: Array, widening: float = 0.0) -> Array:
         """`[...]` booleans: whether the rule, widened, calls these states unsafe."""
         return self.margin(obs) >= -widening
+
+
+def voted_margin(rules: Sequence[Rule], obs: Array) -> Array:
+    """The margin `[...]` that half of the rules or more have or exceed in raw obs `[..., O]`.
+
+    So the set where it is at least -w is the one that half of the rules, each widened by w, call
+    unsafe. It is infinite where that depends on rules that cannot tell, whose margin is no number.
+    Where the rules have different units, its sign alone has a meaning.
+    """
+    margins = jnp.stack([rule.margin(obs) for rule in rules])
+    margins = jnp.where(jnp.isnan(margins), jnp.inf, margins)
+    return jnp.sort(margins, axis=0)[len(rules) // 2]
 
 
 def parse_rule(text: str, spec: ObservationSpec) -> Rule:

@@ -116,6 +116,8 @@ def _train(root: Root, unit: Unit, work: UnitWork, log: Callable[[str], None]) -
         if grounding is not None:
             fitted = stages.fit_world_model(run, nets, data, logs, grounding)
         contexts = stages.make_contexts(run, nets, data, fitted, config.augmentations)
+        # Each config has its own imagined episodes.
+        own_contexts = [dict(contexts) for _ in unit.runs]
         task = task_of(config)
         spec = stages.task_spec(task, config, logs)
         for learner in stages.learners_of(config):
@@ -124,18 +126,17 @@ def _train(root: Root, unit: Unit, work: UnitWork, log: Callable[[str], None]) -
                 for own in unit.runs
             ]
             title = f"Training: {learner.algorithm}, augmentation {learner.augmentation}"
-            with run.stage(f"train/{learner.algorithm}-{learner.augmentation}", title):
-                episodes = learns_from_episodes(config, learner)
-                if not improves(programs[0]) and not episodes:
+            name = f"train/{learner.algorithm}-{learner.augmentation}"
+            if not improves(programs[0]) and not learns_from_episodes(config, learner):
+                with run.stage(name, title):
                     context, made_of = contexts[learner.augmentation]
                     _train_within_memory(run, programs, context, learner, made_of, work)
-                    continue
-                # The improvement in imagination has the seeds of one config as members.
-                for program in programs:
-                    own = dataclasses.replace(run, config=program.config)
-                    # Each config has its own imagined episodes.
-                    inputs = (own, task, spec, dict(contexts), learner)
-                    context, made_of = stages.learner_context(*inputs)
+                continue
+            # The improvement in imagination has the seeds of one config as members.
+            for program, known in zip(programs, own_contexts, strict=True):
+                own = dataclasses.replace(run, config=program.config)
+                context, made_of = stages.learner_context(own, task, spec, known, learner)
+                with run.stage(name, title):
                     train_policies(own, program, task, context, learner, made_of)
 
 
