@@ -11,15 +11,10 @@ import pytest
 from core_toys import SPEC, tiny_config
 from deployment_toys import POLICIES, deployed_program, guard_of, toy_deployed, toy_obs
 
+from proco_jax.config.schema import RULES_ALONE
 from proco_jax.deployment import violation_forecast as forecast
 from proco_jax.deployment.acting import Deployed
-from proco_jax.deployment.calibration import (
-    RULES_ALONE,
-    THRESHOLDS,
-    choose,
-    forecast_table,
-    within,
-)
+from proco_jax.deployment.calibration import THRESHOLDS, choose, forecast_table, within
 from proco_jax.deployment.shield import Judge
 from proco_jax.deployment.violation_forecast import (
     clustered_interval,

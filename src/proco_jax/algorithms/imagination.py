@@ -28,7 +28,7 @@ from flax import struct
 
 from proco_jax.algorithms.base import Metrics
 from proco_jax.algorithms.gradient_step import clip_gradient, descend
-from proco_jax.augmentation.base import Outcome, World
+from proco_jax.augmentation.base import World, advance
 from proco_jax.common.hyperparameters import hyper_from
 from proco_jax.config.schema import Config, ImaginationConfig
 from proco_jax.models.losses import weighted_mean
@@ -285,17 +285,16 @@ def act(
         seen = world.normalizer(world.observe(imagined))
         mean, log_std = apply(nets.policy, state.policy, seen)
         action = mean + jnp.exp(log_std) * jax.random.normal(action_key, mean.shape)
-        found: Outcome = world.step(imagined, jnp.clip(action, -1.0, 1.0))
-        bonus = jax.random.bernoulli(bonus_key, found.bonus)
+        keys, executed = (bonus_key, sample_key), jnp.clip(action, -1.0, 1.0)
+        found, bonus, reward, next_imagined = advance(world, keys, imagined, executed)
         old = jax.random.bernoulli(age_key, RESTART_PROBABILITY, age.shape)
         ends = found.lost | (old & (age >= settings.age))
-        next_imagined = world.sample(sample_key, found.next_state, bonus)
         following = world.normalizer(world.observe(next_imagined))
         steps = Steps(
             obs=seen,
             action=action,
             log_prob=gaussian_log_density(mean, log_std, action),
-            reward=found.reward + jnp.where(bonus, world.bonus, 0.0),
+            reward=reward,
             cost=found.unsafe.astype(jnp.float32),
             value=value(seen),
             cost_value=cost_value(seen),

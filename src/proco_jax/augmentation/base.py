@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from proco_jax.augmentation.buffer import Buffer
 from proco_jax.models.bonus import BonusModel
@@ -127,6 +128,26 @@ class World(NamedTuple):
     sample: Callable[[Array, Array, Array], Array]
     starts: Callable[[Array, int, Array], Array]
     logged: Callable[[Array, int], tuple[Array, Array, Array]]
+
+
+def advance(
+    world: World, keys: tuple[Array, Array], state: Array, action: Array
+) -> tuple[Outcome, Array, Array, Array]:
+    """One step of n worlds, with what the dynamics cannot predict.
+
+    Args:
+      keys: of the bonuses, and of what is drawn after them.
+      state: `[n, S]`.
+      action: `[n, A]`.
+
+    Returns:
+      The outcome; whether a bonus occurs `[n]`; the reward with it `[n]`; the states then `[n, S]`.
+    """
+    bonus_key, sample_key = keys
+    found = world.step(state, action)
+    bonus = jax.random.bernoulli(bonus_key, found.bonus)
+    reward = found.reward + jnp.where(bonus, world.bonus, 0.0)
+    return found, bonus, reward, world.sample(sample_key, found.next_state, bonus)
 
 
 def no_episodes(hyper: Any, context: Context) -> None:

@@ -70,15 +70,15 @@ def for_comparison(config: Config) -> Config:
     config.augmentations, config.shields = AUGMENTATIONS, SHIELDS
     config.seeds = 3
     config.evaluation.interim_episodes = 0
-    config.proco.imagination.updates = UPDATES
     if config.variant == "quick":
         config.seeds = 2
-        config.proco.imagination.updates = 0
         config.data.episodes = 100
         config.dynamics.steps = config.cost.steps = 500
         config.train.steps = config.train.checkpoint_every = 250
         config.evaluation.episodes = 2
         config.shield.forecast_starts = 8
+    else:
+        config.proco.imagination.updates = UPDATES
     return config
 
 

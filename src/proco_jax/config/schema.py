@@ -40,6 +40,8 @@ LARGEST_WIDTH = 65_536
 LARGEST_BATCH = 1_000_000
 # Numbers are float32 in compiled programs; these limits keep their squares and quotients finite.
 SMALLEST_NUMBER, LARGEST_NUMBER = 1e-9, 1e9
+# In place of a planner's threshold: the rules alone decide, no V_h exceeds it.
+RULES_ALONE = 10.0 * LARGEST_NUMBER
 SMALLEST_FRACTION, LARGEST_FRACTION = 1e-6, 1 - 1e-6
 # Settings that change no result, so the same run may be continued with other values.
 FREE_SETTINGS = ("data.verify",)

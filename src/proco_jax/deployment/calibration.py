@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from proco_jax.common.random_streams import Stream, stream_key
-from proco_jax.config.schema import LARGEST_NUMBER
+from proco_jax.config.schema import RULES_ALONE
 from proco_jax.deployment.acting import Deployed
 from proco_jax.deployment.violation_forecast import (
     HORIZON,
@@ -31,8 +31,6 @@ from proco_jax.types import Array
 
 # Planner thresholds that are tried beside that of the config, in ascending order.
 THRESHOLDS = (4.0, 8.0)
-# A threshold that no V_h exceeds, and larger than any that a config may state.
-RULES_ALONE = 10.0 * LARGEST_NUMBER
 # The largest upper end of a forecast by which the rules alone are deployed: fewer imagined steps
 # than those of a few episodes say nothing.
 RULES_LIMIT = 0.5
@@ -89,9 +87,11 @@ def forecast_table(
     here = jax.device_put((deployed, obs[drawn]), jax.local_devices()[0])
     own = float(config.shield.planner_threshold)
     target, rows = config.shield.target_violation_rate, []
-    ruled = deployed.shield.judge is not None and target > 0
-    for threshold in dict.fromkeys((*((RULES_ALONE,) if ruled else ()), own, *THRESHOLDS)):
-        if rows and (target <= 0 or _is_beyond(threshold, rows, target)):
+    tried = [own, *THRESHOLDS] if target > 0 else [own]
+    if target > 0 and deployed.shield.judge is not None:
+        tried.insert(0, RULES_ALONE)
+    for threshold in dict.fromkeys(tried):
+        if rows and _is_beyond(threshold, rows, target):
             continue
         found = run(*here, jnp.float32(threshold))
         # Of all policies, by the episode from which they started.

@@ -137,9 +137,14 @@ def policy_name(algorithm: str, augmentation: str) -> str:
     return f"{algorithm}-{augmentation}"
 
 
-def rule_texts(guard: ShieldState) -> list[str]:
-    """The rules by which the planner judges states; none without."""
-    return [] if guard.judge is None else [rule.text for rule in guard.judge.rules]
+def shield_content(guard: ShieldState) -> dict[str, Any]:
+    """What a shield knows beside its arrays, as JSON data."""
+    return {
+        "qh_threshold": float(guard.qh_threshold),
+        "planner_threshold": float(guard.planner_threshold),
+        "cost_network": guard.cost is not None,
+        "rules": [] if guard.judge is None else [rule.text for rule in guard.judge.rules],
+    }
 
 
 def save_policies(
@@ -165,14 +170,7 @@ def save_policies(
         "action_size": program.task.action_size,
         "episode_steps": program.task.episode_steps,
         "cost_limit": program.task.cost_limit,
-        "shield": None
-        if guard is None
-        else {
-            "qh_threshold": float(guard.qh_threshold),
-            "planner_threshold": float(guard.planner_threshold),
-            "cost_network": guard.cost is not None,
-            "rules": rule_texts(guard),
-        },
+        "shield": None if guard is None else shield_content(guard),
         "config": json.loads(schema.to_json(program.config)),
         "files": digests(partial / ARRAYS),
     }

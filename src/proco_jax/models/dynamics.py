@@ -35,7 +35,7 @@ from proco_jax.models.dynamics_targets import (
     split_reward,
     standardized,
 )
-from proco_jax.models.networks import DynamicsNetwork, apply, take_planar
+from proco_jax.models.networks import DynamicsNetwork, apply, put_planar, take_planar
 from proco_jax.models.normalizer import Normalizer
 from proco_jax.observation import ObservationSpec
 from proco_jax.types import Array, Dataset
@@ -339,12 +339,10 @@ def residuals(
     found = predict_mean(net, model, state, data.action[index], elites)
     next_obs = object_map.observation(net.spec, found.next_state)
     missed = jnp.where(_ring_mask(net.spec, 0), 0.0, data.obs[at + 1] - next_obs)
-    if not net.spec.rings:
+    if not net.spec.vectors:
         return missed
-    for i, f in enumerate(net.spec.vectors):
-        planar = slice(net.spec.slices[f.name].start, net.spec.slices[f.name].start + 2)
-        missed = missed.at[:, planar].multiply(~model.fixed[i])
-    return missed
+    planar = jnp.where(model.fixed[:, None], 0.0, take_planar(net.spec, missed))
+    return put_planar(net.spec, missed, planar)
 
 
 def motions(net: DynamicsNetwork, model: Model, data: Dataset, elites: int) -> jax.Array:
@@ -415,23 +413,16 @@ def resting_rings(net: DynamicsNetwork, model: Model, holdout: Dataset) -> jax.A
     spec = net.spec
     if not spec.rings:
         return jnp.zeros(1, bool)
-    index = jnp.linspace(0, holdout.size - 1, min(holdout.size, RESTING_STARTS)).astype(jnp.int32)
-    windows = take_windows(model.targets, holdout, index, RESTING_STEPS)
+
+    def off(found: Array, true: Array) -> jax.Array:
+        square = jnp.square(found - true)
+        return jnp.stack(
+            [jnp.mean(square[:, spec.slices[f.name]], axis=1) for f in spec.rings], axis=1
+        )
 
     def error(resting: bool) -> jax.Array:
         tried = model._replace(resting=jnp.full(len(spec.rings), resting))
-
-        def step(state: Array, inputs: tuple[Array, Array, Array]) -> tuple[Array, jax.Array]:
-            action, true, fits = inputs
-            state = predict(net, tried, jnp.int32(0), state, action).next_state
-            off = jnp.square(object_map.observation(spec, state) - true)
-            off = [jnp.mean(off[:, spec.slices[f.name]], axis=1) for f in spec.rings]
-            return state, jnp.sum(jnp.where(fits[:, None], jnp.stack(off, axis=1), 0.0), axis=0)
-
-        logged = (windows.action, windows.obs, windows.fits_obs)
-        by_step = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), logged)
-        _, found = jax.lax.scan(step, object_map.begin(spec, windows.start), by_step)
-        return jnp.sum(found, axis=0)
+        return _open_loop_errors(net, tried, holdout, off)
 
     return error(True) <= RESTING_TIE * error(False)
 
@@ -450,27 +441,42 @@ def fixed_vectors(net: DynamicsNetwork, model: Model, holdout: Dataset) -> jax.A
     spec, count = net.spec, len(net.spec.vectors)
     if not spec.rings or not count:
         return jnp.zeros(max(count, 1), bool)
-    index = jnp.linspace(0, holdout.size - 1, min(holdout.size, RESTING_STARTS)).astype(jnp.int32)
-    windows = take_windows(model.targets, holdout, index, RESTING_STEPS)
+
+    def off(found: Array, true: Array) -> jax.Array:
+        return jnp.sum(jnp.square(take_planar(spec, found) - take_planar(spec, true)), axis=-1)
 
     def error(fixed: Array) -> jax.Array:
-        tried = model._replace(fixed=fixed)
-
-        def step(state: Array, inputs: tuple[Array, Array, Array]) -> tuple[Array, jax.Array]:
-            action, true, fits = inputs
-            state = predict(net, tried, jnp.int32(0), state, action).next_state
-            seen = object_map.observation(spec, state)
-            off = jnp.sum(jnp.square(take_planar(spec, seen) - take_planar(spec, true)), axis=-1)
-            return state, jnp.sum(jnp.where(fits[:, None], off, 0.0), axis=0)
-
-        logged = (windows.action, windows.obs, windows.fits_obs)
-        by_step = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), logged)
-        _, found = jax.lax.scan(step, object_map.begin(spec, windows.start), by_step)
-        return jnp.sum(found, axis=0)
+        return _open_loop_errors(net, model._replace(fixed=fixed), holdout, off)
 
     # One at a time: a velocity that only turns with the agent is wrong, and so is the motion then.
     alone = jnp.diagonal(jax.lax.map(error, jnp.eye(count, dtype=bool)))
     return alone < error(jnp.zeros(count, bool))
+
+
+def _open_loop_errors(
+    net: DynamicsNetwork, model: Model, holdout: Dataset, off: Callable[[Array, Array], Array]
+) -> jax.Array:
+    """Sums `[K]` of errors over RESTING_STEPS steps from each of RESTING_STARTS held-out states.
+
+    The best elite predicts, with the logged actions; what follows a bonus does not count.
+
+    Args:
+      off: predicted and true obs `[B, O]` to errors `[B, K]`.
+    """
+    spec = net.spec
+    index = jnp.linspace(0, holdout.size - 1, min(holdout.size, RESTING_STARTS)).astype(jnp.int32)
+    windows = take_windows(model.targets, holdout, index, RESTING_STEPS)
+
+    def step(state: Array, inputs: tuple[Array, Array, Array]) -> tuple[Array, jax.Array]:
+        action, true, fits = inputs
+        state = predict(net, model, jnp.int32(0), state, action).next_state
+        errors = off(object_map.observation(spec, state), true)
+        return state, jnp.sum(jnp.where(fits[:, None], errors, 0.0), axis=0)
+
+    logged = (windows.action, windows.obs, windows.fits_obs)
+    by_step = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), logged)
+    _, found = jax.lax.scan(step, object_map.begin(spec, windows.start), by_step)
+    return jnp.sum(found, axis=0)
 
 
 def empty_model(config: DynamicsConfig, spec: ObservationSpec, actions: int) -> Model:
@@ -543,16 +549,11 @@ def _with_fixed(
       obs: `[..., O]` raw, before the step.
       motion: `[..., 3]`, of which the last is the turn to the left in rad.
     """
-    if not spec.rings:
+    if not spec.rings or not spec.vectors:
         return next_obs
-    cos, sin = jnp.cos(motion[..., 2:]), jnp.sin(motion[..., 2:])
-    x, y = jnp.moveaxis(take_planar(spec, obs), -1, 0)
-    turned = jnp.stack([cos * x + sin * y, cos * y - sin * x], axis=-1)
-    for i, f in enumerate(spec.vectors):
-        at = spec.slices[f.name].start
-        planar = jnp.where(fixed[i], turned[..., i, :], next_obs[..., at : at + 2])
-        next_obs = next_obs.at[..., at : at + 2].set(planar)
-    return next_obs
+    turned = object_map.seen_from(motion.at[..., :2].set(0.0), take_planar(spec, obs))
+    planar = jnp.where(fixed[:, None], turned, take_planar(spec, next_obs))
+    return put_planar(spec, next_obs, planar)
 
 
 def _usual_reward(

@@ -71,6 +71,14 @@ def take_planar(spec: ObservationSpec, obs: jax.Array) -> jax.Array:
     return jnp.stack([obs[..., start : start + 2] for start in starts], axis=-2)
 
 
+def put_planar(spec: ObservationSpec, obs: jax.Array, vectors: jax.Array) -> jax.Array:
+    """Observations `[..., O]` in which `take_planar` finds the vectors `[..., V, 2]`."""
+    for i, f in enumerate(spec.vectors):
+        start = spec.slices[f.name].start
+        obs = obs.at[..., start : start + 2].set(vectors[..., i, :])
+    return obs
+
+
 def into_bin_frames(vectors: jax.Array, bins: int) -> jax.Array:
     """Planar vectors in the frame of each bin.
 

@@ -33,7 +33,7 @@ def learns_from_episodes(config: Config, learner: Learner) -> bool:
     return (
         config.proco.imagination.updates > 0
         and config.augmentation.episode_share > 0
-        and learner.augmentation in ("proco", "control")
+        and learner.augmentation != "none"
         and learner.algorithm != IMPROVED
     )
 

@@ -18,7 +18,7 @@ from proco_jax.common.files import sha256
 from proco_jax.common.random_streams import Stream, action_keys, stream_keys
 from proco_jax.config.schema import ALGORITHMS, Config
 from proco_jax.deployment.acting import Deployed, make_actor
-from proco_jax.deployment.policy import policy_name, rule_texts
+from proco_jax.deployment.policy import policy_name, shield_content
 from proco_jax.deployment.shield import SHIELD_VERSION, Judge, ShieldState
 from proco_jax.envs.episodes import Observed
 from proco_jax.envs.tasks import Task
@@ -375,11 +375,6 @@ def shield_inputs(config: Config, shield: str, deployed: Deployed) -> Any:
     guard = deployed.shield
     if shield == "none" or guard is None:
         return None
-    thresholds = {
-        "qh_threshold": float(guard.qh_threshold),
-        "planner_threshold": float(guard.planner_threshold),
-        "cost_network": guard.cost is not None,
-        "rules": rule_texts(guard),
-        "version": SHIELD_VERSION,
-    }
-    return {"name": shield, **dataclasses.asdict(config.shield), **thresholds}
+    settings = dataclasses.asdict(config.shield)
+    # The thresholds are those that are deployed.
+    return {"name": shield, **settings, **shield_content(guard), "version": SHIELD_VERSION}

@@ -20,10 +20,10 @@ from proco_jax.augmentation.base import Context
 from proco_jax.common import checksums
 from proco_jax.common.files import write_text
 from proco_jax.common.shipped import find_shipped
-from proco_jax.config.schema import Config, replaced
+from proco_jax.config.schema import RULES_ALONE, Config, replaced
 from proco_jax.data.logs import Logs, load_logs, to_dataset, verify_logs
 from proco_jax.deployment.acting import Deployed, member
-from proco_jax.deployment.calibration import RULES_ALONE, forecast_table
+from proco_jax.deployment.calibration import forecast_table
 from proco_jax.deployment.policy import FOLDER, save_policies
 from proco_jax.deployment.shield import SHIELD_VERSION, ShieldState
 from proco_jax.diagnostics import dynamics_error

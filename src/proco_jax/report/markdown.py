@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from proco_jax.common import checksums, metrics
 from proco_jax.common.files import write_text
-from proco_jax.deployment.calibration import RULES_ALONE
+from proco_jax.config.schema import RULES_ALONE
 from proco_jax.evaluation import results
 from proco_jax.report import pictures
 from proco_jax.report.gains import GAINS_CAPTION, gains_markdown

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from proco_jax.augmentation.base import Context, Policy, World
+from proco_jax.augmentation.base import Context, Policy, World, advance
 from proco_jax.training import loop
 from proco_jax.training.loop import Program, TrainState
 from proco_jax.types import Array
@@ -66,13 +66,10 @@ def walk(world: World, policy: Policy, count: int, steps: int, key: Array) -> Wa
 
     def step(carry: tuple[Array, Array], key: Array) -> tuple[tuple[Array, Array], tuple]:
         imagined, lost = carry
-        action_key, bonus_key, sample_key = jax.random.split(key, 3)
+        action_key, *keys = jax.random.split(key, 3)
         obs = world.observe(imagined)
         action = policy(action_key, obs)
-        found = world.step(imagined, action)
-        bonus = jax.random.bernoulli(bonus_key, found.bonus)
-        reward = found.reward + jnp.where(bonus, world.bonus, 0.0)
-        following = world.sample(sample_key, found.next_state, bonus)
+        found, _, reward, following = advance(world, (keys[0], keys[1]), imagined, action)
         made = (obs, action, reward, found.unsafe.astype(jnp.float32))
         return (following, lost | found.lost), made
 

@@ -5,13 +5,14 @@ of a share of the logged rows, each with the same probability.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from proco_jax.algorithms.base import SegmentSpec
-from proco_jax.augmentation.base import Augmentation, Context
+from proco_jax.augmentation.base import Augmentation, Context, ImaginedEpisodes
 from proco_jax.config.schema import TrainConfig
 from proco_jax.models.normalizer import Normalizer
 from proco_jax.types import Array, Dataset, NStep, Segment, ToGo, Transition
@@ -38,12 +39,12 @@ def draw_transitions(
         return gather_transitions(data, context.normalizer, cost, index, config.n_step)
 
     batch = draw(logged_key, context.data, augmentation.cost(context))
-    found = augmentation.episodes(hyper, context)
-    if found is not None:
-        episodes, share = found
-        episode_key, choice_key = _episode_keys(logged_key)
-        own = draw(episode_key, episodes.data, episodes.data.cost)
-        batch = _replaced(choice_key, batch, own, share)
+    batch = _with_episodes(
+        logged_key,
+        augmentation.episodes(hyper, context),
+        batch,
+        lambda key, episodes: draw(key, episodes.data, episodes.data.cost),
+    )
     if augmentation.sample is None:
         return batch
     imagined = augmentation.sample(imagined_key, hyper, context, state)
@@ -69,16 +70,18 @@ def draw_segments(
     """
     logged_key, imagined_key = jax.random.split(key)
     data = dataclasses.replace(context.data, cost=augmentation.cost(context))
-    index = draw_starts(logged_key, spec, data, to_go)
-    batch = gather_segments(data, context.normalizer, to_go, index, spec.length)
-    found = augmentation.episodes(hyper, context)
-    if found is not None:
-        episodes, share = found
-        episode_key, choice_key = _episode_keys(logged_key)
-        index = draw_starts(episode_key, spec, episodes.data, episodes.to_go)
-        logs = (episodes.data, context.normalizer, episodes.to_go)
-        own = gather_segments(*logs, index, spec.length)
-        batch = _replaced(choice_key, batch, own, share)
+
+    def draw(key: Array, data: Dataset, to_go: ToGo) -> Segment:
+        index = draw_starts(key, spec, data, to_go)
+        return gather_segments(data, context.normalizer, to_go, index, spec.length)
+
+    batch = draw(logged_key, data, to_go)
+    batch = _with_episodes(
+        logged_key,
+        augmentation.episodes(hyper, context),
+        batch,
+        lambda key, episodes: draw(key, episodes.data, episodes.to_go),
+    )
     if augmentation.sample_segments is None:
         return batch
     context = context._replace(data=data)
@@ -87,21 +90,31 @@ def draw_segments(
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), batch, imagined)
 
 
-def _episode_keys(key: Array) -> tuple[jax.Array, jax.Array]:
-    """Keys beside that of the logged rows: of the rows of episodes, and of the choice."""
+def _with_episodes(
+    key: Array,
+    found: tuple[ImaginedEpisodes, Array] | None,
+    batch: Any,
+    draw: Callable[[Array, ImaginedEpisodes], Any],
+) -> Any:
+    """A logged batch in which rows of imagined episodes take the place of a share of the rows.
+
+    Args:
+      key: of the logged rows.
+      found: the episodes and that share, if there are any.
+      batch: logged rows.
+      draw: key and episodes to a batch of the same shapes.
+    """
+    if found is None:
+        return batch
+    episodes, share = found
     episode_key, choice_key = jax.random.split(jax.random.fold_in(key, 1))
-    return episode_key, choice_key
-
-
-def _replaced(key: Array, batch: Any, other: Any, share: Array) -> Any:
-    """A batch whose rows are those of another one of equal shapes with a probability."""
     rows = jax.tree.leaves(batch)[0].shape[0]
-    chosen = jax.random.bernoulli(key, share, (rows,))
+    chosen = jax.random.bernoulli(choice_key, share, (rows,))
 
-    def choose(mine: Array, theirs: Array) -> jax.Array:
-        return jnp.where(chosen.reshape(rows, *[1] * (mine.ndim - 1)), theirs, mine)
+    def choose(logged: Array, own: Array) -> jax.Array:
+        return jnp.where(chosen.reshape(rows, *[1] * (logged.ndim - 1)), own, logged)
 
-    return jax.tree.map(choose, batch, other)
+    return jax.tree.map(choose, batch, draw(episode_key, episodes))
 
 
 def draw_starts(key: Array, spec: SegmentSpec, data: Dataset, to_go: ToGo) -> jax.Array:
