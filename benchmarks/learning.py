@@ -16,7 +16,9 @@ where every state needs all of its searches.
 - `ms` is the time of the whole program, all members together, the median over turns. In a turn each
   row runs once for at least `--turn_s`, so that other load on the machine slows all rows alike.
 - `compile s` and `memory` are what XLA took, without the cache of compiled programs, and the
-  temporary memory that it asked for on one device.
+  temporary memory that it asked for on one device. With `--compilers=8` eight programs are compiled
+  at a time, which takes less time together and longer for each.
+- `--kernels=10` adds, for each row, the kernels in which an accelerator spends most time.
 
 Without an accelerator the members of a row follow one another on each core, as in a run.
 """
@@ -25,8 +27,11 @@ import dataclasses
 import json
 import math
 import re
+import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,6 +66,7 @@ EPISODES, STEPS = 20, 1000
 STATES = 16
 LABELS = 20_000
 HEADER = "| row | members | GFLOP | ms | ms a member | share of peak | compile s | memory, MB |"
+KERNEL_HEADER = "| kernel | ms | share | launches |"
 
 
 class Work(NamedTuple):
@@ -104,6 +110,14 @@ class Row:
     memory_mb: float | None
 
 
+class Program(NamedTuple):
+    """What is measured, compiled by XLA in some seconds."""
+
+    work: Work
+    call: Callable[..., Any]
+    compile_s: float
+
+
 class Inputs(NamedTuple):
     """Random inputs of all rows."""
 
@@ -120,6 +134,8 @@ def run() -> None:
     flags.DEFINE_string("rows", "", "regular expression that the names of rows match")
     flags.DEFINE_integer("turns", 7, "turns of which the median is taken", lower_bound=1)
     flags.DEFINE_float("turn_s", 0.3, "seconds of a row in a turn, at least", lower_bound=0.0)
+    flags.DEFINE_integer("compilers", 1, "programs compiled at a time", lower_bound=1)
+    flags.DEFINE_integer("kernels", 0, "kernels of each row, of an accelerator", lower_bound=0)
     flags.DEFINE_string("out", "", "JSON file for the rows")
     app.run(main)
 
@@ -132,36 +148,58 @@ def main(argv: Sequence[str]) -> None:
     sharding.use_cores_as_devices(max(members))
     jax.config.update("jax_enable_compilation_cache", False)
     config = set_variant(Config(experiment="learning", task=o.task), o.variant)
-    rows = measure(config, members, o.rows, o.turns, o.turn_s)
+    programs = compile_programs(config, members, o.rows, o.compilers)
+    rows = measure(programs, o.turns, o.turn_s)
     print(table(rows))
+    kernels = [kernels_of(program, o.kernels) for program in programs] if o.kernels else []
+    for row, found in zip(rows, kernels, strict=False):
+        print(kernel_table(row, found))
     if o.out:
         found = {"machine": machine(), "task": o.task, "variant": o.variant}
         found["rows"] = [dataclasses.asdict(row) for row in rows]
+        found["kernels"] = kernels
         write_text(Path(o.out), json.dumps(found, indent=1) + "\n")
 
 
-def measure(
-    config: Config, members: Sequence[int], pattern: str, turns: int, turn_s: float
-) -> list[Row]:
-    """The rows whose names match a pattern; the matrix product is always the first.
+def compile_programs(
+    config: Config, members: Sequence[int], pattern: str, compilers: int = 1
+) -> list[Program]:
+    """The programs of the rows whose names match a pattern, after that of the matrix product.
+
+    Args:
+      compilers: programs that are compiled at a time, in threads; tracing them is not parallel.
 
     Raises:
-      ValueError: if no other row matches.
+      ValueError: if no name matches.
     """
-    prepared, compile_s = [], []
-    for work in works(make_inputs(config), members, pattern):
+
+    def compile_one(work: Work, lowered: Any) -> Program:
         start = time.perf_counter()
-        prepared.append((work, work.function.lower(*work.inputs).compile()))
-        compile_s.append(time.perf_counter() - start)
-        print(f"{work.name}, {work.members}: compiled in {compile_s[-1]:.1f} s", flush=True)
-    if len(prepared) == 1:
+        program = lowered.compile()
+        seconds = time.perf_counter() - start
+        print(f"{work.name}, {work.members}: compiled in {seconds:.1f} s", flush=True)
+        return Program(work, program, seconds)
+
+    with ThreadPoolExecutor(compilers) as pool:
+        found = [
+            pool.submit(compile_one, work, work.function.lower(*work.inputs))
+            for work in works(make_inputs(config), members, pattern)
+        ]
+        programs = [program.result() for program in found]
+    if len(programs) == 1:
         raise ValueError(f"--rows={pattern}: found no row of that name; see this file's docstring")
-    times: list[list[float]] = [[] for _ in prepared]
+    return programs
+
+
+def measure(programs: Sequence[Program], turns: int, turn_s: float) -> list[Row]:
+    """The rows of some programs, of which the first is the matrix product."""
+    times: list[list[float]] = [[] for _ in programs]
     for _ in range(turns):
-        for (work, program), found in zip(prepared, times, strict=True):
-            found.append(seconds_of(program, work.inputs, turn_s))
+        for program, found in zip(programs, times, strict=True):
+            found.append(seconds_of(program, turn_s))
     median = [float(np.median(found)) for found in times]
-    peak = prepared[0][0].flop * prepared[0][0].members / median[0]
+    first = programs[0].work
+    peak = first.flop * first.members / median[0]
     return [
         Row(
             name=work.name,
@@ -169,21 +207,53 @@ def measure(
             gflop=work.flop / 1e9,
             ms=1e3 * seconds,
             share_of_peak=work.flop * work.members / seconds / peak,
-            compile_s=compiling,
-            memory_mb=temporary_memory(program),
+            compile_s=compile_s,
+            memory_mb=temporary_memory(call),
         )
-        for (work, program), seconds, compiling in zip(prepared, median, compile_s, strict=True)
+        for (work, call, compile_s), seconds in zip(programs, median, strict=True)
     ]
 
 
-def seconds_of(program: Callable[..., Any], inputs: tuple[Any, ...], at_least: float) -> float:
+def seconds_of(program: Program, at_least: float) -> float:
     """Seconds of a call, over calls that take so many seconds together."""
-    jax.block_until_ready(program(*inputs))
+    inputs = program.work.inputs
+    jax.block_until_ready(program.call(*inputs))
     start, calls = time.perf_counter(), 0
     while calls == 0 or time.perf_counter() - start < at_least:
-        jax.block_until_ready(program(*inputs))
+        jax.block_until_ready(program.call(*inputs))
         calls += 1
     return (time.perf_counter() - start) / calls
+
+
+def kernels_of(program: Program, count: int) -> list[dict[str, Any]]:
+    """The kernels of an accelerator in which a call spends most time, all launches together.
+
+    Returns:
+      name, `ms` of all launches, `launches`, and `share` of the time of all kernels; the last entry
+      is all kernels together. Empty without an accelerator.
+    """
+    inputs = program.work.inputs
+    jax.block_until_ready(program.call(*inputs))
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            jax.block_until_ready(program.call(*inputs))
+        (file,) = Path(folder).rglob("*.xplane.pb")
+        profile = jax.profiler.ProfileData.from_file(str(file))
+    spent, launches = Counter(), Counter()
+    for plane in profile.planes:
+        if not plane.name.startswith("/device:"):
+            continue
+        for line in plane.lines:
+            for event in line.events if line.name.startswith("Stream") else ():
+                spent[event.name] += event.duration_ns / 1e6
+                launches[event.name] += 1
+    whole = sum(spent.values())
+    top = [(name, ms, launches[name]) for name, ms in spent.most_common(count)]
+    top += [("all", whole, launches.total())] if spent else []
+    return [
+        {"name": name, "ms": ms, "launches": number, "share": ms / whole}
+        for name, ms, number in top
+    ]
 
 
 def temporary_memory(program: Any) -> float | None:
@@ -479,6 +549,15 @@ def table(rows: Sequence[Row]) -> str:
         )
         lines.append(f"| {row.name} | {row.members} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def kernel_table(row: Row, kernels: Sequence[dict[str, Any]]) -> str:
+    """The kernels of a row as a Markdown table."""
+    lines = [f"\n{row.name}, {row.members}:\n", KERNEL_HEADER, "| --- " * 4 + "|"]
+    lines += [
+        f"| {x['name']} | {x['ms']:.3f} | {x['share']:.0%} | {x['launches']} |" for x in kernels
+    ]
+    return "\n".join(lines) if kernels else f"\n{row.name}, {row.members}: no accelerator"
 
 
 if __name__ == "__main__":

@@ -43,7 +43,8 @@ def test_the_larger_branch_counts() -> None:
 
 def test_rows_agree_with_each_other() -> None:
     config = small_config(SMALL)
-    peak, row = learning.measure(config, [1], "^cost$", turns=1, turn_s=0.0)
+    programs = learning.compile_programs(config, [1], "^cost$", compilers=2)
+    peak, row = learning.measure(programs, turns=1, turn_s=0.0)
     assert (peak.name, peak.share_of_peak) == (learning.PEAK, pytest.approx(1.0))
     assert peak.gflop == pytest.approx(2e-9 * learning.PEAK_SIZE**3)
     rate = row.gflop * row.members / row.ms
@@ -55,4 +56,19 @@ def test_rows_agree_with_each_other() -> None:
 
 def test_a_pattern_without_rows_is_refused() -> None:
     with pytest.raises(ValueError, match="found no row of that name"):
-        learning.measure(small_config(SMALL), [1], "nothing", turns=1, turn_s=0.0)
+        learning.compile_programs(small_config(SMALL), [1], "nothing")
+
+
+def test_kernels_are_those_of_an_accelerator() -> None:
+    product = learning.matrix_product()
+    program = learning.Program(product, product.function, 0.0)
+    kernels = learning.kernels_of(program, 3)
+    if jax.default_backend() == "cpu":
+        assert kernels == []
+    else:
+        assert kernels[-1]["name"] == "all" and sum(x["share"] for x in kernels[:-1]) <= 1
+    row = learning.Row("product", 1, 1.0, 1.0, 1.0, 0.0, None)
+    one = {"name": "gemm", "ms": 0.5, "launches": 2, "share": 1.0}
+    shown = learning.kernel_table(row, [one]).splitlines()
+    assert shown[-1] == "| gemm | 0.500 | 100% | 2 |"
+    assert "no accelerator" in learning.kernel_table(row, [])
