@@ -157,12 +157,28 @@ def test_with_rules_depth_is_summed_and_only_the_last_state_has_an_excess():
     plans = in_stages([1.0, 2.0], [2.0, -3.0])
     model = on_a_line(jnp.abs)._replace(depth=lambda obs: jnp.maximum(obs[:, 0] - 1.0, 0.0))
     found = judge_plans(model, plans, jnp.zeros(1))
-    np.testing.assert_allclose(found.depth, [0.0 + 2.0, 1.0 + 0.0])
+    np.testing.assert_allclose(found.depth, JUDGED_EVERY * np.array([0.0 + 2.0, 1.0 + 0.0]))
     np.testing.assert_allclose(found.excess, [3.0, 1.0])
     # Without, the excess is summed and there is no depth.
     found = judge_plans(on_a_line(jnp.abs), plans, jnp.zeros(1))
     np.testing.assert_array_equal(found.depth, 0.0)
     np.testing.assert_allclose(found.excess, [1.0 + 3.0, 2.0 + 1.0])
+
+
+@pytest.mark.parametrize("horizon", [3, 7])
+def test_rules_judge_a_state_that_is_unsafe_for_one_step(horizon):
+    model = on_a_line(jnp.abs)._replace(depth=lambda obs: jnp.maximum(obs[:, 0] - 0.5, 0.0))
+
+    def resting(key: jax.Array, carry: jax.Array, obs: jax.Array, previous: Previous) -> tuple:
+        return jnp.zeros(1), carry
+
+    for peak in range(horizon):
+        moves = np.zeros((horizon + 1, 2, 1), np.float32)
+        moves[peak, 1], moves[peak + 1, 1] = 1.0, -1.0
+        plans = jnp.asarray(moves[:-1])
+        np.testing.assert_allclose(judge_plans(model, plans, jnp.zeros(1)).depth, [0.0, 0.5])
+        args = (jnp.zeros(1), jnp.float32(0), plans[0], plans[1:], jax.random.key(0))
+        np.testing.assert_allclose(judge_policy(model, resting, *args).depth, [0.0, 0.5])
 
 
 def test_how_feasible_a_state_is_does_not_count():
@@ -267,7 +283,7 @@ def test_persistent_noise_is_normal_and_forgets_at_the_stated_rate(persistence):
 
 
 @pytest.mark.parametrize(("horizon", "judged"), [(1, 1), (4, 1), (5, 1), (6, 2), (12, 3), (25, 5)])
-def test_states_are_judged_every_fifth_step_and_at_the_end(horizon, judged):
+def test_without_rules_every_fifth_state_is_judged_and_the_last_one(horizon, judged):
     model = on_a_line(lambda x: jnp.full_like(x, 3.0))
     plans = jnp.zeros((horizon, 2, 1))
     found = judge_plans(model, plans, jnp.zeros(1)).excess

@@ -858,7 +858,7 @@ class ShieldConfig:
       samples: actions of the policy from which the filter chooses.
       qh_threshold: the largest Q_h of an action that the filter accepts.
       planner_threshold: the largest V_h that the planner accepts. With rules: of the last state of
-        a sequence, if the rules alone are not deployed. Without: of all judged states; from
+        a sequence, if the rules alone are not deployed. Without: of every fifth state; from
         `feasibility.unsafe` on the planner never acts.
       planner_horizon: steps of the sequences that the planner imagines.
       planner_variations: continuations of the policy with persistent noise that it tries then.

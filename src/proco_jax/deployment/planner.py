@@ -39,8 +39,9 @@ from proco_jax.types import Array
 CPU_BLOCK, ACCELERATOR_BLOCK = 4, 256
 # Finite, so that the least depth and excess come before all others whatever the reward.
 LEAST_REWARD = -float(jnp.finfo(jnp.float32).max)
-# Every so many steps of a sequence, and at its end, its state is judged. What a robot moves in so
-# many steps is little beside the sets that it must avoid.
+# Without rules, V_h judges the state after every so many steps of a sequence and at its end. Rules
+# judge every state: a speed may exceed its limit for a single step, and a search that is not judged
+# there finds the sequences that do.
 JUDGED_EVERY = 5
 
 
@@ -257,18 +258,13 @@ def _added(
     model: PlanningModel, total: Judged, obs: Array, reward: Array, t: Array, horizon: int
 ) -> Judged:
     """The sums over a sequence after step t, which leads to obs `[C, O]`."""
-    judged = _is_judged(t, horizon)
-    depth = total.depth
+    depth, judged = total.depth, _is_judged(t, horizon)
     if model.depth is not None:
-        depth = depth + _if(judged, model.depth, obs)
+        depth = depth + model.depth(obs)
         # Before the end, being feasible says no more than that the rest of a sequence exists.
         judged = t + 1 == horizon
-    return Judged(depth, total.excess + _if(judged, model.excess, obs), total.reward + reward)
-
-
-def _if(judged: Array, function: Callable[[Array], Array], obs: Array) -> jax.Array:
-    """What a function says of states `[C, O]`, or 0, `[C]`."""
-    return jax.lax.cond(judged, function, lambda obs: jnp.zeros(obs.shape[0]), obs)
+    excess = jax.lax.cond(judged, model.excess, lambda obs: jnp.zeros(obs.shape[0]), obs)
+    return Judged(depth, total.excess + excess, total.reward + reward)
 
 
 def _finite(total: Judged) -> Judged:
