@@ -22,7 +22,6 @@ from deployment_toys import (
 
 from proco_jax.algorithms import feasibility
 from proco_jax.algorithms.base import Previous
-from proco_jax.config.schema import POLICY_ALONE, RULES_ALONE
 from proco_jax.deployment.acting import AHEAD, Deployed, make_actor
 from proco_jax.deployment.planner import JUDGED_EVERY, make_plans, persistent_noise
 from proco_jax.deployment.shield import UNKNOWN_DEPTH, Judge, filter_actions, make_shield
@@ -386,16 +385,6 @@ def test_the_planner_leaves_rows_that_are_not_active_to_the_policy(deployed, act
     own = begins[:, :, 0]
     np.testing.assert_allclose(found, np.where(active[..., None], planned, own), atol=1e-6)
     assert np.any(planned != own) and np.all(np.abs(planned) <= 1.0)
-
-
-def test_a_planner_that_is_not_deployed_leaves_all_states_to_the_policy(deployed, actors, begins):
-    everywhere = Judge((parse_rule("nearest(hazards) <= 3 m", SPEC),), 0.05)
-    judged = deployed._replace(shield=guard_of(deployed)._replace(judge=everywhere))
-    own = begins[:, :, 0]
-    planned = actors["planner"](with_thresholds(judged, 0.0, RULES_ALONE))
-    assert np.any(np.abs(planned - own) > 1e-3)
-    alone = actors["planner"](with_thresholds(judged, 0.0, POLICY_ALONE))
-    np.testing.assert_allclose(alone, own, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from core_toys import SPEC, tiny_config
 from deployment_toys import POLICIES, deployed_program, guard_of, toy_deployed, toy_obs
 
-from proco_jax.config.schema import POLICY_ALONE, RULES_ALONE
+from proco_jax.config.schema import RULES_ALONE
 from proco_jax.deployment import violation_forecast as forecast
 from proco_jax.deployment.acting import Deployed
 from proco_jax.deployment.calibration import THRESHOLDS, choose, forecast_table, within
@@ -160,7 +160,7 @@ def test_a_target_of_zero_keeps_the_thresholds_of_the_config():
 
 @pytest.mark.parametrize("high", [0.3, None])
 def test_where_no_thresholds_are_within_the_target_the_smallest_are_chosen(high):
-    chosen = choose([row(4, high), row(2, high)], 0.2)
+    chosen = choose([row(4, 0.4), row(2, high)], 0.2)
     assert chosen["qh_threshold"] == 2 and not within(chosen, 0.2)
 
 
@@ -336,41 +336,14 @@ def test_the_rules_alone_are_chosen_by_the_point_and_thresholds_by_the_upper_end
     assert choose([rules | {"violating_episodes": None}, *rows[1:]], 0.15) is rows[1]
     # So few imagined steps that most episodes might violate are no evidence.
     assert choose([rules | {"interval_high": 0.6}, *rows[1:]], 0.15) is rows[1]
-
-
-def test_where_nothing_is_within_the_target_the_least_share_is_chosen():
-    def forecast(threshold: float, share: float | None) -> dict[str, Any]:
-        return row(threshold, 1.0) | {"violating_episodes": share}
-
-    rows = [forecast(RULES_ALONE, 0.4), forecast(2, 0.8), forecast(POLICY_ALONE, 0.3)]
-    assert choose(rows, 0.15) is rows[2]
-    assert choose(rows[:2], 0.15) is rows[0]
-    # Of equal shares the smallest threshold, and the planner rather than the policy alone.
-    same = [forecast(x, 0.3) for x in (POLICY_ALONE, RULES_ALONE, 4, 2)]
-    assert [choose(same[:n], 0.15)["planner_threshold"] for n in (1, 2, 3, 4)] == [
-        POLICY_ALONE,
-        RULES_ALONE,
-        4,
-        2,
-    ]
-    # Where nothing could be forecast, the planner acts.
-    assert choose([forecast(POLICY_ALONE, None), forecast(2, None)], 0.15)["qh_threshold"] == 2
+    # Without any other row within the target, the smallest threshold and not the rules.
+    assert choose([rules, row(2, 0.9)], 0.05)["planner_threshold"] == 2
 
 
 def forecast_thresholds(
-    policies: Any,
-    monkeypatch: Any,
-    target: float,
-    own: float,
-    bad: float,
-    ruled: bool = False,
-    alone: bool = True,
+    policies: Any, monkeypatch: Any, target: float, own: float, bad: float, ruled: bool = False
 ) -> tuple[list[float], list[float]]:
-    """The thresholds of a table if those from `bad` on violate always; the deployed one.
-
-    Args:
-      alone: whether the policy alone violates always too.
-    """
+    """The thresholds of a table if those from `bad` on violate always; the deployed one."""
     program, deployed = policies
     if ruled:
         judge = Judge((parse_rule("nearest(hazards) <= 0.2 m", SPEC),), 0.05)
@@ -385,8 +358,7 @@ def forecast_thresholds(
 
     def counted(program, policy, unsafe, start, *rest):
         shape = start.shape[:2]
-        threshold = policy.shield.planner_threshold
-        violates = jnp.int32(jnp.where(threshold >= POLICY_ALONE, alone, threshold >= bad))
+        violates = jnp.int32(policy.shield.planner_threshold >= bad)
         return forecast.Counts(
             jnp.full(shape, violates), jnp.zeros(shape, int), jnp.full(shape, 100)
         )
@@ -403,12 +375,12 @@ def forecast_thresholds(
     ("target", "own", "bad", "expected", "deployed"),
     [
         (0.05, 2.0, np.inf, [2.0, 4.0, 8.0], 8.0),
-        (0.05, 2.0, 1.0, [2.0, POLICY_ALONE], 2.0),
+        (0.05, 2.0, 1.0, [2.0], 2.0),
         (0.05, 2.0, 4.0, [2.0, 4.0], 2.0),
         (0.05, 2.0, 8.0, [2.0, 4.0, 8.0], 4.0),
         (0.05, 6.0, 5.0, [6.0, 4.0], 4.0),
         (0.05, 4.0, np.inf, [4.0, 8.0], 8.0),
-        (0.05, 12.0, 1.0, [12.0, 4.0, POLICY_ALONE], 4.0),
+        (0.05, 12.0, 1.0, [12.0, 4.0], 4.0),
         (0.0, 2.0, np.inf, [2.0], 2.0),
     ],
 )
@@ -433,13 +405,3 @@ def test_with_rules_no_threshold_is_forecast_if_they_suffice(
 ):
     found = forecast_thresholds(policies, monkeypatch, target, 2.0, bad, ruled=True)
     assert found == (expected, [deployed])
-
-
-@pytest.mark.parametrize("ruled", [False, True])
-def test_a_planner_that_violates_more_than_the_policy_alone_is_not_deployed(
-    policies, monkeypatch, ruled
-):
-    args = (policies, monkeypatch, 0.05, 2.0, -np.inf, ruled)
-    tried = [RULES_ALONE, 2.0] if ruled else [2.0]
-    assert forecast_thresholds(*args, alone=False) == ([*tried, POLICY_ALONE], [POLICY_ALONE])
-    assert forecast_thresholds(*args, alone=True) == ([*tried, POLICY_ALONE], [2.0])

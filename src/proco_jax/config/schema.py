@@ -40,10 +40,8 @@ LARGEST_WIDTH = 65_536
 LARGEST_BATCH = 1_000_000
 # Numbers are float32 in compiled programs; these limits keep their squares and quotients finite.
 SMALLEST_NUMBER, LARGEST_NUMBER = 1e-9, 1e9
-# In place of a planner's threshold: the rules alone decide, no V_h exceeds it; the planner never
-# acts. Both are exact in single precision.
+# In place of a planner's threshold: the rules alone decide, no V_h exceeds it.
 RULES_ALONE = 10.0 * LARGEST_NUMBER
-POLICY_ALONE = 2.0 * RULES_ALONE
 SMALLEST_FRACTION, LARGEST_FRACTION = 1e-6, 1 - 1e-6
 # Settings that change no result, so the same run may be continued with other values.
 FREE_SETTINGS = ("data.verify",)
@@ -866,9 +864,8 @@ class ShieldConfig:
       planner_candidates: random action sequences that it tries where none of these is feasible.
       planner_block: states planned for in one batch; 0 chooses by backend.
       target_violation_rate: forecast share of violating episodes up to which the rules alone are
-        deployed; else the largest threshold for which the upper end of the forecast is within it.
-        Where nothing is within it, what has the least forecast share is deployed, if need be the
-        policy alone. 0 keeps `planner_threshold`.
+        deployed; else the largest threshold for which the upper end of the forecast is within it. 0
+        keeps `planner_threshold`.
       forecast_starts: logged states per policy from which the forecast begins.
     """
 

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from proco_jax.algorithms import feasibility
-from proco_jax.config.schema import POLICY_ALONE, Config
+from proco_jax.config.schema import Config
 from proco_jax.deployment.planner import (
     ACCELERATOR_BLOCK,
     CPU_BLOCK,
@@ -81,8 +81,7 @@ class ShieldState(NamedTuple):
       critics: parameters `{"q", "v"}` of the feasibility critics.
       dynamics: the fitted model; its normalizer is that of the observations.
       qh_threshold: the largest Q_h of an action that the filter accepts.
-      planner_threshold: the largest V_h of the states to which the planner lets a sequence lead;
-        RULES_ALONE for any, POLICY_ALONE if the planner never acts.
+      planner_threshold: the largest V_h of the states to which the planner lets a sequence lead.
       cost: the fitted cost network; None without knowledge.
       judge: the rules of the knowledge; None without rules.
     """
@@ -197,7 +196,6 @@ def make_planner(
 
         memory = (policy.carry, policy.key_data)
         held, chosen = jax.vmap(followed)((obs, own, *memory)), own
-        active = active & (state.planner_threshold < POLICY_ALONE)
         for search, inputs in ((varied, (obs, begins, *memory)), (random, obs)):
             needed = ~is_feasible(held) & active
             found, action = for_needed_rows(search, inputs, needed, block)

@@ -20,10 +20,10 @@ from proco_jax.augmentation.base import Context
 from proco_jax.common import checksums
 from proco_jax.common.files import write_text
 from proco_jax.common.shipped import find_shipped
-from proco_jax.config.schema import POLICY_ALONE, RULES_ALONE, Config, replaced
+from proco_jax.config.schema import RULES_ALONE, Config, replaced
 from proco_jax.data.logs import Logs, load_logs, to_dataset, verify_logs
 from proco_jax.deployment.acting import Deployed, member
-from proco_jax.deployment.calibration import CALIBRATION_VERSION, forecast_table
+from proco_jax.deployment.calibration import forecast_table
 from proco_jax.deployment.policy import FOLDER, save_policies
 from proco_jax.deployment.shield import SHIELD_VERSION, ShieldState
 from proco_jax.diagnostics import dynamics_error
@@ -62,8 +62,6 @@ from proco_jax.types import TaskSpec
 
 FORECAST = "violation_forecast.json"
 THRESHOLDS = ("qh_threshold", "planner_threshold")
-# Entries of other versions are made anew.
-FORECAST_VERSIONS = {"shield_version": SHIELD_VERSION, "calibration_version": CALIBRATION_VERSION}
 
 
 class Fitted(NamedTuple):
@@ -412,7 +410,7 @@ def _calibrated_shields(
             if score is None
             else _unsafe_by_rule(score)
         )
-        if _forecast_versions(report.get(policy.name)) != FORECAST_VERSIONS:
+        if _forecast_version(report.get(policy.name)) != SHIELD_VERSION:
             rows = forecast_table(
                 policy.program,
                 policies.deploy(policy, context, shield),
@@ -422,7 +420,7 @@ def _calibrated_shields(
                 _ends(context.world.termination),
                 context.world.bonus,
             )
-            report[policy.name] = {"rows": rows, **FORECAST_VERSIONS}
+            report[policy.name] = {"rows": rows, "shield_version": SHIELD_VERSION}
             run.write_json(FORECAST, report)
         try:
             row = next(row for row in report[policy.name]["rows"] if row["deployed"])
@@ -437,20 +435,18 @@ def _calibrated_shields(
     return found
 
 
-def _forecast_versions(entry: Any) -> Any:
-    """The versions in an entry of the forecast; today's for one that cannot be read."""
+def _forecast_version(entry: Any) -> Any:
+    """The shield's version in an entry of the forecast; its own for one that cannot be read."""
     if not isinstance(entry, Mapping):
-        return None if entry is None else FORECAST_VERSIONS
-    return {name: entry.get(name) for name in FORECAST_VERSIONS}
+        return None if entry is None else SHIELD_VERSION
+    return entry.get("shield_version")
 
 
 def _log_choice(run: Run, name: str, row: Mapping[str, Any]) -> None:
     target = run.config.shield.target_violation_rate
     words = f"threshold of the planner {row['planner_threshold']:g}"
-    if row["planner_threshold"] == RULES_ALONE:
+    if row["planner_threshold"] >= RULES_ALONE:
         words = "the rules alone decide in the planner"
-    if row["planner_threshold"] == POLICY_ALONE:
-        words = "the policy acts alone, as more episodes are forecast to violate with the planner"
     if row["violating_episodes"] is None:
         words += "; nothing could be forecast"
     elif target > 0:

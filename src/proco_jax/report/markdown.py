@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from proco_jax.common import checksums, metrics
 from proco_jax.common.files import write_text
-from proco_jax.config.schema import POLICY_ALONE, RULES_ALONE
+from proco_jax.config.schema import RULES_ALONE
 from proco_jax.evaluation import results
 from proco_jax.report import pictures
 from proco_jax.report.gains import GAINS_CAPTION, gains_markdown
@@ -196,7 +196,6 @@ def _dataset_tables(card: Mapping[str, Any]) -> str:
 
 
 def _forecast_tables(content: Mapping[str, Any]) -> str:
-    special = {RULES_ALONE: "rules alone", POLICY_ALONE: "none: policy alone"}
     header = [
         "policy",
         "threshold of the planner",
@@ -209,7 +208,9 @@ def _forecast_tables(content: Mapping[str, Any]) -> str:
     rows = [
         [
             name,
-            special.get(row["planner_threshold"], number(row["planner_threshold"])),
+            "rules alone"
+            if row["planner_threshold"] >= RULES_ALONE
+            else number(row["planner_threshold"]),
             number(row["deployed"]),
             number(row["violating_episodes"]),
             f"[{number(row['interval_low'])}, {number(row['interval_high'])}]",
@@ -309,9 +310,8 @@ _SECTIONS = (
         "violation_forecast.json",
         "The share of episodes that a policy is expected to violate in, estimated from rollouts "
         "in the dynamics model, without the simulator, for thresholds of the planner. `deployed` "
-        "marks what the policy is deployed with. No threshold of V_h is forecast where the rules "
-        "alone are within the target violation rate, nor any above one that exceeds it; the policy "
-        "without the planner is where nothing else is within it.",
+        "marks the threshold of V_h that the policy is deployed with. None is forecast where the "
+        "rules alone are within the target violation rate, nor any above one that exceeds it.",
         (),
         _forecast_tables,
     ),
