@@ -17,8 +17,8 @@ where every state needs all of its searches.
   row runs once for at least `--turn_s`, so that other load on the machine slows all rows alike.
 - `compile s` and `memory` are what XLA took, without the cache of compiled programs, and the
   temporary memory that it asked for on one device. With `--compilers=8` eight programs are compiled
-  at a time, which takes less time together and longer for each.
-- `--kernels=10` adds, for each row, the kernels in which an accelerator spends most time.
+  at a time, which takes less time together and more for each.
+- `--kernels=10` adds, for each row, the kernels in which a GPU spends most time.
 
 Without an accelerator the members of a row follow one another on each core, as in a run.
 """
@@ -135,7 +135,7 @@ def run() -> None:
     flags.DEFINE_integer("turns", 7, "turns of which the median is taken", lower_bound=1)
     flags.DEFINE_float("turn_s", 0.3, "seconds of a row in a turn, at least", lower_bound=0.0)
     flags.DEFINE_integer("compilers", 1, "programs compiled at a time", lower_bound=1)
-    flags.DEFINE_integer("kernels", 0, "kernels of each row, of an accelerator", lower_bound=0)
+    flags.DEFINE_integer("kernels", 0, "kernels shown of each row, on a GPU", lower_bound=0)
     flags.DEFINE_string("out", "", "JSON file for the rows")
     app.run(main)
 
@@ -167,25 +167,21 @@ def compile_programs(
     """The programs of the rows whose names match a pattern, after that of the matrix product.
 
     Args:
-      compilers: programs that are compiled at a time, in threads; tracing them is not parallel.
+      compilers: programs that are compiled at a time, in threads. Python traces one at a time.
 
     Raises:
       ValueError: if no name matches.
     """
 
-    def compile_one(work: Work, lowered: Any) -> Program:
+    def compile_one(work: Work) -> Program:
         start = time.perf_counter()
-        program = lowered.compile()
+        call = work.function.lower(*work.inputs).compile()
         seconds = time.perf_counter() - start
         print(f"{work.name}, {work.members}: compiled in {seconds:.1f} s", flush=True)
-        return Program(work, program, seconds)
+        return Program(work, call, seconds)
 
     with ThreadPoolExecutor(compilers) as pool:
-        found = [
-            pool.submit(compile_one, work, work.function.lower(*work.inputs))
-            for work in works(make_inputs(config), members, pattern)
-        ]
-        programs = [program.result() for program in found]
+        programs = list(pool.map(compile_one, works(make_inputs(config), members, pattern)))
     if len(programs) == 1:
         raise ValueError(f"--rows={pattern}: found no row of that name; see this file's docstring")
     return programs
@@ -226,11 +222,11 @@ def seconds_of(program: Program, at_least: float) -> float:
 
 
 def kernels_of(program: Program, count: int) -> list[dict[str, Any]]:
-    """The kernels of an accelerator in which a call spends most time, all launches together.
+    """The kernels of a GPU in which a call spends most time, all launches together.
 
     Returns:
       name, `ms` of all launches, `launches`, and `share` of the time of all kernels; the last entry
-      is all kernels together. Empty without an accelerator.
+      is all kernels together. Empty without a GPU.
     """
     inputs = program.work.inputs
     jax.block_until_ready(program.call(*inputs))
@@ -557,7 +553,7 @@ def kernel_table(row: Row, kernels: Sequence[dict[str, Any]]) -> str:
     lines += [
         f"| {x['name']} | {x['ms']:.3f} | {x['share']:.0%} | {x['launches']} |" for x in kernels
     ]
-    return "\n".join(lines) if kernels else f"\n{row.name}, {row.members}: no accelerator"
+    return "\n".join(lines) if kernels else f"\n{row.name}, {row.members}: no kernels of a GPU"
 
 
 if __name__ == "__main__":

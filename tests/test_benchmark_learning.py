@@ -59,7 +59,7 @@ def test_a_pattern_without_rows_is_refused() -> None:
         learning.compile_programs(small_config(SMALL), [1], "nothing")
 
 
-def test_kernels_are_those_of_an_accelerator() -> None:
+def test_kernels_are_those_of_a_gpu() -> None:
     product = learning.matrix_product()
     program = learning.Program(product, product.function, 0.0)
     kernels = learning.kernels_of(program, 3)
@@ -71,4 +71,4 @@ def test_kernels_are_those_of_an_accelerator() -> None:
     one = {"name": "gemm", "ms": 0.5, "launches": 2, "share": 1.0}
     shown = learning.kernel_table(row, [one]).splitlines()
     assert shown[-1] == "| gemm | 0.500 | 100% | 2 |"
-    assert "no accelerator" in learning.kernel_table(row, [])
+    assert "no kernels of a GPU" in learning.kernel_table(row, [])

@@ -25,7 +25,7 @@ from deployment_toys import (
 from proco_jax.common.checksums import sealed_json
 from proco_jax.deployment.acting import Deployed, make_actor
 from proco_jax.deployment.policy import load_policies, load_policy, save_policies
-from proco_jax.deployment.shield import Judge
+from proco_jax.deployment.shield import SHIELD_VERSION, Judge
 from proco_jax.evaluation.episodes import Observed
 from proco_jax.pipeline.policies import make_player
 from proco_jax.rules.rule import parse_rule
@@ -136,15 +136,18 @@ def test_the_rules_of_a_shield_are_saved_and_judge_again(saved, tmp_path):
     assert np.abs(np.asarray(judged - plain)).max() > 1e-3
 
 
-def test_policies_of_the_planner_of_before_are_refused(saved, tmp_path):
+@pytest.mark.parametrize("version", [None, SHIELD_VERSION - 1, SHIELD_VERSION + 1])
+def test_policies_of_another_planner_are_refused(version, saved, tmp_path):
     """Their thresholds were chosen for another planner."""
     copy = tmp_path / "run"
     shutil.copytree(saved, copy)
     path = copy / "policies" / "proco-proco" / "policy.json"
     meta = json.loads(path.read_text())
-    del meta["shield"]["rules"], meta["sha256"]
+    del meta["shield"]["version"], meta["sha256"]
+    if version is not None:
+        meta["shield"]["version"] = version
     path.write_text(sealed_json(meta))
-    with pytest.raises(ValueError, match="earlier version, with another planner; run"):
+    with pytest.raises(ValueError, match="another version, with another planner; run"):
         load_policy(copy)
 
 

@@ -40,7 +40,7 @@ LARGEST_WIDTH = 65_536
 LARGEST_BATCH = 1_000_000
 # Numbers are float32 in compiled programs; these limits keep their squares and quotients finite.
 SMALLEST_NUMBER, LARGEST_NUMBER = 1e-9, 1e9
-# In place of a planner's threshold: the rules alone decide, no V_h exceeds it.
+# In place of a planner's threshold: the rules alone decide, as no V_h exceeds it.
 RULES_ALONE = 10.0 * LARGEST_NUMBER
 SMALLEST_FRACTION, LARGEST_FRACTION = 1e-6, 1 - 1e-6
 # Settings that change no result, so the same run may be continued with other values.
@@ -856,8 +856,8 @@ class ShieldConfig:
       samples: actions of the policy from which the filter chooses.
       qh_threshold: the largest Q_h of an action that the filter accepts.
       planner_threshold: the largest V_h that the planner accepts. With rules: of the last state of
-        a sequence, if the rules alone are not deployed. Without: of every fifth state; from
-        `feasibility.unsafe` on the planner never acts.
+        a sequence, if the rules alone are not deployed. Without: of every fifth state and the last
+        one; from `feasibility.unsafe` on the planner never acts.
       planner_horizon: steps of the sequences that the planner imagines.
       planner_variations: continuations of the policy with persistent noise that it tries then.
       planner_noise: standard deviation of that noise.

@@ -40,8 +40,8 @@ CPU_BLOCK, ACCELERATOR_BLOCK = 4, 256
 # Finite, so that the least depth and excess come before all others whatever the reward.
 LEAST_REWARD = -float(jnp.finfo(jnp.float32).max)
 # Without rules, V_h judges the state after every so many steps of a sequence and at its end. Rules
-# judge every state: a speed may exceed its limit for a single step, and a search that is not judged
-# there finds the sequences that do.
+# judge every state: a speed may exceed its limit for a single step, and a search finds sequences
+# that do so between judged states.
 JUDGED_EVERY = 5
 
 

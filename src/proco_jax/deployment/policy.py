@@ -27,7 +27,7 @@ from proco_jax.common.checksums import sealed_json
 from proco_jax.common.files import digests, write_text
 from proco_jax.config import schema
 from proco_jax.deployment.acting import Actor, Deployed, initial_previous, make_actor, member
-from proco_jax.deployment.shield import Judge, ShieldState
+from proco_jax.deployment.shield import SHIELD_VERSION, Judge, ShieldState
 from proco_jax.models import cost, dynamics
 from proco_jax.models.normalizer import Normalizer
 from proco_jax.observation import ObservationSpec
@@ -140,6 +140,7 @@ def policy_name(algorithm: str, augmentation: str) -> str:
 def shield_content(guard: ShieldState) -> dict[str, Any]:
     """What a shield knows beside its arrays, as JSON data."""
     return {
+        "version": SHIELD_VERSION,
         "qh_threshold": float(guard.qh_threshold),
         "planner_threshold": float(guard.planner_threshold),
         "cost_network": guard.cost is not None,
@@ -312,11 +313,11 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     missing = set(_KEYS) - set(meta)
     if missing:
         raise ValueError(f"{path} lacks {sorted(missing)}: it was written by another version")
-    if meta["shield"] is not None and "rules" not in dict(meta["shield"]):
+    if meta["shield"] is not None and dict(meta["shield"]).get("version") != SHIELD_VERSION:
         # Its thresholds were chosen for another planner.
         raise ValueError(
-            f"{path} was written by an earlier version, with another planner; run the same command "
-            "with a new --workdir, which trains it anew"
+            f"{path} was written by another version, with another planner; run the same command "
+            "with a new --workdir, which takes what is trained already from the store"
         )
     # Without this, a changed digit in the config would change the actions unnoticed.
     if text != sealed_json({key: value for key, value in meta.items() if key != "sha256"}):

@@ -19,7 +19,7 @@ from proco_jax.common.random_streams import Stream, action_keys, stream_keys
 from proco_jax.config.schema import ALGORITHMS, Config
 from proco_jax.deployment.acting import Deployed, make_actor
 from proco_jax.deployment.policy import policy_name, shield_content
-from proco_jax.deployment.shield import SHIELD_VERSION, Judge, ShieldState
+from proco_jax.deployment.shield import Judge, ShieldState
 from proco_jax.envs.episodes import Observed
 from proco_jax.envs.tasks import Task
 from proco_jax.evaluation.episodes import Player, evaluate_policies
@@ -377,4 +377,4 @@ def shield_inputs(config: Config, shield: str, deployed: Deployed) -> Any:
         return None
     settings = dataclasses.asdict(config.shield)
     # The thresholds are those that are deployed.
-    return {"name": shield, **settings, **shield_content(guard), "version": SHIELD_VERSION}
+    return {"name": shield, **settings, **shield_content(guard)}
