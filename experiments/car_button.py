@@ -12,9 +12,9 @@ and share of violation-free episodes:
     | augmentation | shield  | return, quick | cost, quick | violation-free, quick |
     | :----------- | :------ | ------------: | ----------: | --------------------: |
     | none         | none    |           6.1 |       134.0 |                    5% |
-    | proco        | none    |           3.7 |       116.2 |                    5% |
-    | none         | planner |           3.5 |        22.0 |                   40% |
-    | proco        | planner |           3.1 |        19.9 |                   45% |
+    | proco        | none    |           3.7 |       116.1 |                    5% |
+    | none         | planner |           1.3 |        28.2 |                   30% |
+    | proco        | planner |           2.3 |        28.6 |                   50% |
 """
 
 from proco_jax.config.presets import for_navigation, set_variant

@@ -14,8 +14,8 @@ and share of violation-free episodes:
     | :----------- | :------ | ------------: | ----------: | --------------------: |
     | none         | none    |          14.3 |       152.8 |                   10% |
     | proco        | none    |          15.5 |       143.7 |                   10% |
-    | none         | planner |          12.3 |         6.2 |                   85% |
-    | proco        | planner |          13.7 |         0.6 |                   90% |
+    | none         | planner |          12.1 |         2.2 |                   90% |
+    | proco        | planner |          13.6 |         1.7 |                   90% |
 """
 
 from proco_jax.config.presets import for_navigation, set_variant

@@ -13,8 +13,8 @@ and share of violation-free episodes:
     | :----------- | :------ | ------------: | ----------: | --------------------: |
     | none         | none    |           2.8 |        61.8 |                   10% |
     | proco        | none    |           2.9 |       109.4 |                    5% |
-    | none         | planner |           2.9 |         6.8 |                   65% |
-    | proco        | planner |           2.1 |         2.6 |                   70% |
+    | none         | planner |           3.2 |         6.1 |                   60% |
+    | proco        | planner |           1.6 |         1.3 |                   85% |
 """
 
 from proco_jax.config.presets import for_navigation, set_variant

@@ -14,8 +14,8 @@ and share of violation-free episodes:
     | :----------- | :------ | ------------: | ----------: | --------------------: |
     | none         | none    |          47.4 |        72.2 |                   10% |
     | proco        | none    |          44.5 |        59.5 |                    5% |
-    | none         | planner |          39.6 |         0.0 |                  100% |
-    | proco        | planner |          34.9 |         0.0 |                  100% |
+    | none         | planner |          41.1 |         0.0 |                  100% |
+    | proco        | planner |          35.5 |         0.0 |                  100% |
 """
 
 from proco_jax.config.presets import for_navigation, set_variant

@@ -14,8 +14,8 @@ and share of violation-free episodes:
     | :----------- | :------ | ------------: | ----------: | --------------------: |
     | none         | none    |          40.0 |        71.2 |                    5% |
     | proco        | none    |          37.2 |        44.8 |                   25% |
-    | none         | planner |          31.0 |         0.0 |                  100% |
-    | proco        | planner |          32.3 |         0.0 |                  100% |
+    | none         | planner |          30.4 |         0.0 |                  100% |
+    | proco        | planner |          32.1 |         0.1 |                   95% |
 """
 
 from proco_jax.config.presets import for_navigation, set_variant

@@ -5,6 +5,17 @@
 Variants: `swimmer_velocity.py:quick`, `swimmer_velocity.py`, `swimmer_velocity.py:paper`.
 
 Results of the variant `quick`: `docs/experiments.md`.
+
+The variant `quick`, with `--config.shields="('planner','none')"
+--config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README: mean return, mean cost
+and share of violation-free episodes:
+
+    | augmentation | shield  | return, quick | cost, quick | violation-free, quick |
+    | :----------- | :------ | ------------: | ----------: | --------------------: |
+    | none         | none    |          24.3 |         0.2 |                   85% |
+    | proco        | none    |          14.4 |        12.4 |                   15% |
+    | none         | planner |         -13.0 |         0.8 |                   75% |
+    | proco        | planner |         -11.9 |         9.5 |                   35% |
 """
 
 from proco_jax.config.presets import for_velocity, set_variant

@@ -5,6 +5,17 @@
 Variants: `walker2d_velocity.py:quick`, `walker2d_velocity.py`, `walker2d_velocity.py:paper`.
 
 Results of the variant `quick`: `docs/experiments.md`.
+
+The variant `quick`, with `--config.shields="('planner','none')"
+--config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README: mean return, mean cost
+and share of violation-free episodes:
+
+    | augmentation | shield  | return, quick | cost, quick | violation-free, quick |
+    | :----------- | :------ | ------------: | ----------: | --------------------: |
+    | none         | none    |         440.7 |        15.7 |                   15% |
+    | proco        | none    |         457.7 |        16.9 |                   10% |
+    | none         | planner |         409.2 |         0.7 |                   60% |
+    | proco        | planner |         413.8 |         0.6 |                   65% |
 """
 
 from proco_jax.config.presets import for_velocity, set_variant
