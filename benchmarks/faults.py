@@ -41,6 +41,7 @@ from benchmarks import fault_kills
 from benchmarks.fault_outcomes import SURVIVORS, Finding, Outcome
 from proco_jax.common.commands import begin_command
 from proco_jax.common.files import write_text
+from proco_jax.report.tables import markdown_table
 
 # Kinds of cheap faults with their shares.
 SHARES = {
@@ -149,16 +150,16 @@ def table(findings: Sequence[Finding]) -> str:
     """The summary as a Markdown table, and a line for every survivor."""
     counts = summary(findings)
     outcomes = [str(outcome) for outcome in Outcome]
-    lines = [
-        "| faults in | number | " + " | ".join(outcomes) + " |",
-        "| --- " + "| --: " * (len(outcomes) + 1) + "|",
+    counts["all"] = dict(collections.Counter(str(f.outcome) for f in findings))
+    rows = [
+        (kind, sum(row.values()), *(row.get(outcome, 0) for outcome in outcomes))
+        for kind, row in counts.items()
     ]
-    rows = {**counts, "all": dict(collections.Counter(str(f.outcome) for f in findings))}
-    for kind, row in rows.items():
-        cells = [str(row.get(outcome, 0)) for outcome in outcomes]
-        lines.append(f"| {kind} | {sum(row.values())} | " + " | ".join(cells) + " |")
     survivors = [f for f in findings if f.outcome in SURVIVORS]
-    lines.append(f"\n{len(survivors)} of {len(findings)} faults survived.")
+    lines = [
+        markdown_table(("faults in", "number", *outcomes), rows),
+        f"{len(survivors)} of {len(findings)} faults survived.",
+    ]
     lines += [f"- fault {f.number}: {f.kind}, {f.fault}: {f.outcome}: {f.note}" for f in survivors]
     return "\n".join(lines)
 

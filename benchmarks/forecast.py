@@ -31,6 +31,7 @@ from proco_jax.data.minari_store import dataset_root, read_dataset, read_metadat
 from proco_jax.data.minari_writer import Origin, write_dataset
 from proco_jax.envs.tasks import get_task
 from proco_jax.evaluation.results import FILE, final_rows, load_rows
+from proco_jax.report.tables import markdown_table
 
 SETTINGS: dict[str, Any] = {
     "algorithms": ("proco",),
@@ -241,28 +242,26 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table, and the summary as a sentence."""
-    head = (
-        "repetition | thresholds | forecast | interval | violating episodes | interval | truth is"
-    )
-    lines = [f"| {head} |", "| --- " * 7 + "|"]
-    for r in rows:
-        cells = [
-            str(r.repetition),
+    head = ("repetition", "thresholds", "forecast", "interval")
+    cells = [
+        (
+            r.repetition,
             f"{r.qh_threshold:g}, {r.planner_threshold:g}",
             "-" if r.forecast is None else f"{r.forecast:.1%}",
             f"{r.low:.1%} to {r.high:.1%}",
             f"{r.violating} of {r.episodes}",
             f"{r.truth_low:.1%} to {r.truth_high:.1%}",
             r.verdict,
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
+        )
+        for r in rows
+    ]
+    made = markdown_table((*head, "violating episodes", "interval", "truth is"), cells)
     s = summary(rows)
-    lines.append(
-        f"\nThe forecast's interval covers the truth in {s['covered']} of {s['repetitions']}"
+    return (
+        f"{made}\nThe forecast's interval covers the truth in {s['covered']} of {s['repetitions']}"
         f" repetitions; the truth is above it in {s['above']} and below it in {s['below']}. Mean"
         f" forecast {s['mean_forecast']:.1%}, mean truth {s['mean_truth']:.1%}."
     )
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ where every state needs all of its searches.
   same process, on as many devices as there are.
 - `ms` is the time of the whole program, all members together, the median over turns. In a turn each
   row runs once for at least `--turn_s`, so that other load on the machine slows all rows alike.
-- `compile s` and `memory` are what XLA took, without the cache of compiled programs, and the
-  temporary memory that it asked for on one device. With `--compilers=8` eight programs are compiled
-  at a time, which takes less time together and more for each.
+- `compile s` is the time of tracing and of XLA, without the cache of compiled programs; `memory` is
+  the temporary memory that XLA asked for on one device. With `--compilers=8` eight programs are
+  compiled at a time, which takes less time together and more for each.
 - `--kernels=10` adds, for each row, the kernels in which a GPU spends most time.
 
 Without an accelerator the members of a row follow one another on each core, as in a run.
@@ -56,6 +56,7 @@ from proco_jax.envs.tasks import get_task
 from proco_jax.models import cost, dynamics
 from proco_jax.models.dynamics_targets import fit_targets
 from proco_jax.models.normalizer import fit_normalizer
+from proco_jax.report.tables import markdown_table
 from proco_jax.training import improvement, loop
 from proco_jax.types import Array, Episode, TaskSpec
 
@@ -65,8 +66,11 @@ EPISODES, STEPS = 20, 1000
 # States that a policy acts in at once, and for which the planner plans at once.
 STATES = 16
 LABELS = 20_000
-HEADER = "| row | members | GFLOP | ms | ms a member | share of peak | compile s | memory, MB |"
-KERNEL_HEADER = "| kernel | ms | share | launches |"
+HEADER = (
+    *("row", "members", "GFLOP", "ms", "ms a member"),
+    *("share of peak", "compile s", "memory, MB"),
+)
+KERNEL_HEADER = ("kernel", "ms", "share", "launches")
 
 
 class Work(NamedTuple):
@@ -111,7 +115,7 @@ class Row:
 
 
 class Program(NamedTuple):
-    """What is measured, compiled by XLA in some seconds."""
+    """What is measured, and the seconds in which it was traced and compiled."""
 
     work: Work
     call: Callable[..., Any]
@@ -151,9 +155,11 @@ def main(argv: Sequence[str]) -> None:
     programs = compile_programs(config, members, o.rows, o.compilers)
     rows = measure(programs, o.turns, o.turn_s)
     print(table(rows))
-    kernels = [kernels_of(program, o.kernels) for program in programs] if o.kernels else []
-    for row, found in zip(rows, kernels, strict=False):
-        print(kernel_table(row, found))
+    kernels = []
+    if o.kernels:
+        kernels = [kernels_of(program, o.kernels) for program in programs]
+        for row, found in zip(rows, kernels, strict=True):
+            print(kernel_table(row, found))
     if o.out:
         found = {"machine": machine(), "task": o.task, "variant": o.variant}
         found["rows"] = [dataclasses.asdict(row) for row in rows]
@@ -532,28 +538,29 @@ def machine() -> dict[str, Any]:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table."""
-    lines = [HEADER, "| --- " * 8 + "|"]
-    for row in rows:
-        memory = "-" if row.memory_mb is None else f"{row.memory_mb:.0f}"
-        cells = (
+    cells = [
+        (
+            row.name,
+            row.members,
             f"{row.gflop:.3f}",
             f"{row.ms:.2f}",
             f"{row.ms / row.members:.2f}",
             f"{row.share_of_peak:.0%}",
             f"{row.compile_s:.1f}",
-            memory,
+            "-" if row.memory_mb is None else f"{row.memory_mb:.0f}",
         )
-        lines.append(f"| {row.name} | {row.members} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        for row in rows
+    ]
+    return markdown_table(HEADER, cells)
 
 
 def kernel_table(row: Row, kernels: Sequence[dict[str, Any]]) -> str:
     """The kernels of a row as a Markdown table."""
-    lines = [f"\n{row.name}, {row.members}:\n", KERNEL_HEADER, "| --- " * 4 + "|"]
-    lines += [
-        f"| {x['name']} | {x['ms']:.3f} | {x['share']:.0%} | {x['launches']} |" for x in kernels
-    ]
-    return "\n".join(lines) if kernels else f"\n{row.name}, {row.members}: no kernels of a GPU"
+    title = f"\n{row.name}, {row.members}:"
+    if not kernels:
+        return f"{title} no kernels of a GPU"
+    rows = [(x["name"], f"{x['ms']:.3f}", f"{x['share']:.0%}", x["launches"]) for x in kernels]
+    return f"{title}\n\n{markdown_table(KERNEL_HEADER, rows)}"
 
 
 if __name__ == "__main__":
