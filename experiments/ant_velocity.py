@@ -24,5 +24,5 @@ from proco_jax.config.schema import Config
 
 def get_config(variant: str = "default") -> Config:
     """The experiment; variants: quick, default, paper."""
-    config = for_velocity(Config(experiment="ant_velocity", task="SafetyAntVelocity"))
+    config = for_velocity(Config(experiment="ant_velocity", task="SafetyAntVelocity"), limit=2.6222)
     return set_variant(config, variant)

@@ -26,6 +26,7 @@ from proco_jax.config.schema import Config
 def get_config(variant: str = "default") -> Config:
     """The experiment; variants: quick, default, paper."""
     config = for_velocity(
-        Config(experiment="half_cheetah_velocity", task="SafetyHalfCheetahVelocity")
+        Config(experiment="half_cheetah_velocity", task="SafetyHalfCheetahVelocity"),
+        limit=3.2096,
     )
     return set_variant(config, variant)

@@ -24,5 +24,7 @@ from proco_jax.config.schema import Config
 
 def get_config(variant: str = "default") -> Config:
     """The experiment; variants: quick, default, paper."""
-    config = for_velocity(Config(experiment="hopper_velocity", task="SafetyHopperVelocity"))
+    config = for_velocity(
+        Config(experiment="hopper_velocity", task="SafetyHopperVelocity"), limit=0.7402
+    )
     return set_variant(config, variant)

@@ -24,5 +24,7 @@ from proco_jax.config.schema import Config
 
 def get_config(variant: str = "default") -> Config:
     """The experiment; variants: quick, default, paper."""
-    config = for_velocity(Config(experiment="swimmer_velocity", task="SafetySwimmerVelocity"))
+    config = for_velocity(
+        Config(experiment="swimmer_velocity", task="SafetySwimmerVelocity"), limit=0.2282
+    )
     return set_variant(config, variant)

@@ -24,5 +24,7 @@ from proco_jax.config.schema import Config
 
 def get_config(variant: str = "default") -> Config:
     """The experiment; variants: quick, default, paper."""
-    config = for_velocity(Config(experiment="walker2d_velocity", task="SafetyWalker2dVelocity"))
+    config = for_velocity(
+        Config(experiment="walker2d_velocity", task="SafetyWalker2dVelocity"), limit=2.3415
+    )
     return set_variant(config, variant)

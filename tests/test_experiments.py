@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from proco_jax.config.presets import COMPARED
+from proco_jax.config.presets import COMPARED, VELOCITY_MARGIN
 from proco_jax.config.schema import (
     ALGORITHMS,
     AUGMENTATIONS,
@@ -82,6 +82,11 @@ def test_experiments_of_a_family_share_their_settings(velocity: bool) -> None:
     own = [c for c in configs if (get_task(c.task).kind == "Velocity") == velocity]
     assert len(own) >= 5
     for config in own:
+        if velocity:
+            # A share of the limit on speed, which is the task's.
+            share = config.cost.margin / get_task(config.task).velocity_limit
+            assert share == pytest.approx(VELOCITY_MARGIN)
+            config.cost.margin = own[0].cost.margin
         changed = {line.split(":")[0] for line in differences(config, to_json(own[0]))}
         assert changed <= {"experiment", "task"}
 
