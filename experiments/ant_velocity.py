@@ -12,10 +12,10 @@ and share of violation-free episodes:
 
     | augmentation | shield  | return, quick | cost, quick | violation-free, quick |
     | :----------- | :------ | ------------: | ----------: | --------------------: |
-    | none         | none    |         517.2 |         2.5 |                   55% |
-    | proco        | none    |         620.7 |         1.5 |                   60% |
-    | none         | planner |         828.2 |         1.8 |                   40% |
-    | proco        | planner |         651.6 |         1.1 |                   55% |
+    | none         | none    |          1788 |         6.2 |                    5% |
+    | proco        | none    |          1610 |         3.9 |                   10% |
+    | none         | planner |          1576 |         2.1 |                   10% |
+    | proco        | planner |          1590 |         2.5 |                   25% |
 """
 
 from proco_jax.config.presets import for_velocity, set_variant

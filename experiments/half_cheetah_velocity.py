@@ -13,10 +13,10 @@ and share of violation-free episodes:
 
     | augmentation | shield  | return, quick | cost, quick | violation-free, quick |
     | :----------- | :------ | ------------: | ----------: | --------------------: |
-    | none         | none    |         -23.1 |         0.1 |                   95% |
-    | proco        | none    |           8.2 |         0.1 |                   95% |
-    | none         | planner |         100.3 |         0.0 |                  100% |
-    | proco        | planner |          23.9 |         0.1 |                   95% |
+    | none         | none    |          1032 |         2.0 |                   35% |
+    | proco        | none    |         845.9 |         0.6 |                   65% |
+    | none         | planner |          1042 |         0.1 |                   85% |
+    | proco        | planner |          1130 |         0.2 |                   80% |
 """
 
 from proco_jax.config.presets import for_velocity, set_variant

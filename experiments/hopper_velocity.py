@@ -12,10 +12,10 @@ and share of violation-free episodes:
 
     | augmentation | shield  | return, quick | cost, quick | violation-free, quick |
     | :----------- | :------ | ------------: | ----------: | --------------------: |
-    | none         | none    |         334.6 |        28.9 |                    5% |
-    | proco        | none    |         327.1 |        22.9 |                   20% |
-    | none         | planner |         316.5 |         0.0 |                  100% |
-    | proco        | planner |         312.3 |         0.2 |                   90% |
+    | none         | none    |         343.7 |         2.4 |                   65% |
+    | proco        | none    |         487.4 |         7.9 |                   70% |
+    | none         | planner |         345.2 |         0.7 |                   80% |
+    | proco        | planner |         443.6 |         0.6 |                   85% |
 """
 
 from proco_jax.config.presets import for_velocity, set_variant

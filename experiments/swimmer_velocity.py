@@ -12,10 +12,10 @@ and share of violation-free episodes:
 
     | augmentation | shield  | return, quick | cost, quick | violation-free, quick |
     | :----------- | :------ | ------------: | ----------: | --------------------: |
-    | none         | none    |          24.3 |         0.2 |                   85% |
-    | proco        | none    |          14.4 |        12.4 |                   15% |
-    | none         | planner |         -13.0 |         0.8 |                   75% |
-    | proco        | planner |         -11.9 |         9.5 |                   35% |
+    | none         | none    |          24.4 |         0.1 |                   90% |
+    | proco        | none    |          13.8 |         1.6 |                   45% |
+    | none         | planner |          21.0 |         2.3 |                   25% |
+    | proco        | planner |           5.0 |         0.6 |                   60% |
 """
 
 from proco_jax.config.presets import for_velocity, set_variant

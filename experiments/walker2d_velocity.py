@@ -12,10 +12,10 @@ and share of violation-free episodes:
 
     | augmentation | shield  | return, quick | cost, quick | violation-free, quick |
     | :----------- | :------ | ------------: | ----------: | --------------------: |
-    | none         | none    |         440.7 |        15.7 |                   15% |
-    | proco        | none    |         457.7 |        16.9 |                   10% |
-    | none         | planner |         409.2 |         0.7 |                   60% |
-    | proco        | planner |         413.8 |         0.6 |                   65% |
+    | none         | none    |         478.2 |         8.9 |                   25% |
+    | proco        | none    |         476.6 |         6.3 |                   35% |
+    | none         | planner |         462.3 |         1.9 |                   55% |
+    | proco        | planner |         443.9 |         1.2 |                   60% |
 """
 
 from proco_jax.config.presets import for_velocity, set_variant
