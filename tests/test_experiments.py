@@ -77,7 +77,7 @@ def test_every_task_has_one_experiment() -> None:
 
 @pytest.mark.parametrize("velocity", [False, True])
 def test_experiments_of_a_family_share_their_settings(velocity: bool) -> None:
-    """One setting for navigation and one for velocity: none was tuned on its task."""
+    """One setting for navigation and one for velocity, but for margins in proportion to limits."""
     configs = [load(file).get_config() for file in RUNS]
     own = [c for c in configs if (get_task(c.task).kind == "Velocity") == velocity]
     assert len(own) >= 5

@@ -6,7 +6,8 @@ from typing import Any
 
 from proco_jax.config.schema import Config, replaced
 
-# Names of the ablations, and the settings that each changes.
+# Names of the ablations, and the settings that each changes. The margin is in meters, for
+# navigation.
 ABLATIONS: dict[str, dict[str, Any]] = {
     "as it is": {},
     "no rollouts": {"augmentation.imagined_share": 0.0},
