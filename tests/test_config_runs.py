@@ -12,7 +12,7 @@ from core_toys import ACTIONS, FLAT_TASK, TASK, tiny_config, toy_context, toy_ke
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proco_jax.config.schema import Config, replaced
+from proco_jax.config.schema import LARGEST_NUMBER, LARGEST_ROW_FACTOR, Config, replaced
 from proco_jax.config.validation import validate
 from proco_jax.deployment.acting import Deployed, initial_previous, make_actor
 from proco_jax.deployment.shield import ShieldState
@@ -119,6 +119,14 @@ def test_all_admitted_numbers_train_and_act(algorithm: str, values: dict[str, fl
     config = replaced(tiny_config(), values)
     validate(config)
     train_and_act(config, algorithm, compiled(algorithm))
+
+
+def test_the_largest_weights_of_rows_train_and_act() -> None:
+    largest = {f"proco.{name}_weight_limit": LARGEST_NUMBER for name in ("cost", "reward")}
+    values = largest | {"proco.imagined_weight": LARGEST_ROW_FACTOR, "proco.cost_temperature": 1e3}
+    config = replaced(tiny_config(), values)
+    validate(config)
+    train_and_act(config, "proco", compiled("proco"))
 
 
 @pytest.mark.parametrize("corner", CORNERS)
