@@ -21,12 +21,11 @@ and share of violation-free episodes:
 
 from proco_jax.config.presets import for_velocity, set_variant
 from proco_jax.config.schema import Config
+from proco_jax.envs.tasks import get_task
 
 
 def get_config(variant: str = "default") -> Config:
     """The experiment; variants: quick, default, paper."""
-    config = for_velocity(
-        Config(experiment="half_cheetah_velocity", task="SafetyHalfCheetahVelocity"),
-        limit=3.2096,
-    )
-    return set_variant(config, variant)
+    task = get_task("SafetyHalfCheetahVelocity")
+    config = Config(experiment="half_cheetah_velocity", task=task.name)
+    return set_variant(for_velocity(config, task.velocity_limit), variant)

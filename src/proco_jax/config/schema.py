@@ -42,7 +42,7 @@ LARGEST_BATCH = 1_000_000
 SMALLEST_NUMBER, LARGEST_NUMBER = 1e-9, 1e9
 # In place of a planner's threshold: the rules alone decide, as no V_h exceeds it.
 RULES_ALONE = 10.0 * LARGEST_NUMBER
-# The weight of a row may be a product of two such numbers, which Adam squares.
+# Of a factor on the weight of rows: Adam squares its product with a weight limit.
 LARGEST_ROW_FACTOR = 1000.0
 SMALLEST_FRACTION, LARGEST_FRACTION = 1e-6, 1 - 1e-6
 # Settings that change no result, so the same run may be continued with other values.
@@ -96,9 +96,9 @@ def positive(default: float) -> float:
     return setting(default, low=SMALLEST_NUMBER, high=LARGEST_NUMBER)
 
 
-def nonnegative(default: float) -> float:
-    """A number of 0 or more."""
-    return setting(default, low=0.0, high=LARGEST_NUMBER)
+def nonnegative(default: float, high: float = LARGEST_NUMBER) -> float:
+    """A number from 0 to `high`."""
+    return setting(default, low=0.0, high=high)
 
 
 def count(default: int, low: int = 1, high: int = LARGEST_COUNT) -> int:
@@ -586,7 +586,7 @@ class ProcoConfig:
     cost_temperature: float = positive(1.0)
     reward_weight_limit: float = positive(20.0)
     cost_weight_limit: float = positive(10.0)
-    imagined_weight: float = setting(0.05, low=0.0, high=LARGEST_ROW_FACTOR)
+    imagined_weight: float = nonnegative(0.05, high=LARGEST_ROW_FACTOR)
     imagination: ImaginationConfig = dataclasses.field(default_factory=ImaginationConfig)
 
 
@@ -751,7 +751,7 @@ class CoptidiceConfig:
     alpha: float = positive(0.1)
     kl_limit: float = positive(0.01)
     noise: float = nonnegative(0.1)
-    imagined_weight: float = setting(0.05, low=0.0, high=LARGEST_ROW_FACTOR)
+    imagined_weight: float = nonnegative(0.05, high=LARGEST_ROW_FACTOR)
     as_published: bool = False
 
 
@@ -797,7 +797,7 @@ class CdtConfig:
     initial_temperature: float = positive(0.1)
     cost_weight: float = nonnegative(0.02)
     state_weight: float = nonnegative(0.0)
-    imagined_weight: float = setting(0.05, low=0.0, high=LARGEST_ROW_FACTOR)
+    imagined_weight: float = nonnegative(0.05, high=LARGEST_ROW_FACTOR)
     target_cost: float = nonnegative(1.0)
     target_return: float = setting(0.0, low=-LARGEST_NUMBER, high=LARGEST_NUMBER)
     target_quantile: float = share(0.9)
@@ -839,7 +839,7 @@ class FisorConfig:
     cost_temperature: float = positive(5.0)
     reward_weight_limit: float = positive(100.0)
     cost_weight_limit: float = positive(150.0)
-    imagined_weight: float = setting(0.05, low=0.0, high=LARGEST_ROW_FACTOR)
+    imagined_weight: float = nonnegative(0.05, high=LARGEST_ROW_FACTOR)
     diffusion_steps: int = count(5, high=10_000)
     width: int = count(128, high=LARGEST_WIDTH)
     blocks: int = count(3, high=1000)
