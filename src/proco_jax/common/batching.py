@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+SMALLEST_BLOCK = 256
+
 
 def in_blocks(function: Callable, *arrays: np.ndarray, size: int = 4096) -> Any:
     """Applies a batched function block by block, which bounds its memory.
@@ -13,14 +15,15 @@ def in_blocks(function: Callable, *arrays: np.ndarray, size: int = 4096) -> Any:
       function: takes arrays with a leading batch axis. It returns one array whose
         first axis is the batch, or a tuple of arrays whose second axis is.
       arrays: with the same leading axis, of at least one row.
-      size: rows in a block. Every block has this size, so a compiled function is
-        traced once; the last block is filled up with the last row.
+      size: rows in a block, fewer if all arrays are shorter. All blocks of a call are of one size,
+        and those of short arrays of one of a few, so that a compiled function is seldom traced
+        anew; the last block is filled up with the last row.
 
     Returns:
       What the function returns for all rows at once.
     """
     count = len(arrays[0])
-    size = min(size, count)
+    size = min(size, max(SMALLEST_BLOCK, 1 << (count - 1).bit_length()))
     outputs = []
     for start in range(0, count, size):
         block = [np.take(x, range(start, start + size), axis=0, mode="clip") for x in arrays]

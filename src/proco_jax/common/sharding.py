@@ -1,6 +1,7 @@
 """Members of a program spread over devices; without an accelerator, each CPU core is a device."""
 
 import functools
+import importlib.util
 import os
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+# Of LLVM, on CPUs. With XLA's own level, 3, programs take up to twice as long to compile, and run
+# no faster (docs/performance.md).
+OPTIMIZATION_LEVEL = 2
 PATIENCE_S = 86_400
 _TIMEOUTS = (
     "xla_cpu_collective_call_terminate_timeout_seconds",
@@ -20,18 +24,28 @@ _TIMEOUTS = (
 def use_cores_as_devices(members: int) -> None:
     """Makes a CPU device of each core, at most one per member, unless the user set a number.
 
-    The networks are small, so XLA uses little more than one core per device. This must be called
-    before JAX first uses a device; accelerators are not affected.
+    The networks are small, so XLA uses little more than one core per device. Programs are compiled
+    with OPTIMIZATION_LEVEL, unless the user set a level. This must be called before JAX first uses
+    a device; accelerators are not affected.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     asked = "xla_force_host_platform_device_count" in flags
     # XLA aborts the process where one device waits for another for longer than this, by default 40
     # s (jaxlib 0.10.2): a busy machine may take longer, and a process that was stopped does.
-    patient = [f"--{name}={PATIENCE_S}" for name in _TIMEOUTS if name not in flags]
-    os.environ["XLA_FLAGS"] = " ".join([*flags.split(), *patient])
+    wanted = {name: PATIENCE_S for name in _TIMEOUTS}
+    if not _has_accelerator_plugin():
+        wanted["xla_backend_optimization_level"] = OPTIMIZATION_LEVEL
+    added = [f"--{name}={value}" for name, value in wanted.items() if name not in flags]
+    os.environ["XLA_FLAGS"] = " ".join([*flags.split(), *added])
     if not asked and "JAX_NUM_CPU_DEVICES" not in os.environ:
         cores = len(os.sched_getaffinity(0))
         jax.config.update("jax_num_cpu_devices", min(members, cores))
+
+
+def _has_accelerator_plugin() -> bool:
+    """Whether JAX may find a GPU or TPU, before it has looked for one."""
+    names = ("jax_plugins", "libtpu")
+    return any(importlib.util.find_spec(name) is not None for name in names)
 
 
 def shard_members(tree: Any, members: int) -> Any:

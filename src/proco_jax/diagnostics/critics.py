@@ -3,7 +3,8 @@
 True costs of dropped trajectories are read here and nowhere in training.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ import numpy as np
 from proco_jax.algorithms import feasibility
 from proco_jax.augmentation import rollouts
 from proco_jax.common.batching import in_blocks, spread
+from proco_jax.common.compiler import quick_to_compile
 from proco_jax.common.statistics import auroc, recall_and_precision
 from proco_jax.diagnostics.dynamics_error import Margin
 from proco_jax.models import cost
@@ -52,12 +54,14 @@ def label_agreement(called: np.ndarray, labels: LabeledStates) -> dict[str, floa
 
 def unsafe_states(net: Critic, model: cost.CostModel, obs: np.ndarray) -> np.ndarray:
     """What the cost network says of states `[M, O]`, `[M]` bool."""
-    return in_blocks(jax.jit(lambda o: cost.unsafe(net, model, o)), obs)
+    unsafe = _unsafe(net)
+    return in_blocks(lambda o: unsafe(model, o), obs)
 
 
 def cost_scores(net: Critic, model: cost.CostModel, obs: np.ndarray) -> np.ndarray:
     """The cost network's scores of states `[M, O]`, `[M]`."""
-    return in_blocks(jax.jit(lambda o: cost.score(net, model, o)), obs)
+    score = _score(net)
+    return in_blocks(lambda o: score(model, o), obs)
 
 
 def rollouts_report(imagined: rollouts.Imagined, logged_obs: np.ndarray, normalizer: Any) -> dict:
@@ -84,13 +88,9 @@ def rollouts_report(imagined: rollouts.Imagined, logged_obs: np.ndarray, normali
 
 def values(nets: feasibility.Networks, params: Any, normalizer: Any, obs: np.ndarray) -> np.ndarray:
     """V_h of raw states `[M, O]` for the critics of every seed, `[S, M]`."""
-
-    @jax.jit
-    def one(params: Any, o: Array) -> jax.Array:
-        found = jax.vmap(lambda p: feasibility.vh(nets, p, normalizer(o)))(params)
-        return jnp.moveaxis(found, 0, 1)
-
-    return np.moveaxis(in_blocks(lambda o: one(params, o), obs), 0, 1)
+    vh = _values(nets)
+    found = in_blocks(lambda o: vh(params, normalizer, o), obs)
+    return np.moveaxis(found, 0, 1)
 
 
 def feasibility_report(
@@ -145,6 +145,28 @@ def feasibility_report(
     if ten.any():
         report["found_10_steps"] = float((vh[:, ten] > 0).mean())
     return report
+
+
+@functools.cache
+def _unsafe(net: Critic) -> Callable[[cost.CostModel, Array], Array]:
+    return jax.jit(functools.partial(cost.unsafe, net), compiler_options=quick_to_compile())
+
+
+@functools.cache
+def _score(net: Critic) -> Callable[[cost.CostModel, Array], Array]:
+    return jax.jit(functools.partial(cost.score, net), compiler_options=quick_to_compile())
+
+
+@functools.cache
+def _values(nets: feasibility.Networks) -> Callable[[Any, Any, Array], Array]:
+    """Compiled: parameters, normalizer and raw states `[M, O]` to V_h `[M, S]`."""
+
+    @functools.partial(jax.jit, compiler_options=quick_to_compile())
+    def values(params: Any, normalizer: Any, obs: Array) -> jax.Array:
+        found = jax.vmap(lambda p: feasibility.vh(nets, p, normalizer(obs)))(params)
+        return jnp.moveaxis(found, 0, 1)
+
+    return values
 
 
 def steps_to_violation(costs: np.ndarray) -> np.ndarray:

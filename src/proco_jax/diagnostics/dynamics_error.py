@@ -1,5 +1,6 @@
 """Errors of the dynamics model, one step and open loop, on episodes it was not trained on."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from proco_jax.common.batching import in_blocks, spread
+from proco_jax.common.compiler import quick_to_compile
 from proco_jax.models import dynamics, object_map
 from proco_jax.models.networks import DynamicsNetwork
 from proco_jax.observation import Field, ObservationSpec
@@ -31,12 +33,8 @@ def one_step_r2(
     rows = spread(holdout.size, MOST_ROWS)
     obs, action, change = _changes(holdout, rows)
 
-    @jax.jit
-    def predict(o: Array, a: Array) -> tuple[Array, Array]:
-        found = dynamics.predict_elites(net, model, object_map.begin(net.spec, o), a)
-        return found.next_obs, found.reward + found.bonus
-
-    predicted, reward = in_blocks(predict, obs, action)
+    predict = _predict(net)
+    predicted, reward = in_blocks(lambda o, a: predict(model, o, a), obs, action)
     # Averaged over the elites that predict.
     model_change = np.concatenate([predicted.mean(0) - obs, reward.mean(0)[:, None]], axis=1)
     ridge_change = _ridge(model, train, obs, action)
@@ -92,16 +90,9 @@ def open_loop(
     chosen = close[spread(len(close), starts)]
     obs, action, costly = obs[chosen], action[chosen], costly[chosen]
 
-    @jax.jit
-    def walk(start: Array, actions: Array) -> jax.Array:
-        def step(state: Array, a: Array) -> tuple[Array, Array]:
-            state = dynamics.predict_mean(net, model, state, a).next_state
-            return state, object_map.observation(net.spec, state)
-
-        begun = object_map.begin(net.spec, start)
-        return jax.lax.scan(step, begun, jnp.moveaxis(actions, 1, 0))[1]
-
-    predicted = np.asarray(walk(obs[:, 0], action))
+    # Always as many rows, so that one compiled program serves all episodes and rings.
+    filled = (np.take(x, range(starts), axis=0, mode="clip") for x in (obs[:, 0], action))
+    predicted = np.asarray(_walk(net)(model, *filled))[:, : len(chosen)]
     now = margin(obs[:, 0])
     rows = []
     for ahead in STEPS_AHEAD:
@@ -147,6 +138,35 @@ def open_loop_by_ring(
         found = open_loop(net, model, ring_margin, episodes, near, starts, until_violation=True)
         rows += [{"ring": f.name} | row for row in found]
     return rows
+
+
+@functools.cache
+def _predict(net: DynamicsNetwork) -> Callable[..., tuple[Array, Array]]:
+    """Compiled: model, raw obs `[M, O]` and actions `[M, A]` to next obs `[E, M, O]` and rewards
+    `[E, M]` by each elite."""
+
+    @functools.partial(jax.jit, compiler_options=quick_to_compile())
+    def predict(model: dynamics.Model, obs: Array, action: Array) -> tuple[Array, Array]:
+        found = dynamics.predict_elites(net, model, object_map.begin(net.spec, obs), action)
+        return found.next_obs, found.reward + found.bonus
+
+    return predict
+
+
+@functools.cache
+def _walk(net: DynamicsNetwork) -> Callable[..., Array]:
+    """Compiled: model, raw obs `[M, O]` and actions `[M, H, A]` to predicted obs `[H, M, O]`."""
+
+    @functools.partial(jax.jit, compiler_options=quick_to_compile())
+    def walk(model: dynamics.Model, start: Array, actions: Array) -> jax.Array:
+        def step(state: Array, action: Array) -> tuple[Array, Array]:
+            state = dynamics.predict_mean(net, model, state, action).next_state
+            return state, object_map.observation(net.spec, state)
+
+        begun = object_map.begin(net.spec, start)
+        return jax.lax.scan(step, begun, jnp.moveaxis(actions, 1, 0))[1]
+
+    return walk
 
 
 def _changes(data: Dataset, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

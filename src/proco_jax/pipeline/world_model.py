@@ -15,6 +15,7 @@ from proco_jax.augmentation.base import WorldModel
 from proco_jax.augmentation.proco import rollout_model
 from proco_jax.common import sharding
 from proco_jax.common.checkpoint import load_arrays, save_arrays
+from proco_jax.common.compiler import jit_run_once, quick_to_compile
 from proco_jax.common.files import read_npz, write_atomic
 from proco_jax.common.hyperparameters import hyper_from
 from proco_jax.common.random_streams import Stream, stream_key
@@ -143,7 +144,8 @@ def fit_dynamics(run: Run, nets: Nets, data: Data) -> tuple[dynamics.Model, Path
             )
 
         def first() -> dynamics.DynamicsState:
-            return jax.jit(functools.partial(dynamics.init, settings, nets.spec, actions))(key)
+            begin = functools.partial(dynamics.init, settings, nets.spec, actions)
+            return jit_run_once(begin)(key)
 
         state = fit("dynamics", "checkpoints", settings.steps, first, False)
         if settings.trajectory.steps:
@@ -155,7 +157,7 @@ def fit_dynamics(run: Run, nets: Nets, data: Data) -> tuple[dynamics.Model, Path
                 True,
             )
 
-        @jax.jit
+        @functools.partial(jax.jit, compiler_options=quick_to_compile())
         def finish(
             state: dynamics.DynamicsState, train: Dataset, holdout: Dataset
         ) -> dynamics.Model:
@@ -322,7 +324,7 @@ def explore(
         shape = (*obs.shape[:-1], data.train.action.shape[-1])
         return jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=quick_to_compile())
     def go(train: Dataset, model: dynamics.Model, keys: Array) -> rollouts.Imagined:
         world = rollout_model(nets.dynamics, nets.cost, model, None)
         risky = jnp.arange(train.size)
@@ -448,7 +450,7 @@ def _fit_cost_members(
         chunk = make_cost_chunk(config, nets.cost, steps)
         return lambda state: chunk(on_device, state)
 
-    begin = jax.jit(functools.partial(cost.init, settings, nets.cost))
+    begin = jit_run_once(functools.partial(cost.init, settings, nets.cost))
     return run_fit(
         run,
         stage,
@@ -483,7 +485,7 @@ def cost_uncertainty(
     """
     settings = config.cost
     chunk = make_cost_chunk(config, nets.cost, settings.steps // 3 + 1)
-    begin = jax.jit(functools.partial(cost.init, settings, nets.cost))
+    begin = jit_run_once(functools.partial(cost.init, settings, nets.cost))
 
     def ask(labels: LabeledStates, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         key = stream_key(config.seed, Stream.COST_UNCERTAINTY)

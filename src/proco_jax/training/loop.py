@@ -26,6 +26,7 @@ from proco_jax.algorithms.base import Algorithm, Metrics, Previous
 from proco_jax.augmentation import make_augmentation
 from proco_jax.augmentation.base import Augmentation, Context, Policy
 from proco_jax.common import sharding
+from proco_jax.common.compiler import jit_run_once
 from proco_jax.config.schema import Config
 from proco_jax.models import cost, dynamics
 from proco_jax.models.dynamics_targets import Targets
@@ -193,7 +194,7 @@ def make_training(program: Program, members: int | None = None) -> Training:
         return state
 
     return Training(
-        init=jax.jit(jax.vmap(functools.partial(_init, program), in_axes=(None, 0, 0))),
+        init=jit_run_once(jax.vmap(functools.partial(_init, program), in_axes=(None, 0, 0))),
         warm_up=warm_up,
         chunk=lambda context, hyper, state: run(context, hyper, state, np.int32(-1)),
         compiled=run,

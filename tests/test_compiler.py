@@ -1,0 +1,35 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from proco_jax.common.compiler import jit_run_once, quick_to_compile
+
+
+def mixed(x):
+    return x @ jax.random.normal(jax.random.key(0), (3, 2)) + jnp.tanh(x).sum()
+
+
+def test_a_program_that_runs_once_computes_what_the_optimized_one_does():
+    x = jnp.linspace(-1.0, 2.0, 12).reshape(4, 3)
+    expected = jax.jit(mixed)(x)
+    np.testing.assert_allclose(jit_run_once(mixed)(x), expected, rtol=1e-5)
+    fast = jax.jit(mixed, compiler_options=quick_to_compile())
+    np.testing.assert_allclose(fast(x), expected, rtol=1e-5)
+
+
+def test_a_program_that_runs_once_is_compiled_once():
+    traced = []
+
+    def function(x):
+        traced.append(x)
+        return 2 * x
+
+    once = jit_run_once(function)
+    assert once(jnp.ones(3)).tolist() == once(jnp.ones(3)).tolist() == [2, 2, 2]
+    assert len(traced) == 1
+
+
+def test_a_program_that_runs_once_is_part_of_a_program_around_it():
+    once, x = jit_run_once(mixed), jnp.ones((4, 3))
+    assert jax.eval_shape(lambda: once(x)).shape == (4, 2)
+    np.testing.assert_allclose(jax.jit(lambda x: once(x))(x), mixed(x), rtol=1e-5)
