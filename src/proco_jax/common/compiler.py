@@ -1,4 +1,7 @@
-"""Programs that take longer to compile than to run, compiled fast on CPUs."""
+"""Programs that take longer to compile than to run, compiled fast on CPUs.
+
+The compiler's options depend on the device, which JAX looks for at a function's first call.
+"""
 
 import functools
 from collections.abc import Callable
@@ -6,9 +9,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxlib.version import __version__ as JAXLIB_VERSION
-
-Options = dict[str, bool | int]
 
 
 def jit_run_once(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -16,32 +18,41 @@ def jit_run_once(function: Callable[..., Any]) -> Callable[..., Any]:
 
     Within another traced function, e.g. in `jax.eval_shape`, it is the function itself.
     """
-    options = None
-    if jax.default_backend() == "cpu":
-        options = {"xla_backend_optimization_level": 0} | _without_emitters()
-    compiled = jax.jit(function, compiler_options=options)
+    return _jit(function, {"xla_backend_optimization_level": 0})
+
+
+def jit_run_rarely(
+    function: Callable[..., Any], static_argnums: int | tuple[int, ...] = ()
+) -> Callable[..., Any]:
+    """`jax.jit` for a function whose compilation takes as long as its work.
+
+    On a CPU it does without XLA's fusion emitters: programs compile in a third to two thirds of the
+    time, and some run slower (docs/performance.md). Within another traced function it is the
+    function itself.
+    """
+    return _jit(function, {}, static_argnums)
+
+
+def _jit(
+    function: Callable[..., Any],
+    options: dict[str, int],
+    static_argnums: int | tuple[int, ...] = (),
+) -> Callable[..., Any]:
+    """Compiled with options for CPUs, and without fusion emitters there."""
+
+    @functools.cache
+    def compiled() -> Callable[..., Any]:
+        chosen = {}
+        if jax.default_backend() == "cpu":
+            # Later versions of jaxlib have no choice.
+            choice = JAXLIB_VERSION.startswith("0.10.")
+            chosen = options | ({"xla_cpu_use_fusion_emitters": False} if choice else {})
+        return jax.jit(function, static_argnums=static_argnums, compiler_options=chosen or None)
 
     @functools.wraps(function)
     def call(*args: Any) -> Any:
         # JAX takes compiler options for the outermost program alone.
-        traced = isinstance(jnp.zeros(()), jax.core.Tracer)
-        return (function if traced else compiled)(*args)
+        traced = isinstance(jnp.zeros(()), Tracer)
+        return (function if traced else compiled())(*args)
 
     return call
-
-
-def quick_to_compile() -> Options | None:
-    """Options for a program whose compilation takes about as long as its work.
-
-    Without XLA's fusion emitters a regeneration of rollouts compiles on a CPU in a third of the
-    time, and runs no slower (docs/performance.md).
-
-    Returns:
-      `compiler_options` of `jax.jit`; None for the defaults.
-    """
-    return (_without_emitters() or None) if jax.default_backend() == "cpu" else None
-
-
-def _without_emitters() -> Options:
-    # Later versions of jaxlib have no choice.
-    return {"xla_cpu_use_fusion_emitters": False} if JAXLIB_VERSION.startswith("0.10.") else {}

@@ -4,7 +4,7 @@ True costs of dropped trajectories are read here and nowhere in training.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ import numpy as np
 from proco_jax.algorithms import feasibility
 from proco_jax.augmentation import rollouts
 from proco_jax.common.batching import in_blocks, spread
-from proco_jax.common.compiler import quick_to_compile
+from proco_jax.common.compiler import jit_run_rarely
 from proco_jax.common.statistics import auroc, recall_and_precision
 from proco_jax.diagnostics.dynamics_error import Margin
 from proco_jax.models import cost
@@ -54,14 +54,12 @@ def label_agreement(called: np.ndarray, labels: LabeledStates) -> dict[str, floa
 
 def unsafe_states(net: Critic, model: cost.CostModel, obs: np.ndarray) -> np.ndarray:
     """What the cost network says of states `[M, O]`, `[M]` bool."""
-    unsafe = _unsafe(net)
-    return in_blocks(lambda o: unsafe(model, o), obs)
+    return in_blocks(lambda o: _unsafe(net, model, o), obs)
 
 
 def cost_scores(net: Critic, model: cost.CostModel, obs: np.ndarray) -> np.ndarray:
     """The cost network's scores of states `[M, O]`, `[M]`."""
-    score = _score(net)
-    return in_blocks(lambda o: score(model, o), obs)
+    return in_blocks(lambda o: _score(net, model, o), obs)
 
 
 def rollouts_report(imagined: rollouts.Imagined, logged_obs: np.ndarray, normalizer: Any) -> dict:
@@ -88,8 +86,7 @@ def rollouts_report(imagined: rollouts.Imagined, logged_obs: np.ndarray, normali
 
 def values(nets: feasibility.Networks, params: Any, normalizer: Any, obs: np.ndarray) -> np.ndarray:
     """V_h of raw states `[M, O]` for the critics of every seed, `[S, M]`."""
-    vh = _values(nets)
-    found = in_blocks(lambda o: vh(params, normalizer, o), obs)
+    found = in_blocks(lambda o: _values(nets, params, normalizer, o), obs)
     return np.moveaxis(found, 0, 1)
 
 
@@ -147,26 +144,15 @@ def feasibility_report(
     return report
 
 
-@functools.cache
-def _unsafe(net: Critic) -> Callable[[cost.CostModel, Array], Array]:
-    return jax.jit(functools.partial(cost.unsafe, net), compiler_options=quick_to_compile())
+_unsafe = jit_run_rarely(cost.unsafe, static_argnums=0)
+_score = jit_run_rarely(cost.score, static_argnums=0)
 
 
-@functools.cache
-def _score(net: Critic) -> Callable[[cost.CostModel, Array], Array]:
-    return jax.jit(functools.partial(cost.score, net), compiler_options=quick_to_compile())
-
-
-@functools.cache
-def _values(nets: feasibility.Networks) -> Callable[[Any, Any, Array], Array]:
-    """Compiled: parameters, normalizer and raw states `[M, O]` to V_h `[M, S]`."""
-
-    @functools.partial(jax.jit, compiler_options=quick_to_compile())
-    def values(params: Any, normalizer: Any, obs: Array) -> jax.Array:
-        found = jax.vmap(lambda p: feasibility.vh(nets, p, normalizer(obs)))(params)
-        return jnp.moveaxis(found, 0, 1)
-
-    return values
+@functools.partial(jit_run_rarely, static_argnums=0)
+def _values(nets: feasibility.Networks, params: Any, normalizer: Any, obs: Array) -> jax.Array:
+    """V_h of raw states `[M, O]`, `[M, S]`."""
+    found = jax.vmap(lambda p: feasibility.vh(nets, p, normalizer(obs)))(params)
+    return jnp.moveaxis(found, 0, 1)
 
 
 def steps_to_violation(costs: np.ndarray) -> np.ndarray:

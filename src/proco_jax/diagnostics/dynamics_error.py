@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from proco_jax.common.batching import in_blocks, spread
-from proco_jax.common.compiler import quick_to_compile
+from proco_jax.common.compiler import jit_run_rarely
 from proco_jax.models import dynamics, object_map
 from proco_jax.models.networks import DynamicsNetwork
 from proco_jax.observation import Field, ObservationSpec
@@ -33,8 +33,7 @@ def one_step_r2(
     rows = spread(holdout.size, MOST_ROWS)
     obs, action, change = _changes(holdout, rows)
 
-    predict = _predict(net)
-    predicted, reward = in_blocks(lambda o, a: predict(model, o, a), obs, action)
+    predicted, reward = in_blocks(lambda o, a: _predict(net, model, o, a), obs, action)
     # Averaged over the elites that predict.
     model_change = np.concatenate([predicted.mean(0) - obs, reward.mean(0)[:, None]], axis=1)
     ridge_change = _ridge(model, train, obs, action)
@@ -92,7 +91,7 @@ def open_loop(
 
     # Always as many rows, so that one compiled program serves all episodes and rings.
     filled = (np.take(x, range(starts), axis=0, mode="clip") for x in (obs[:, 0], action))
-    predicted = np.asarray(_walk(net)(model, *filled))[:, : len(chosen)]
+    predicted = np.asarray(_walk(net, model, *filled))[:, : len(chosen)]
     now = margin(obs[:, 0])
     rows = []
     for ahead in STEPS_AHEAD:
@@ -140,33 +139,25 @@ def open_loop_by_ring(
     return rows
 
 
-@functools.cache
-def _predict(net: DynamicsNetwork) -> Callable[..., tuple[Array, Array]]:
-    """Compiled: model, raw obs `[M, O]` and actions `[M, A]` to next obs `[E, M, O]` and rewards
-    `[E, M]` by each elite."""
-
-    @functools.partial(jax.jit, compiler_options=quick_to_compile())
-    def predict(model: dynamics.Model, obs: Array, action: Array) -> tuple[Array, Array]:
-        found = dynamics.predict_elites(net, model, object_map.begin(net.spec, obs), action)
-        return found.next_obs, found.reward + found.bonus
-
-    return predict
+@functools.partial(jit_run_rarely, static_argnums=0)
+def _predict(
+    net: DynamicsNetwork, model: dynamics.Model, obs: Array, action: Array
+) -> tuple[Array, Array]:
+    """Next obs `[E, M, O]` and rewards `[E, M]` by each elite, from raw obs `[M, O]`."""
+    found = dynamics.predict_elites(net, model, object_map.begin(net.spec, obs), action)
+    return found.next_obs, found.reward + found.bonus
 
 
-@functools.cache
-def _walk(net: DynamicsNetwork) -> Callable[..., Array]:
-    """Compiled: model, raw obs `[M, O]` and actions `[M, H, A]` to predicted obs `[H, M, O]`."""
+@functools.partial(jit_run_rarely, static_argnums=0)
+def _walk(net: DynamicsNetwork, model: dynamics.Model, start: Array, actions: Array) -> jax.Array:
+    """Predicted obs `[H, M, O]` from raw obs `[M, O]` with actions `[M, H, A]`."""
 
-    @functools.partial(jax.jit, compiler_options=quick_to_compile())
-    def walk(model: dynamics.Model, start: Array, actions: Array) -> jax.Array:
-        def step(state: Array, action: Array) -> tuple[Array, Array]:
-            state = dynamics.predict_mean(net, model, state, action).next_state
-            return state, object_map.observation(net.spec, state)
+    def step(state: Array, action: Array) -> tuple[Array, Array]:
+        state = dynamics.predict_mean(net, model, state, action).next_state
+        return state, object_map.observation(net.spec, state)
 
-        begun = object_map.begin(net.spec, start)
-        return jax.lax.scan(step, begun, jnp.moveaxis(actions, 1, 0))[1]
-
-    return walk
+    begun = object_map.begin(net.spec, start)
+    return jax.lax.scan(step, begun, jnp.moveaxis(actions, 1, 0))[1]
 
 
 def _changes(data: Dataset, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -5,6 +5,7 @@ held-out episodes beside: one step ahead, over stretches with the logged actions
 episodes, whose largest margins bound the share of violations (`deployment/violation_bound.py`).
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from proco_jax.algorithms.base import Previous
 from proco_jax.common.batching import in_blocks, spread
+from proco_jax.common.compiler import jit_run_rarely
 from proco_jax.common.random_streams import Stream, stream_key
 from proco_jax.common.statistics import stratified_bootstrap
 from proco_jax.deployment.acting import Deployed, initial_previous, make_actor
@@ -227,14 +229,15 @@ def model_report(
     rows = spread(len(obs), MOST_ROWS)
     varies = np.asarray(model.targets.varies)[: obs.shape[1]] > 0
 
-    @jax.jit
-    def one(o: Array, a: Array) -> Array:
+    @jit_run_rarely
+    def one(model: dynamics.Model, o: Array, a: Array) -> Array:
         found = dynamics.predict_elites(net, model, object_map.begin(net.spec, o), a)
         mean = found.next_obs.mean(axis=0)
         spread_ = jnp.square(found.deviation[..., : o.shape[-1]]).mean(0)
         return jnp.stack([mean, jnp.sqrt(spread_ + found.next_obs.var(axis=0))], axis=1)
 
-    mean, deviation = np.moveaxis(in_blocks(one, obs[rows], action[rows]), 1, 0)
+    found = in_blocks(lambda o, a: one(model, o, a), obs[rows], action[rows])
+    mean, deviation = np.moveaxis(found, 1, 0)
     inside = np.abs(next_obs[rows] - mean) <= DEVIATIONS * np.maximum(deviation, 1e-12)
     one_step = {name: float(inside[:, i].mean()) for i, name in enumerate(names) if varies[i]}
     return {
@@ -252,16 +255,19 @@ def _stretches(
     varies: np.ndarray,
     horizon: int,
 ) -> list[dict[str, Any]]:
-    rows = []
-    for ahead in (n for n in STEPS_AHEAD if n <= horizon):
+    rows, lengths = [], [n for n in STEPS_AHEAD if n <= horizon]
+    walk = _walk(net, model, None)
+    for ahead in lengths:
         starts = [(e, t) for e in episodes for t in range(0, len(e.reward) - ahead + 1)]
         starts = [starts[i] for i in spread(len(starts), MOST_STRETCHES)]
         if not starts:
             continue
         obs = np.stack([e.obs[t] for e, t in starts])
         true = np.stack([e.obs[t + ahead] for e, t in starts])
-        action = np.stack([e.action[t : t + ahead] for e, t in starts])
-        guess = np.asarray(_walk(net, model, None)(obs, action)[0])[:, -1]
+        # Always as many rows and steps, so that one compiled program serves all lengths.
+        action = np.stack([_padded(e.action[t : t + ahead], lengths[-1]) for e, t in starts])
+        filled = (np.take(x, range(MOST_STRETCHES), axis=0, mode="clip") for x in (obs, action))
+        guess = np.asarray(walk(*filled)[0])[: len(starts), ahead - 1]
         error = np.abs(guess - true).mean(axis=0)[varies]
         still = np.abs(obs - true).mean(axis=0)[varies]
         share = error / np.maximum(still, 1e-12)
@@ -270,8 +276,8 @@ def _stretches(
 
 
 def _walk(net: DynamicsNetwork, model: dynamics.Model, margin: Margin | None) -> Any:
-    @jax.jit
-    def walk(start: Array, actions: Array) -> tuple[Array, Array]:
+    @jit_run_rarely
+    def walk(model: dynamics.Model, start: Array, actions: Array) -> tuple[Array, Array]:
         def step(state: Array, action: Array) -> tuple[Array, tuple[Array, Array]]:
             state = dynamics.predict_mean(net, model, state, action).next_state
             obs = object_map.observation(net.spec, state)
@@ -282,7 +288,7 @@ def _walk(net: DynamicsNetwork, model: dynamics.Model, margin: Margin | None) ->
         found = jax.lax.scan(step, begun, jnp.moveaxis(actions, 1, 0))[1]
         return jnp.moveaxis(found[0], 0, 1), jnp.moveaxis(found[1], 0, 1)
 
-    return walk
+    return functools.partial(walk, model)
 
 
 def _padded(action: np.ndarray, length: int) -> np.ndarray:
