@@ -43,7 +43,10 @@ SETTINGS: dict[str, Any] = {
     "dynamics.steps": 1500,
     "cost.steps": 500,
     "train.steps": 500,
+    "train.batch": 256,
+    "train.chunk": 250,
     "train.checkpoint_every": 500,
+    "rollouts.interval": 250,
     "shield.forecast_starts": 256,
     "evaluation.episodes": 30,
 }

@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,8 @@ def mixed(x):
 
 def test_a_program_that_runs_once_computes_what_the_optimized_one_does():
     x = jnp.linspace(-1.0, 2.0, 12).reshape(4, 3)
-    expected = jax.jit(mixed)(x)
+    optimized: dict[str, Any] = {"xla_backend_optimization_level": 3}
+    expected = jax.jit(mixed, compiler_options=optimized)(x)
     np.testing.assert_allclose(jit_run_once(mixed)(x), expected, rtol=1e-5)
     np.testing.assert_allclose(jit_run_rarely(mixed)(x), expected, rtol=1e-5)
 
@@ -26,6 +29,22 @@ def test_a_program_that_runs_once_is_compiled_once():
     once = jit_run_once(function)
     assert once(jnp.ones(3)).tolist() == once(jnp.ones(3)).tolist() == [2, 2, 2]
     assert len(traced) == 1
+
+
+def test_accelerators_and_flags_of_the_user_are_left_alone(monkeypatch):
+    options = []
+
+    def jit(function, static_argnums, compiler_options):
+        options.append(compiler_options)
+        return function
+
+    monkeypatch.setattr(jax, "jit", jit)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=true")
+    jit_run_rarely(mixed)(jnp.ones((4, 3)))
+    jit_run_once(mixed)(jnp.ones((4, 3)))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    jit_run_once(mixed)(jnp.ones((4, 3)))
+    assert options == [None, {"xla_backend_optimization_level": 0}, None]
 
 
 def test_static_arguments_are_part_of_the_program():

@@ -135,6 +135,21 @@ def test_states_that_cost_do_not_count_as_predictions():
     assert report["auroc"]["1"]["trivial"] is None
 
 
+@pytest.mark.parametrize(
+    ("count", "blocks"), [(1, [256]), (256, [256]), (300, [512]), (5000, [4096, 4096])]
+)
+def test_blocks_are_of_few_sizes(count, blocks):
+    seen = []
+
+    def double(v):
+        seen.append(len(v))
+        return 2 * v
+
+    x = np.arange(float(count))
+    np.testing.assert_array_equal(in_blocks(double, x), 2 * x)
+    assert seen == blocks
+
+
 def test_blocks_of_any_size_give_the_same_result():
     x = np.arange(10.0)
     for size in (1, 3, 10, 64):

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,9 @@ def test_a_comparison_has_every_algorithm_augmentation_and_shield(file: Path) ->
 @every_file
 def test_the_quick_variant_is_the_shortest_and_the_paper_variant_the_longest(file: Path) -> None:
     module = load(file)
-    steps = [module.get_config(variant).train.steps for variant in VARIANTS]
+    budgets = [module.get_config(variant).train for variant in VARIANTS]
+    steps = [budget.steps for budget in budgets]
     assert steps == sorted(steps) and steps[-1] == 1_000_000
+    rows = [budget.steps * budget.batch for budget in budgets]
+    assert all(4 * fewer <= more for fewer, more in itertools.pairwise(rows))
     assert isinstance(module.get_config(), Config)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from core_toys import ACTIONS, BINS, SPEC, drawn_params
 
+from proco_jax.common.sharding import OPTIMIZATION_LEVEL
 from proco_jax.models import networks
 from proco_jax.observation import Field, ObservationSpec
 
@@ -164,12 +165,13 @@ def test_policy_mean_and_deviation_stay_in_range_for_extreme_states(obs):
 
 
 @pytest.mark.slow
-def test_dynamics_network_mapped_twice_equals_plain(obs, action):
+@pytest.mark.parametrize("level", [OPTIMIZATION_LEVEL, 3])
+def test_dynamics_network_mapped_twice_equals_plain(obs, action, level):
     net = dynamics_network()
     params = drawn_params(net, 11, obs[0], action[0])
     # XLA on CPU once returned wrong numbers here, for ensembles inside seeds.
     twice = jax.tree.map(lambda x: jnp.stack([jnp.stack([x, x + 0.1])] * 2), params)
-    as_shipped: dict[str, Any] = {"xla_backend_optimization_level": 3}
+    as_shipped: dict[str, Any] = {"xla_backend_optimization_level": level}
     if "xla_cpu_use_fusion_emitters" in os.environ["XLA_FLAGS"]:
         as_shipped["xla_cpu_use_fusion_emitters"] = True
     one = jax.jit(net.apply)

@@ -18,6 +18,21 @@ from proco_jax.models import dynamics, object_map
 from proco_jax.types import Episode
 
 
+def drawn_episodes(*lengths: int) -> list[Episode]:
+    """Random episodes without reward and cost."""
+    rng = np.random.default_rng(0)
+    return [
+        Episode(
+            rng.random((steps + 1, SPEC.size)).astype(np.float32),
+            rng.uniform(-1, 1, (steps, 2)).astype(np.float32),
+            np.zeros(steps, np.float32),
+            np.zeros(steps, np.float32),
+            False,
+        )
+        for steps in lengths
+    ]
+
+
 def imagined() -> ImaginedEpisodes:
     """Two seeds, two episodes each, of four steps: one violates at its second step, one is left."""
     margin = np.full((2, 2, 4), -2.0)
@@ -85,17 +100,7 @@ def test_margins_are_forecast_from_the_first_observation_and_the_logged_actions(
     program = deployed_program("bc")
     data = toy_dataset(4)
     model = toy_model(program.config, data, toy_normalizer(data))
-    rng = np.random.default_rng(0)
-    episodes = [
-        Episode(
-            rng.random((steps + 1, SPEC.size)).astype(np.float32),
-            rng.uniform(-1, 1, (steps, 2)).astype(np.float32),
-            np.zeros(steps, np.float32),
-            np.zeros(steps, np.float32),
-            False,
-        )
-        for steps in (3, 6)
-    ]
+    episodes = drawn_episodes(3, 6)
     forecast, logged = forecast_margins(
         program.dynamics, model, lambda obs: obs[..., 0], episodes, 4
     )
@@ -111,3 +116,29 @@ def test_margins_are_forecast_from_the_first_observation_and_the_logged_actions(
     assert report["held_out_episodes"] == 2
     assert [row["steps"] for row in report["stretches"]] == [1]
     assert all(0 <= share <= 1 for share in report["one_step"].values())
+
+
+@pytest.mark.slow
+def test_errors_of_stretches_are_those_after_so_many_steps() -> None:
+    program = deployed_program("bc")
+    data = toy_dataset(4)
+    model = toy_model(program.config, data, toy_normalizer(data))
+    episodes = drawn_episodes(8, 12)
+    names = [str(i) for i in range(SPEC.size)]
+    rows = model_report(program.dynamics, model, episodes, names, 10)["stretches"]
+    varies = np.asarray(model.targets.varies)[: SPEC.size] > 0
+    assert [row["steps"] for row in rows] == [1, 5, 10]
+    for row in rows:
+        ahead, errors, changes = row["steps"], [], []
+        for e in episodes:
+            for t in range(len(e.reward) - ahead + 1):
+                state = object_map.begin(SPEC, jnp.asarray(e.obs[t]))
+                for action in e.action[t : t + ahead]:
+                    found = dynamics.predict_mean(program.dynamics, model, state, action)
+                    state = found.next_state
+                guess = object_map.observation(SPEC, state)
+                errors.append(np.abs(guess - e.obs[t + ahead]))
+                changes.append(np.abs(e.obs[t] - e.obs[t + ahead]))
+        assert row["stretches"] == len(errors)
+        share = np.mean(errors, axis=0)[varies] / np.mean(changes, axis=0)[varies]
+        assert row["error"] == pytest.approx(share.mean(), rel=1e-3)

@@ -15,9 +15,9 @@ def in_blocks(function: Callable, *arrays: np.ndarray, size: int = 4096) -> Any:
       function: takes arrays with a leading batch axis. It returns one array whose
         first axis is the batch, or a tuple of arrays whose second axis is.
       arrays: with the same leading axis, of at least one row.
-      size: rows in a block, fewer if all arrays are shorter. All blocks of a call are of one size,
-        and those of short arrays of one of a few, so that a compiled function is seldom traced
-        anew; the last block is filled up with the last row.
+      size: rows in a block; for shorter arrays the next power of two from 256 on. So blocks are of
+        few sizes, and a compiled function is seldom traced anew. The last block is filled up with
+        the last row.
 
     Returns:
       What the function returns for all rows at once.

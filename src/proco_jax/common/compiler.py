@@ -4,6 +4,7 @@ The compiler's options depend on the device, which JAX looks for at a function's
 """
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -12,9 +13,12 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxlib.version import __version__ as JAXLIB_VERSION
 
+_EMITTERS = "xla_cpu_use_fusion_emitters"
+
 
 def jit_run_once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`jax.jit` for a function that runs once: on a CPU its program is not optimized.
+    """`jax.jit` for a function that runs once: on a CPU its program is not optimized, whatever
+    level `XLA_FLAGS` sets.
 
     Within another traced function, e.g. in `jax.eval_shape`, it is the function itself.
     """
@@ -26,9 +30,9 @@ def jit_run_rarely(
 ) -> Callable[..., Any]:
     """`jax.jit` for a function whose compilation takes as long as its work.
 
-    On a CPU it does without XLA's fusion emitters: programs compile in a third to two thirds of the
-    time, and some run slower (docs/performance.md). Within another traced function it is the
-    function itself.
+    On a CPU with jaxlib 0.10 it does without XLA's fusion emitters, unless `XLA_FLAGS` says
+    otherwise: most programs compile in a third to two thirds of the time, and some run slower
+    (docs/performance.md). Within another traced function it is the function itself.
     """
     return _jit(function, {}, static_argnums)
 
@@ -46,7 +50,9 @@ def _jit(
         if jax.default_backend() == "cpu":
             # Later versions of jaxlib have no choice.
             choice = JAXLIB_VERSION.startswith("0.10.")
-            chosen = options | ({"xla_cpu_use_fusion_emitters": False} if choice else {})
+            if choice and _EMITTERS not in os.environ.get("XLA_FLAGS", ""):
+                chosen = {_EMITTERS: False}
+            chosen = chosen | options
         return jax.jit(function, static_argnums=static_argnums, compiler_options=chosen or None)
 
     @functools.wraps(function)

@@ -1,6 +1,7 @@
 """Members of a program spread over devices; without an accelerator, each CPU core is a device."""
 
 import functools
+import importlib.metadata
 import importlib.util
 import os
 from collections.abc import Callable
@@ -44,8 +45,11 @@ def use_cores_as_devices(members: int) -> None:
 
 def _has_accelerator_plugin() -> bool:
     """Whether JAX may find a GPU or TPU, before it has looked for one."""
-    names = ("jax_plugins", "libtpu")
-    return any(importlib.util.find_spec(name) is not None for name in names)
+    if jax.config.values["jax_platforms"] == "cpu":
+        return False
+    modules = any(importlib.util.find_spec(name) for name in ("jax_plugins", "libtpu"))
+    entries = importlib.metadata.entry_points(group="jax_plugins")
+    return modules or bool(entries) or "TPU_LIBRARY_PATH" in os.environ
 
 
 def shard_members(tree: Any, members: int) -> Any:
