@@ -5,7 +5,7 @@
 Variants: `car_button.py:quick`, `car_button.py`, `car_button.py:paper`. Results:
 `docs/experiments.md`.
 
-The variant `quick`, with `--config.shields="('planner','none')"
+The variant `quick` before commit da57aea, with `--config.shields="('planner','none')"
 --config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README: mean return, mean cost
 and share of violation-free episodes:
 

@@ -7,7 +7,7 @@ default target violation rate was chosen on PointGoal1 and CarButton1.
 
 Variants: `car_goal.py:quick`, `car_goal.py`, `car_goal.py:paper`. Results: `docs/experiments.md`.
 
-The variant `quick`, with `--config.shields="('planner','none')"
+The variant `quick` before commit da57aea, with `--config.shields="('planner','none')"
 --config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README: mean return, mean cost
 and share of violation-free episodes:
 

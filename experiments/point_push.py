@@ -6,7 +6,7 @@ Variants: `point_push.py:quick`, `point_push.py`, `point_push.py:paper`.
 
 Results of the variant `quick`: `docs/experiments.md`.
 
-The variant `quick`, with `--config.shields="('planner','none')"
+The variant `quick` before commit da57aea, with `--config.shields="('planner','none')"
 --config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README: mean return, mean cost
 and share of violation-free episodes:
 
