@@ -15,6 +15,7 @@ from proco_jax.evaluation.offline import (
     policy_report,
 )
 from proco_jax.models import dynamics, object_map
+from proco_jax.training.loop import Program
 from proco_jax.types import Episode
 
 
@@ -31,6 +32,12 @@ def drawn_episodes(*lengths: int) -> list[Episode]:
         )
         for steps in lengths
     ]
+
+
+def toy_world() -> tuple[Program, dynamics.Model]:
+    """The program of a policy, and a model of the toy logs."""
+    program, data = deployed_program("bc"), toy_dataset(4)
+    return program, toy_model(program.config, data, toy_normalizer(data))
 
 
 def imagined() -> ImaginedEpisodes:
@@ -97,9 +104,7 @@ def test_imagined_episodes_end_where_the_elites_disagree() -> None:
 
 @pytest.mark.slow
 def test_margins_are_forecast_from_the_first_observation_and_the_logged_actions() -> None:
-    program = deployed_program("bc")
-    data = toy_dataset(4)
-    model = toy_model(program.config, data, toy_normalizer(data))
+    program, model = toy_world()
     episodes = drawn_episodes(3, 6)
     forecast, logged = forecast_margins(
         program.dynamics, model, lambda obs: obs[..., 0], episodes, 4
@@ -120,9 +125,7 @@ def test_margins_are_forecast_from_the_first_observation_and_the_logged_actions(
 
 @pytest.mark.slow
 def test_errors_of_stretches_are_those_after_so_many_steps() -> None:
-    program = deployed_program("bc")
-    data = toy_dataset(4)
-    model = toy_model(program.config, data, toy_normalizer(data))
+    program, model = toy_world()
     episodes = drawn_episodes(8, 12)
     names = [str(i) for i in range(SPEC.size)]
     rows = model_report(program.dynamics, model, episodes, names, 10)["stretches"]

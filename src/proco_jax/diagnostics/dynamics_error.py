@@ -4,8 +4,6 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from proco_jax.common.batching import in_blocks, spread
@@ -89,13 +87,11 @@ def open_loop(
     chosen = close[spread(len(close), starts)]
     obs, action, costly = obs[chosen], action[chosen], costly[chosen]
 
-    # Always as many rows, so that one compiled program serves all episodes and rings.
-    filled = (np.take(x, range(starts), axis=0, mode="clip") for x in (obs[:, 0], action))
-    predicted = np.asarray(_walk(net, model, *filled))[:, : len(chosen)]
+    predicted = in_blocks(lambda o, a: _open_loop(net, model, o, a), obs[:, 0], action, size=starts)
     now = margin(obs[:, 0])
     rows = []
     for ahead in STEPS_AHEAD:
-        true, guess = margin(obs[:, ahead]) - now, margin(predicted[ahead - 1]) - now
+        true, guess = margin(obs[:, ahead]) - now, margin(predicted[:, ahead - 1]) - now
         if until_violation:
             clean = ~costly[:, :ahead].any(axis=1)
             true, guess = true[clean], guess[clean]
@@ -148,16 +144,7 @@ def _predict(
     return found.next_obs, found.reward + found.bonus
 
 
-@functools.partial(jit_run_rarely, static_argnums=0)
-def _walk(net: DynamicsNetwork, model: dynamics.Model, start: Array, actions: Array) -> jax.Array:
-    """Predicted obs `[H, M, O]` from raw obs `[M, O]` with actions `[M, H, A]`."""
-
-    def step(state: Array, action: Array) -> tuple[Array, Array]:
-        state = dynamics.predict_mean(net, model, state, action).next_state
-        return state, object_map.observation(net.spec, state)
-
-    begun = object_map.begin(net.spec, start)
-    return jax.lax.scan(step, begun, jnp.moveaxis(actions, 1, 0))[1]
+_open_loop = jit_run_rarely(dynamics.predict_open_loop, static_argnums=0)
 
 
 def _changes(data: Dataset, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

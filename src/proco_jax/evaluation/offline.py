@@ -5,7 +5,6 @@ held-out episodes beside: one step ahead, over stretches with the logged actions
 episodes, whose largest margins bound the share of violations (`deployment/violation_bound.py`).
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -196,7 +195,7 @@ def forecast_margins(
     action = np.stack([_padded(e.action, length) for e in episodes])
     start = np.stack([e.obs[0] for e in episodes])
     within = np.arange(length) < count[:, None]
-    guess = np.asarray(_walk(net, model, margin)(start, action)[1])
+    guess = np.asarray(margin(_open_loop(net, model, start, action)))
     guess = np.where(within, np.where(np.isnan(guess), np.inf, guess), -np.inf)
     logged = [
         float(np.max(np.asarray(margin(e.obs[1 : n + 1]))))
@@ -256,7 +255,6 @@ def _stretches(
     horizon: int,
 ) -> list[dict[str, Any]]:
     rows, lengths = [], [n for n in STEPS_AHEAD if n <= horizon]
-    walk = _walk(net, model, None)
     for ahead in lengths:
         starts = [(e, t) for e in episodes for t in range(0, len(e.reward) - ahead + 1)]
         starts = [starts[i] for i in spread(len(starts), MOST_STRETCHES)]
@@ -264,10 +262,9 @@ def _stretches(
             continue
         obs = np.stack([e.obs[t] for e, t in starts])
         true = np.stack([e.obs[t + ahead] for e, t in starts])
-        # Always as many rows and steps, so that one compiled program serves all lengths.
+        # Always as many steps, so that one compiled program serves all lengths.
         action = np.stack([_padded(e.action[t : t + ahead], lengths[-1]) for e, t in starts])
-        filled = (np.take(x, range(MOST_STRETCHES), axis=0, mode="clip") for x in (obs, action))
-        guess = np.asarray(walk(*filled)[0])[: len(starts), ahead - 1]
+        guess = in_blocks(lambda o, a: _open_loop(net, model, o, a), obs, action)[:, ahead - 1]
         error = np.abs(guess - true).mean(axis=0)[varies]
         still = np.abs(obs - true).mean(axis=0)[varies]
         share = error / np.maximum(still, 1e-12)
@@ -275,20 +272,7 @@ def _stretches(
     return rows
 
 
-def _walk(net: DynamicsNetwork, model: dynamics.Model, margin: Margin | None) -> Any:
-    @jit_run_rarely
-    def walk(model: dynamics.Model, start: Array, actions: Array) -> tuple[Array, Array]:
-        def step(state: Array, action: Array) -> tuple[Array, tuple[Array, Array]]:
-            state = dynamics.predict_mean(net, model, state, action).next_state
-            obs = object_map.observation(net.spec, state)
-            value = jnp.zeros(obs.shape[:-1]) if margin is None else margin(obs)
-            return state, (obs, value)
-
-        begun = object_map.begin(net.spec, start)
-        found = jax.lax.scan(step, begun, jnp.moveaxis(actions, 1, 0))[1]
-        return jnp.moveaxis(found[0], 0, 1), jnp.moveaxis(found[1], 0, 1)
-
-    return functools.partial(walk, model)
+_open_loop = jit_run_rarely(dynamics.predict_open_loop, static_argnums=0)
 
 
 def _padded(action: np.ndarray, length: int) -> np.ndarray:

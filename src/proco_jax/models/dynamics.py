@@ -645,6 +645,26 @@ def predict_mean(
     return MeanPrediction(next_state, reward, disagreement)
 
 
+def predict_open_loop(net: DynamicsNetwork, model: Model, start: Array, action: Array) -> jax.Array:
+    """The elites' mean predictions after each step of given actions.
+
+    Args:
+      start: `[M, O]` raw obs.
+      action: `[M, H, A]`.
+
+    Returns:
+      `[M, H, O]` raw obs.
+    """
+
+    def step(state: Array, action: Array) -> tuple[Array, Array]:
+        state = predict_mean(net, model, state, action).next_state
+        return state, object_map.observation(net.spec, state)
+
+    begun = object_map.begin(net.spec, start)
+    found = jax.lax.scan(step, begun, jnp.moveaxis(action, 1, 0))[1]
+    return jnp.moveaxis(found, 0, 1)
+
+
 def clip_rings(spec: ObservationSpec, obs: jax.Array) -> jax.Array:
     """Clips rings to [0, 1]; other fields stay as they are."""
     return jnp.where(_ring_mask(spec, 0), jnp.clip(obs, 0.0, 1.0), obs)
