@@ -22,7 +22,7 @@ def jit_run_once(function: Callable[..., Any]) -> Callable[..., Any]:
 
     Within another traced function, e.g. in `jax.eval_shape`, it is the function itself.
     """
-    return _jit(function, {"xla_backend_optimization_level": 0})
+    return _jit(function, {"xla_backend_optimization_level": 0}, ())
 
 
 def jit_run_rarely(
@@ -38,9 +38,7 @@ def jit_run_rarely(
 
 
 def _jit(
-    function: Callable[..., Any],
-    options: dict[str, int],
-    static_argnums: int | tuple[int, ...] = (),
+    function: Callable[..., Any], options: dict[str, int], static_argnums: int | tuple[int, ...]
 ) -> Callable[..., Any]:
     """Compiled with options for CPUs, and without fusion emitters there."""
 
@@ -48,11 +46,11 @@ def _jit(
     def compiled() -> Callable[..., Any]:
         chosen = {}
         if jax.default_backend() == "cpu":
+            chosen.update(options)
             # Later versions of jaxlib have no choice.
             choice = JAXLIB_VERSION.startswith("0.10.")
             if choice and _EMITTERS not in os.environ.get("XLA_FLAGS", ""):
-                chosen = {_EMITTERS: False}
-            chosen = chosen | options
+                chosen[_EMITTERS] = False
         return jax.jit(function, static_argnums=static_argnums, compiler_options=chosen or None)
 
     @functools.wraps(function)

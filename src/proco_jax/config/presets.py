@@ -119,7 +119,7 @@ def _quick(config: Config) -> Config:
     config.dynamics.members, config.dynamics.elites = 3, 2
     config.dynamics.steps //= 2
     config.cost.steps = 1000
-    # In few steps, an actor-critic learns more from small batches (docs/experiments.md).
+    # From as many rows, more steps teach an actor-critic more (docs/experiments.md).
     steps = min(config.train.steps, QUICK_STEPS)
     smaller = 4 * steps // config.train.steps
     config.train.batch //= smaller
