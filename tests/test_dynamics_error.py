@@ -94,6 +94,45 @@ def test_open_loop_of_a_perfect_model_has_no_error():
     )
 
 
+def shifted_margin(obs: np.ndarray) -> np.ndarray:
+    return np.asarray(obs)[..., 0] - 5.0
+
+
+def test_a_perfect_model_is_exceeded_by_nothing():
+    args = (WORLD, model(), shifted_margin, [episode(2), episode(3)])
+    found = dynamics_error.margin_excess(*args, near=1e9, steps=10)
+    # Starts at 0, 5, 10, 15 of either.
+    np.testing.assert_allclose(found, np.zeros(8), atol=1e-3)
+
+
+def test_the_excess_is_what_the_model_misses_of_the_margin():
+    # The place stays in the prediction of this model.
+    one = episode(2)
+    found = dynamics_error.margin_excess(WORLD, model(0.0), shifted_margin, [one], 1e9, 10)
+    starts = np.array([0, 5, 10, 15])
+    np.testing.assert_allclose(found, one.obs[starts + 10, 0] - one.obs[starts, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 20])
+def test_the_excess_is_measured_near_the_unsafe_set_alone(steps):
+    one = episode(2)
+    starts = np.array([t for t in (0, 5, 10, 15) if shifted_margin(one.obs[t]) > -5.2])
+    assert 0 < len(starts) < 4
+    found = dynamics_error.margin_excess(WORLD, model(0.0), shifted_margin, [one], 5.2, steps)
+    np.testing.assert_allclose(found, one.obs[starts + steps, 0] - one.obs[starts, 0], atol=1e-5)
+    assert not len(dynamics_error.margin_excess(WORLD, model(), shifted_margin, [one], -1e9, steps))
+    assert not len(dynamics_error.margin_excess(WORLD, model(), shifted_margin, [], 1e9, steps))
+
+
+def test_a_margin_that_is_no_number_exceeds_every_prediction():
+    def unknown(obs: np.ndarray) -> np.ndarray:
+        return np.where(np.asarray(obs)[..., 1] > 0, np.nan, 1.0)
+
+    one = episode(2)
+    found = dynamics_error.margin_excess(WORLD, model(), unknown, [one], 1e9, 10)
+    assert np.isinf(found).any() and not np.isnan(found).any()
+
+
 def stopped(after: int) -> Episode:
     """Costs from step `after` on, where the place no longer follows the speed."""
     one = episode(4, costs=tuple(range(after, 40)))

@@ -642,7 +642,9 @@ def test_a_target_violation_rate_chooses_one_threshold(
     forecast = json.loads((folder / "violation_forecast.json").read_text())
     (chosen,) = [row for row in forecast["proco-proco"]["rows"] if row["deployed"]]
     shield = load_policies(folder, "proco", "proco")[1].shield
-    assert shield is not None
+    assert shield is not None and shield.judge is not None
+    assert shield.judge.widening == forecast["proco-proco"]["margin"]
+    assert 0.0 <= shield.judge.widening <= small_config(home).cost.margin
     assert float(shield.qh_threshold) == chosen["qh_threshold"]
     assert float(shield.planner_threshold) == chosen["planner_threshold"]
 

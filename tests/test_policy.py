@@ -118,7 +118,7 @@ def test_a_shield_without_a_cost_network_is_loaded(saved):
 
 def test_the_rules_of_a_shield_are_saved_and_judge_again(saved, tmp_path):
     program = deployed_program("proco")
-    widening = program.config.cost.margin
+    widening = 0.6 * program.config.cost.margin
     rules = tuple(
         parse_rule(f"nearest(hazards) <= {reach} m", SPEC) for reach in ("2.9", "2.5", "2.0")
     )

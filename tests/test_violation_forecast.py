@@ -14,7 +14,13 @@ from deployment_toys import POLICIES, deployed_program, guard_of, toy_deployed, 
 from proco_jax.config.schema import RULES_ALONE
 from proco_jax.deployment import violation_forecast as forecast
 from proco_jax.deployment.acting import Deployed
-from proco_jax.deployment.calibration import THRESHOLDS, choose, forecast_table, within
+from proco_jax.deployment.calibration import (
+    THRESHOLDS,
+    choose,
+    forecast_table,
+    planner_margin,
+    within,
+)
 from proco_jax.deployment.shield import Judge
 from proco_jax.deployment.violation_forecast import (
     clustered_interval,
@@ -405,3 +411,33 @@ def test_with_rules_no_threshold_is_forecast_if_they_suffice(
 ):
     found = forecast_thresholds(policies, monkeypatch, target, 2.0, bad, ruled=True)
     assert found == (expected, [deployed])
+
+
+def test_the_planners_margin_covers_the_share_of_errors_that_it_is_asked_for():
+    excess = np.random.default_rng(0).permutation(np.arange(1, 100)) / 100.0
+    for coverage in (0.5, 0.9, 0.95):
+        found = planner_margin(excess, coverage, 1.0)
+        # Of 99 errors and a new one, in any order.
+        assert np.sum(excess <= found) + 1 >= coverage * 100
+        assert found == pytest.approx(coverage)
+
+
+def test_the_planners_margin_is_between_none_and_that_of_the_labels():
+    assert planner_margin(np.full(100, -0.3), 0.95, 0.05) == 0.0
+    assert planner_margin(np.full(100, 0.3), 0.95, 0.05) == 0.05
+    assert planner_margin(np.full(100, np.inf), 0.95, 0.05) == 0.05
+    # Too few errors to tell, or a share that no number of them covers.
+    assert planner_margin(np.zeros(18), 0.95, 0.05) == 0.05
+    assert planner_margin(np.zeros(19), 0.95, 0.05) == 0.0
+    assert planner_margin(np.zeros(0), 0.5, 0.05) == 0.05
+    assert planner_margin(np.zeros(100), 1.0, 0.05) == 0.05
+    assert planner_margin(np.ones(100), 0.0, 0.05) == 0.0
+
+
+def test_margins_that_hold_for_most_errors_hold_for_most_new_ones():
+    rng = np.random.default_rng(1)
+    covered = []
+    for _ in range(400):
+        errors = rng.normal(size=41)
+        covered.append(errors[-1] <= planner_margin(errors[:-1], 0.8, 10.0))
+    assert np.mean(covered) >= 0.8 - 3 * np.sqrt(0.8 * 0.2 / 400)

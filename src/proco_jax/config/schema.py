@@ -860,6 +860,9 @@ class ShieldConfig:
       planner_threshold: the largest V_h that the planner accepts. With rules: of the last state of
         a sequence, if the rules alone are not deployed. Without: of every fifth state and the last
         one; from `feasibility.unsafe` on the planner never acts.
+      margin_coverage: share of held-out logged states near the unsafe set whose true margin may
+        exceed the one predicted 10 steps before by no more than the planner widens the rules. It
+        widens them by `cost.margin` at most, and always by that where the share is 1.
       planner_horizon: steps of the sequences that the planner imagines.
       planner_variations: continuations of the policy with persistent noise that it tries then.
       planner_noise: standard deviation of that noise.
@@ -874,6 +877,7 @@ class ShieldConfig:
     samples: int = count(16, high=100_000)
     qh_threshold: float = setting(0.0, low=-LARGEST_NUMBER, high=LARGEST_NUMBER)
     planner_threshold: float = setting(2.0, low=-LARGEST_NUMBER, high=LARGEST_NUMBER)
+    margin_coverage: float = share(0.95)
     planner_horizon: int = count(25, high=10_000)
     planner_variations: int = count(8, high=100_000)
     planner_noise: float = nonnegative(0.5)

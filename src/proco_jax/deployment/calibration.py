@@ -1,4 +1,9 @@
-"""Calibration of a shield: which threshold of the planner is deployed, by the violation forecast.
+"""Calibration of a shield: the planner's margin by the errors of the model, its threshold by the
+violation forecast.
+
+The planner judges imagined states by the rules, widened by a margin for what the model may err. A
+larger one keeps a robot further away from what is unsafe, which costs return, so it is no larger
+than held-out logs say.
 
 A larger threshold lets a policy act more freely and violate more often. The violation forecast
 needs neither the simulator nor a true cost, so the threshold is chosen before anything is deployed.
@@ -16,6 +21,7 @@ import numpy as np
 from proco_jax.common.random_streams import Stream, stream_key
 from proco_jax.config.schema import RULES_ALONE
 from proco_jax.deployment.acting import Deployed
+from proco_jax.deployment.violation_bound import conformal_shift
 from proco_jax.deployment.violation_forecast import (
     HORIZON,
     SETTLE,
@@ -34,6 +40,25 @@ THRESHOLDS = (4.0, 8.0)
 # The largest upper end of a forecast by which the rules alone are deployed: fewer imagined steps
 # than those of a few episodes say nothing.
 RULES_LIMIT = 0.5
+
+
+def planner_margin(excess: np.ndarray, coverage: float, most: float) -> float:
+    """By how much the planner widens the rules, in their unit.
+
+    The smallest margin, at least 0, that a new excess is within with probability `coverage` (split
+    conformal prediction, for excesses that are exchangeable); at most `most`, and `most` where
+    there are too few excesses to tell.
+
+    Args:
+      excess: `[M]`, by how much held-out margins of the rules exceed the predicted ones; may be
+        infinite.
+      coverage: in [0, 1].
+      most: the margin of the labels.
+    """
+    if not 0.0 < coverage < 1.0:
+        return most if coverage else 0.0
+    shift = conformal_shift(np.zeros(len(excess)), excess, 1.0 - coverage)
+    return min(max(shift, 0.0), most)
 
 
 def forecast_table(

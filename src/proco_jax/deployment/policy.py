@@ -145,6 +145,7 @@ def shield_content(guard: ShieldState) -> dict[str, Any]:
         "planner_threshold": float(guard.planner_threshold),
         "cost_network": guard.cost is not None,
         "rules": [] if guard.judge is None else [rule.text for rule in guard.judge.rules],
+        "margin": None if guard.judge is None else guard.judge.widening,
     }
 
 
@@ -261,9 +262,15 @@ def _load(folder: Path, meta: dict[str, Any]) -> tuple[Program, Deployed]:
     program = make_program(config, task, meta["algorithm"], meta["augmentation"])
     like = jax.eval_shape(lambda: _empty(program, int(meta["seeds"]), meta["shield"]))
     deployed: Deployed = load_arrays(folder / ARRAYS, like, verified=True)
-    texts = () if meta["shield"] is None else meta["shield"]["rules"]
-    rules = tuple(parse_rule(text, task.observation) for text in texts)
-    return program, _with_judge(deployed, Judge(rules, config.cost.margin) if rules else None)
+    return program, _with_judge(deployed, _judge_of(meta["shield"], task.observation))
+
+
+def _judge_of(shield: Mapping[str, Any] | None, spec: ObservationSpec) -> Judge | None:
+    """The rules that a shield of `policy.json` judges by."""
+    if shield is None or not shield["rules"]:
+        return None
+    rules = tuple(parse_rule(text, spec) for text in shield["rules"])
+    return Judge(rules, float(shield["margin"]))
 
 
 def _with_judge(deployed: Deployed, judge: Judge | None) -> Deployed:

@@ -76,17 +76,10 @@ def open_loop(
       and the correlation of the predicted with the true change. No row where no
       episode is long enough or comes near.
     """
-    horizon = max(STEPS_AHEAD)
-    if not any(len(e.reward) > horizon for e in episodes):
+    found = _near_windows(margin, episodes, near, starts, until_violation)
+    if found is None:
         return []
-    obs, action, costly = _windows(episodes, horizon)
-    close = margin(obs[:, 0]) > -near
-    close = np.flatnonzero(close & ~costly[:, 0] if until_violation else close)
-    if not len(close):
-        return []
-    chosen = close[spread(len(close), starts)]
-    obs, action, costly = obs[chosen], action[chosen], costly[chosen]
-
+    obs, action, costly = found
     predicted = in_blocks(lambda o, a: _open_loop(net, model, o, a), obs[:, 0], action, size=starts)
     now = margin(obs[:, 0])
     rows = []
@@ -107,6 +100,34 @@ def open_loop(
             }
         )
     return rows
+
+
+def margin_excess(
+    net: DynamicsNetwork,
+    model: dynamics.Model,
+    margin: Margin,
+    episodes: Sequence[Episode],
+    near: float,
+    steps: int,
+    starts: int = 512,
+) -> np.ndarray:
+    """By how much margins exceed those predicted open loop with logged actions, after `steps`.
+
+    Args:
+      margin, episodes, near, starts: as in `open_loop`.
+      steps: at most the largest of STEPS_AHEAD.
+
+    Returns:
+      `[M]` in the rule's unit, one for each start; infinite where a margin is not a number.
+    """
+    found = _near_windows(margin, episodes, near, starts)
+    if found is None:
+        return np.zeros(0)
+    obs, action, _ = found
+    predicted = in_blocks(lambda o, a: _open_loop(net, model, o, a), obs[:, 0], action, size=starts)
+    with np.errstate(invalid="ignore"):
+        excess = margin(obs[:, steps]) - margin(predicted[:, steps - 1])
+    return np.where(np.isnan(excess), np.inf, excess)
 
 
 def open_loop_by_ring(
@@ -174,6 +195,26 @@ def _groups(spec: ObservationSpec) -> dict[str, np.ndarray]:
         groups.setdefault(f.group or f.name, []).append(np.arange(where.start, where.stop))
     found = {name: np.concatenate(parts) for name, parts in groups.items()}
     return found | {"reward": np.array([spec.size])}
+
+
+def _near_windows(
+    margin: Margin,
+    episodes: Sequence[Episode],
+    near: float,
+    starts: int,
+    until_violation: bool = False,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Of `_windows`, those that `open_loop` starts; None if there are none."""
+    horizon = max(STEPS_AHEAD)
+    if not any(len(e.reward) > horizon for e in episodes):
+        return None
+    obs, action, costly = _windows(episodes, horizon)
+    close = margin(obs[:, 0]) > -near
+    close = np.flatnonzero(close & ~costly[:, 0] if until_violation else close)
+    if not len(close):
+        return None
+    chosen = close[spread(len(close), starts)]
+    return obs[chosen], action[chosen], costly[chosen]
 
 
 def _windows(

@@ -27,7 +27,6 @@ from proco_jax.evaluation.results import FILE, load_rows, result_row, write_rows
 from proco_jax.pipeline.checkpointed_fit import run_fit
 from proco_jax.pipeline.store import artifact, digest
 from proco_jax.pipeline.workdir import Run
-from proco_jax.rules.rule import Rule
 from proco_jax.training import improvement, loop
 from proco_jax.training.improvement import ImprovementState
 from proco_jax.training.loop import Program, TrainState
@@ -187,7 +186,7 @@ def deploy(trained: Trained, context: Context, shield: ShieldState | None) -> De
 
 
 def shield_state(
-    trained: Trained, context: Context, rules: tuple[Rule, ...] = ()
+    trained: Trained, context: Context, judge: Judge | None = None
 ) -> ShieldState | None:
     """The state of a shield from a training's own critics, with the config's thresholds.
 
@@ -195,20 +194,20 @@ def shield_state(
     every action.
 
     Args:
-      rules: of the knowledge; they count where the context has knowledge.
+      judge: of the rules of the knowledge; it counts where the context has knowledge.
     """
     critics = loop.critics_of(trained.program, trained.state)
     if critics is None or context.world is None:
         return None
     config, cost = trained.program.config, context.world.cost
-    settings, knows = config.shield, bool(rules) and cost is not None
+    settings = config.shield
     return ShieldState(
         critics.params,
         context.world.dynamics,
         jnp.float32(settings.qh_threshold),
         jnp.float32(settings.planner_threshold),
         cost,
-        Judge(rules, config.cost.margin) if knows else None,
+        None if cost is None else judge,
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from proco_jax.algorithms import feasibility
 from proco_jax.augmentation.buffer import Buffer
+from proco_jax.config.schema import Config
 from proco_jax.data.logs import Logs
 from proco_jax.diagnostics import critics as diagnostics
 from proco_jax.diagnostics import dynamics_error
@@ -48,11 +49,7 @@ def report_dynamics(
       margin: of the rules.
       unit: of the margin.
     """
-    near = NEAR
-    if run.config.system.file:
-        # In the units of a system of the user's own: the quarter of the logs that is nearest.
-        logged = np.concatenate([e.obs for e in logs.episodes])
-        near = max(float(np.quantile(-margin(logged), 0.25)), 1e-6)
+    near = nearness(run.config, logs, margin)
     open_loop, by_ring = [], []
     for name, episodes in (("violating, unseen", logs.dropped), ("safe, held out", logs.holdout)):
         rows = dynamics_error.open_loop(nets.dynamics, model, margin, episodes[:DIAGNOSED], near)
@@ -75,6 +72,15 @@ def report_dynamics(
         "unit": unit,
     }
     run.write_json("dynamics.json", report)
+
+
+def nearness(config: Config, logs: Logs, margin: dynamics_error.Margin) -> float:
+    """Up to which distance from the unsafe set states count as near, in the rule's unit."""
+    if not config.system.file:
+        return NEAR
+    # In the units of a system of the user's own: the quarter of the logs that is nearest.
+    logged = np.concatenate([e.obs for e in logs.episodes])
+    return max(float(np.quantile(-margin(logged), 0.25)), 1e-6)
 
 
 def report_cost(run: Run, nets: Nets, fitted: FittedCost, logs: Logs, grounding: Grounding) -> None:

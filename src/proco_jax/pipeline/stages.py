@@ -7,6 +7,7 @@ policies -> violation forecast -> episodes         (each policy under each shiel
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,9 +24,9 @@ from proco_jax.common.shipped import find_shipped
 from proco_jax.config.schema import RULES_ALONE, Config, replaced
 from proco_jax.data.logs import Logs, load_logs, to_dataset, verify_logs
 from proco_jax.deployment.acting import Deployed, member
-from proco_jax.deployment.calibration import forecast_table
+from proco_jax.deployment.calibration import forecast_table, planner_margin
 from proco_jax.deployment.policy import FOLDER, save_policies
-from proco_jax.deployment.shield import SHIELD_VERSION, ShieldState
+from proco_jax.deployment.shield import SHIELD_VERSION, Judge, ShieldState
 from proco_jax.diagnostics import dynamics_error
 from proco_jax.envs.tasks import Task
 from proco_jax.evaluation.episodes import make_evaluation_env
@@ -56,12 +57,15 @@ from proco_jax.pipeline.world_model import (
 )
 from proco_jax.report.markdown import write_report
 from proco_jax.report.tables import print_summary, summarize
+from proco_jax.rules.rule import voted_margin
 from proco_jax.system.description import task_of
 from proco_jax.training.loop import make_program
 from proco_jax.types import TaskSpec
 
 FORECAST = "violation_forecast.json"
 THRESHOLDS = ("qh_threshold", "planner_threshold")
+# Steps ahead for which the planner's margin covers the errors of the model. It plans anew at each.
+MARGIN_STEPS = 10
 
 
 class Fitted(NamedTuple):
@@ -389,16 +393,18 @@ def _calibrated_shields(
 ) -> dict[str, ShieldState]:
     """The shields of all policies with critics, their thresholds set by the violation forecast.
 
-    Writes `violation_forecast.json`. A forecast that is there is not made again, so thresholds stay
-    as they are when a run is resumed, unless it is that of another version of the shield.
+    Writes `violation_forecast.json`. A forecast that is there is not made again, so thresholds and
+    margin stay as they are when a run is resumed, unless it is that of another version of the
+    shield.
     """
     score = rule_score(grounding)
     episodes = [e.obs[:-1] for e in logs.holdout or logs.episodes]
     report = run.read_json(FORECAST) or {}
-    found = {}
+    found: dict[str, ShieldState] = {}
+    widening = None
     for policy in trained:
         context = contexts[policy.learner.augmentation][0]
-        shield = policies.shield_state(policy, context, grounding.rules)
+        shield = policies.shield_state(policy, context)
         if shield is None:
             continue
         if context.world is None or context.world.cost is None:
@@ -411,28 +417,67 @@ def _calibrated_shields(
             else _unsafe_by_rule(score)
         )
         if _forecast_version(report.get(policy.name)) != SHIELD_VERSION:
+            if widening is None:
+                widening = _planner_margin(run, nets, context.world.dynamics, logs, grounding)
+            judged = shield._replace(judge=_judge(grounding, widening))
             rows = forecast_table(
                 policy.program,
-                policies.deploy(policy, context, shield),
+                policies.deploy(policy, context, judged),
                 unsafe,
                 episodes,
                 run.config.shield.forecast_starts,
                 _ends(context.world.termination),
                 context.world.bonus,
             )
-            report[policy.name] = {"rows": rows, "shield_version": SHIELD_VERSION}
+            report[policy.name] = {
+                "rows": rows,
+                "margin": widening,
+                "shield_version": SHIELD_VERSION,
+            }
             run.write_json(FORECAST, report)
         try:
             row = next(row for row in report[policy.name]["rows"] if row["deployed"])
             thresholds = {name: jnp.float32(row[name]) for name in THRESHOLDS}
+            judge = _judge(grounding, float(report[policy.name]["margin"]))
         except (KeyError, TypeError, ValueError, StopIteration) as error:
             raise ValueError(
                 f"{run.workdir / FORECAST}: found no deployed thresholds of {policy.name}; remove "
                 "it, then the same command writes it anew"
             ) from error
-        found[policy.name] = shield._replace(**thresholds)
+        found[policy.name] = shield._replace(**thresholds, judge=judge)
         _log_choice(run, policy.name, row)
     return found
+
+
+def _planner_margin(
+    run: Run, nets: Nets, model: dynamics.Model, logs: Logs, grounding: Grounding
+) -> float:
+    """By how much the planner widens the rules: for the errors of the model in held-out logs."""
+    config, most = run.config, run.config.cost.margin
+    units = {rule.unit for rule in grounding.rules}
+    if len(units) != 1:
+        # Without rules nothing is widened, and what differs in its unit has no common error.
+        return most
+    unit = units.pop()
+    voted = jax.jit(functools.partial(voted_margin, grounding.rules))
+
+    def margin(obs: np.ndarray) -> np.ndarray:
+        return np.asarray(voted(obs))
+
+    near = reports.nearness(config, logs, margin)
+    excess = dynamics_error.margin_excess(
+        nets.dynamics, model, margin, logs.holdout, near, MARGIN_STEPS
+    )
+    found = planner_margin(excess, config.shield.margin_coverage, most)
+    run.log(
+        f"   margin of the planner: {found:.3g} {unit} (of the labels: {most:g} {unit}), by "
+        f"predictions of {len(excess)} held-out stretches"
+    )
+    return found
+
+
+def _judge(grounding: Grounding, widening: float) -> Judge | None:
+    return Judge(grounding.rules, widening) if grounding.rules else None
 
 
 def _forecast_version(entry: Any) -> Any:

@@ -198,6 +198,7 @@ def _dataset_tables(card: Mapping[str, Any]) -> str:
 def _forecast_tables(content: Mapping[str, Any]) -> str:
     header = [
         "policy",
+        "margin of the planner",
         "threshold of the planner",
         "deployed",
         "violating episodes",
@@ -208,6 +209,7 @@ def _forecast_tables(content: Mapping[str, Any]) -> str:
     rows = [
         [
             name,
+            number(report.get("margin")),
             "rules alone"
             if row["planner_threshold"] >= RULES_ALONE
             else number(row["planner_threshold"]),
@@ -311,7 +313,8 @@ _SECTIONS = (
         "The share of episodes that a policy is expected to violate in, estimated from rollouts "
         "in the dynamics model, without the simulator, for thresholds of the planner. `deployed` "
         "marks the threshold of V_h that the policy is deployed with. None is forecast where the "
-        "rules alone are within the target violation rate, nor any above one that exceeds it.",
+        "rules alone are within the target violation rate, nor any above one that exceeds it. The "
+        "planner widens the rules by its margin, in their unit.",
         (),
         _forecast_tables,
     ),
