@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from proco_jax.algorithms.base import Previous
 from proco_jax.deployment.planner import Continuation
-from proco_jax.deployment.shield import POLICY_AXES, ShieldState, make_shield
+from proco_jax.deployment.shield import ShieldState, make_shield
 from proco_jax.models.normalizer import Normalizer
 from proco_jax.training.loop import Program, no_previous
 from proco_jax.types import Array
@@ -118,18 +118,18 @@ def make_actor(program: Program, shield_name: str) -> Actor:
         guard = deployed.shield
         if shield_name != "none" and guard is None:
             raise ValueError(f"shield {shield_name!r}: these policies have no feasibility critics")
-        axes = (0, 0, None if guard is None else POLICY_AXES, None, 0, 0, 0, 0, 0)
-        return jax.vmap(one, in_axes=axes)(
-            deployed.algorithm,
-            deployed.hyper,
-            guard,
-            deployed.normalizer,
-            carry,
-            obs,
-            previous,
-            keys,
-            active,
-        )
+        critics = None if guard is None else guard.critics
+
+        def policy(inputs: tuple) -> tuple[Array, Array, Any]:
+            state, hyper, critics, *rest = inputs
+            own = None if guard is None else guard._replace(critics=critics)
+            return one(state, hyper, own, deployed.normalizer, *rest)
+
+        all_ = (deployed.algorithm, deployed.hyper, critics, carry, obs, previous, keys, active)
+        # Side by side, every policy would search for as many rows as the one that needs the most
+        # searches. Only an accelerator has room for that.
+        on_cpu = jax.default_backend() == "cpu"
+        return jax.lax.map(policy, all_) if on_cpu else jax.vmap(policy)(all_)
 
     def act(
         deployed: Deployed, carry: Any, obs: Array, previous: Previous, keys: Array, active: Array

@@ -36,7 +36,7 @@ from proco_jax.types import Array
 
 # States that are planned for in one batch, where the config leaves it open. A CPU computes no more
 # than it must; an accelerator needs many rows to be busy.
-CPU_BLOCK, ACCELERATOR_BLOCK = 4, 256
+CPU_BLOCK, ACCELERATOR_BLOCK = 1, 256
 # Finite, so that the least depth and excess come before all others whatever the reward.
 LEAST_REWARD = -float(jnp.finfo(jnp.float32).max)
 # Without rules, V_h judges the state after every so many steps of a sequence and at its end. Rules

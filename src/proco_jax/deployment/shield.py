@@ -111,10 +111,6 @@ class Shield(NamedTuple):
     act: Callable[[ShieldState, Array, Array, Array, Continuation], Array]
 
 
-# Axes of a `ShieldState` that a policy of its own has: critics differ, the model is shared.
-POLICY_AXES = ShieldState(0, None, None, None, None, None)  # pyright: ignore
-
-
 def make_shield(
     name: str,
     config: Config,
