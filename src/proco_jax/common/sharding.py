@@ -87,18 +87,17 @@ def replicate(tree: Any, members: int) -> Any:
     return jax.device_put(tree, NamedSharding(member_mesh(members), PartitionSpec()))
 
 
-def over_members(
-    one: Callable[[Any, Any], tuple[Any, Any]], shared: Any, own: Any, members: int | None
-) -> tuple[Any, Any]:
+def over_members(one: Callable[[Any, Any], Any], shared: Any, own: Any, members: int | None) -> Any:
     """Applies a function of one member to all rows of `own`, each on the device that holds it.
 
     Accelerators run the members of a device side by side (vmap). On CPU they follow one another,
     which takes less time than vmap there.
 
     Args:
-      one: (shared, own of a member) to (state, metrics), both pytrees of arrays.
+      one: (shared, own of a member) to a pytree of arrays; (state, metrics) where `members` is less
+        than the rows.
       shared: the same for all members.
-      own: leaves with a leading axis; its last item is the state.
+      own: leaves with a leading axis, which the devices share evenly; its last item is the state.
       members: rows beyond these keep their state, on CPU; None for all rows.
     """
     if jax.default_backend() != "cpu":
@@ -128,6 +127,21 @@ def over_members(
     split = PartitionSpec("members")
     specs = {"in_specs": (PartitionSpec(), split), "out_specs": split, "check_vma": False}
     return jax.shard_map(on_device, mesh=mesh, **specs)(shared, own)
+
+
+def over_all_members(one: Callable[[Any, Any], Any], shared: Any, own: Any) -> Any:
+    """`over_members` for all rows of `own`, which the devices need not share evenly."""
+    if jax.default_backend() != "cpu":
+        return over_members(one, shared, own, None)
+    rows = jax.tree.leaves(own)[0].shape[0]
+    return unpad_members(over_members(one, shared, pad_members(own, rows), None), rows)
+
+
+def for_acting(tree: Any, members: int) -> Any:
+    """Puts arrays where policies act: on CPUs on every device that members are spread over, else on
+    one."""
+    on_cpu = jax.default_backend() == "cpu"
+    return replicate(tree, members) if on_cpu else jax.device_put(tree, jax.local_devices()[0])
 
 
 def member_mesh(members: int) -> jax.sharding.Mesh:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from proco_jax.algorithms.base import Previous
+from proco_jax.common import sharding
 from proco_jax.deployment.planner import Continuation
 from proco_jax.deployment.shield import ShieldState, make_shield
 from proco_jax.models.normalizer import Normalizer
@@ -119,17 +120,18 @@ def make_actor(program: Program, shield_name: str) -> Actor:
         if shield_name != "none" and guard is None:
             raise ValueError(f"shield {shield_name!r}: these policies have no feasibility critics")
         critics = None if guard is None else guard.critics
+        shared = None if guard is None else guard._replace(critics=None), deployed.normalizer
+        own = (deployed.algorithm, deployed.hyper, critics, carry, obs, previous, keys, active)
 
-        def policy(inputs: tuple) -> tuple[Array, Array, Any]:
-            state, hyper, critics, *rest = inputs
-            own = None if guard is None else guard._replace(critics=critics)
-            return one(state, hyper, own, deployed.normalizer, *rest)
+        def policy(shared: tuple, own: tuple) -> tuple[Array, Array, Any]:
+            guard, normalizer = shared
+            state, hyper, critics, *rest = own
+            guard = None if guard is None else guard._replace(critics=critics)
+            return one(state, hyper, guard, normalizer, *rest)
 
-        all_ = (deployed.algorithm, deployed.hyper, critics, carry, obs, previous, keys, active)
-        # Side by side, every policy would search for as many rows as the one that needs the most
-        # searches. Only an accelerator has room for that.
-        on_cpu = jax.default_backend() == "cpu"
-        return jax.lax.map(policy, all_) if on_cpu else jax.vmap(policy)(all_)
+        # On CPUs one after another: side by side, every policy would search for as many rows as the
+        # one that needs the most searches.
+        return sharding.over_all_members(policy, shared, own)
 
     def act(
         deployed: Deployed, carry: Any, obs: Array, previous: Previous, keys: Array, active: Array

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from proco_jax.common import sharding
 from proco_jax.common.random_streams import Stream, stream_key
 from proco_jax.config.schema import RULES_ALONE
 from proco_jax.deployment.acting import Deployed
@@ -108,8 +109,7 @@ def forecast_table(
         key = stream_key(config.seed, Stream.FORECAST)
         return count_violations(program, policy, unsafe, start, horizon, settle, key, ends, events)
 
-    # Training may have spread the policies over devices.
-    here = jax.device_put((deployed, obs[drawn]), jax.local_devices()[0])
+    here = sharding.for_acting((deployed, obs[drawn]), policies)
     own = float(config.shield.planner_threshold)
     target, rows = config.shield.target_violation_rate, []
     tried = [own, *THRESHOLDS] if target > 0 else [own]

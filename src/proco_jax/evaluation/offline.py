@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from proco_jax.algorithms.base import Previous
+from proco_jax.common import sharding
 from proco_jax.common.batching import in_blocks, spread
 from proco_jax.common.compiler import jit_run_rarely
 from proco_jax.common.random_streams import Stream, stream_key
@@ -113,9 +114,7 @@ def imagine_episodes(
         reward, value, known, beyond = found
         return *(jnp.moveaxis(x, 0, 2) for x in (reward, value, known)), beyond.sum(axis=0)
 
-    here = jax.device_put(
-        (deployed, model, jnp.asarray(start, jnp.float32)), jax.local_devices()[0]
-    )
+    here = sharding.for_acting((deployed, model, jnp.asarray(start, jnp.float32)), policies)
     found = run(*here, stream_key(seed, Stream.OFFLINE_EVALUATION))
     return ImaginedEpisodes(*(np.asarray(x) for x in found))
 

@@ -179,10 +179,10 @@ def _source_digest(algorithm: str) -> str | None:
 
 
 def deploy(trained: Trained, context: Context, shield: ShieldState | None) -> Deployed:
-    """The trained policies as they are deployed, on one device."""
+    """The trained policies as they are deployed, where they act."""
     hyper = loop.make_hyper(trained.program, trained.state.step.shape[0]).algorithm
     deployed = Deployed(trained.state.algorithm, hyper, context.normalizer, shield)
-    return jax.device_put(deployed, jax.local_devices()[0])
+    return sharding.for_acting(deployed, trained.state.step.shape[0])
 
 
 def shield_state(
