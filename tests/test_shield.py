@@ -1,6 +1,10 @@
 """Shields guard the policies of any algorithm, each with its own critics."""
 
 import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +26,7 @@ from deployment_toys import (
 
 from proco_jax.algorithms import feasibility
 from proco_jax.algorithms.base import Previous
+from proco_jax.common import sharding
 from proco_jax.deployment.acting import AHEAD, Deployed, make_actor
 from proco_jax.deployment.planner import JUDGED_EVERY, make_plans, persistent_noise
 from proco_jax.deployment.shield import UNKNOWN_DEPTH, Judge, filter_actions, make_shield
@@ -36,12 +41,16 @@ STATES = 5
 ALWAYS, NEVER = -50.0, 1e9
 
 
-@pytest.fixture(scope="module")
-def program() -> Program:
+def fixed_program() -> Program:
     """What is known to be unsafe counts with less than V_h of some of these states."""
     config = tiny_config()
     feasible = dataclasses.replace(config.feasibility, unsafe=8.0)
     return deployed_program("proco", dataclasses.replace(config, feasibility=feasible))
+
+
+@pytest.fixture(scope="module")
+def program() -> Program:
+    return fixed_program()
 
 
 @pytest.fixture(scope="module")
@@ -427,6 +436,44 @@ def test_a_policy_acts_the_same_alone_and_beside_others(
         keys, active = action_keys(STATES)[at], jnp.ones((1, 1), bool)
         found, _ = run(alone, carry, toy_obs(STATES)[at], previous, keys, active)
         np.testing.assert_allclose(found[0, 0], together[s, n], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_policies_spread_over_devices_act_as_on_one(tmp_path, deployed, actors):
+    thresholds = (ALWAYS, 0.0, 10.0)
+    expected = [actors["planner"](with_thresholds(deployed, 0.0, x)) for x in thresholds]
+    np.savez(tmp_path / "expected.npz", *expected)
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+    }
+    code = f"import test_shield; test_shield.compare_spread({str(tmp_path)!r}, {thresholds})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "on 2 devices" in done.stdout
+
+
+def compare_spread(folder: str, thresholds: tuple[float, ...]) -> None:
+    """Run in a process of its own: each policy on a device of its own."""
+    program = fixed_program()
+    deployed = sharding.for_acting(toy_deployed(program), POLICIES)
+    with np.load(Path(folder) / "expected.npz") as expected:
+        actor = make_actor(program, "planner")
+        act = jax.jit(actor.act)
+        for threshold, wanted in zip(thresholds, expected.values(), strict=True):
+            inputs = (toy_obs(STATES), toy_previous(STATES), action_keys(STATES))
+            found, _ = act(
+                with_thresholds(deployed, 0.0, threshold),
+                actor.initial_carry(POLICIES, STATES),
+                *inputs,
+                jnp.ones((POLICIES, STATES), bool),
+            )
+            np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+    print("on", len(found.sharding.device_set), "devices")
 
 
 @pytest.mark.parametrize("shield", ["filter", "planner"])

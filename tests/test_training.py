@@ -433,6 +433,13 @@ def compare_rows() -> None:
         spread = sharding.shard_members(tree, members)
         assert spread["x"].shape == (rows,) and sharding.member_mesh(members).size == mesh
         same_leaves(sharding.unpad_members(spread, members), tree)
+        # One after another on each device, or as many as it holds.
+        found = jax.jit(lambda tree: sharding.over_all_members(shift, jnp.float32(2.0), tree))(tree)
+        np.testing.assert_array_equal(found, 2.0 + np.arange(members))
+
+
+def shift(shared: jax.Array, own: dict[str, jax.Array]) -> jax.Array:
+    return shared + own["x"]
 
 
 def test_on_one_device_members_stay_as_they_are():

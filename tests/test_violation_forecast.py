@@ -416,22 +416,20 @@ def test_with_rules_no_threshold_is_forecast_if_they_suffice(
 def test_the_planners_margin_covers_the_share_of_errors_that_it_is_asked_for():
     excess = np.random.default_rng(0).permutation(np.arange(1, 100)) / 100.0
     for coverage in (0.5, 0.9, 0.95):
-        found = planner_margin(excess, coverage, 1.0)
+        found = planner_margin(excess, coverage, 0.0, 1.0)
         # Of 99 errors and a new one, in any order.
         assert np.sum(excess <= found) + 1 >= coverage * 100
         assert found == pytest.approx(coverage)
 
 
-def test_the_planners_margin_is_between_none_and_that_of_the_labels():
-    assert planner_margin(np.full(100, -0.3), 0.95, 0.05) == 0.0
-    assert planner_margin(np.full(100, 0.3), 0.95, 0.05) == 0.05
-    assert planner_margin(np.full(100, np.inf), 0.95, 0.05) == 0.05
+def test_the_planners_margin_is_at_most_that_of_the_labels():
+    for excess, wanted in ((-0.3, 0.01), (0.0, 0.01), (0.03, 0.03), (0.3, 0.05), (np.inf, 0.05)):
+        assert planner_margin(np.full(100, excess), 0.95, 0.01, 0.05) == pytest.approx(wanted)
     # Too few errors to tell, or a share that no number of them covers.
-    assert planner_margin(np.zeros(18), 0.95, 0.05) == 0.05
-    assert planner_margin(np.zeros(19), 0.95, 0.05) == 0.0
-    assert planner_margin(np.zeros(0), 0.5, 0.05) == 0.05
-    assert planner_margin(np.zeros(100), 1.0, 0.05) == 0.05
-    assert planner_margin(np.ones(100), 0.0, 0.05) == 0.0
+    for count, coverage, wanted in ((18, 0.95, 0.05), (19, 0.95, 0.01), (0, 0.5, 0.05)):
+        assert planner_margin(np.zeros(count), coverage, 0.01, 0.05) == wanted
+    assert planner_margin(np.zeros(100), 1.0, 0.01, 0.05) == 0.05
+    assert planner_margin(np.ones(100), 0.0, 0.01, 0.05) == 0.01
 
 
 def test_margins_that_hold_for_most_errors_hold_for_most_new_ones():
@@ -439,5 +437,5 @@ def test_margins_that_hold_for_most_errors_hold_for_most_new_ones():
     covered = []
     for _ in range(400):
         errors = rng.normal(size=41)
-        covered.append(errors[-1] <= planner_margin(errors[:-1], 0.8, 10.0))
+        covered.append(errors[-1] <= planner_margin(errors[:-1], 0.8, -10.0, 10.0))
     assert np.mean(covered) >= 0.8 - 3 * np.sqrt(0.8 * 0.2 / 400)

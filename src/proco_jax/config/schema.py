@@ -863,6 +863,7 @@ class ShieldConfig:
       margin_coverage: share of held-out logged states near the unsafe set whose true margin may
         exceed the one predicted 10 steps before by no more than the planner widens the rules. It
         widens them by `cost.margin` at most, and always by that where the share is 1.
+      least_margin: by how much the planner widens the rules at least, as a share of `cost.margin`.
       planner_horizon: steps of the sequences that the planner imagines.
       planner_variations: continuations of the policy with persistent noise that it tries then.
       planner_noise: standard deviation of that noise.
@@ -878,6 +879,7 @@ class ShieldConfig:
     qh_threshold: float = setting(0.0, low=-LARGEST_NUMBER, high=LARGEST_NUMBER)
     planner_threshold: float = setting(2.0, low=-LARGEST_NUMBER, high=LARGEST_NUMBER)
     margin_coverage: float = share(0.95)
+    least_margin: float = share(0.4)
     planner_horizon: int = count(25, high=10_000)
     planner_variations: int = count(8, high=100_000)
     planner_noise: float = nonnegative(0.5)

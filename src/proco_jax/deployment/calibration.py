@@ -43,23 +43,24 @@ THRESHOLDS = (4.0, 8.0)
 RULES_LIMIT = 0.5
 
 
-def planner_margin(excess: np.ndarray, coverage: float, most: float) -> float:
+def planner_margin(excess: np.ndarray, coverage: float, least: float, most: float) -> float:
     """By how much the planner widens the rules, in their unit.
 
-    The smallest margin, at least 0, that a new excess is within with probability `coverage` (split
-    conformal prediction, for excesses that are exchangeable); at most `most`, and `most` where
-    there are too few excesses to tell.
+    The smallest margin that a new excess is within with probability `coverage` (split conformal
+    prediction, for excesses that are exchangeable), between `least` and `most`; `most` where there
+    are too few excesses to tell.
 
     Args:
       excess: `[M]`, by how much held-out margins of the rules exceed the predicted ones; may be
         infinite.
       coverage: in [0, 1].
+      least: for what held-out logs do not show, e.g. errors along the actions that a planner seeks.
       most: the margin of the labels.
     """
     if not 0.0 < coverage < 1.0:
-        return most if coverage else 0.0
+        return most if coverage else least
     shift = conformal_shift(np.zeros(len(excess)), excess, 1.0 - coverage)
-    return min(max(shift, 0.0), most)
+    return min(max(shift, least), most)
 
 
 def forecast_table(

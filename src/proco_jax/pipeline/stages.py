@@ -468,7 +468,9 @@ def _planner_margin(
     excess = dynamics_error.margin_excess(
         nets.dynamics, model, margin, logs.holdout, near, MARGIN_STEPS
     )
-    found = planner_margin(excess, config.shield.margin_coverage, most)
+    settings = config.shield
+    least = settings.least_margin * most
+    found = planner_margin(excess, settings.margin_coverage, least, most)
     run.log(
         f"   margin of the planner: {found:.3g} {unit} (of the labels: {most:g} {unit}), by "
         f"predictions of {len(excess)} held-out stretches"
