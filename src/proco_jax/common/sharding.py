@@ -131,9 +131,12 @@ def over_members(one: Callable[[Any, Any], Any], shared: Any, own: Any, members:
 
 def over_all_members(one: Callable[[Any, Any], Any], shared: Any, own: Any) -> Any:
     """`over_members` for all rows of `own`, which the devices need not share evenly."""
+    rows = jax.tree.leaves(own)[0].shape[0]
+    if rows == 1:
+        alone = one(shared, jax.tree.map(lambda x: x[0], own))
+        return jax.tree.map(lambda x: x[None], alone)
     if jax.default_backend() != "cpu":
         return over_members(one, shared, own, None)
-    rows = jax.tree.leaves(own)[0].shape[0]
     return unpad_members(over_members(one, shared, pad_members(own, rows), None), rows)
 
 

@@ -3,7 +3,7 @@
 from proco_jax.config.schema import ALGORITHMS, AUGMENTATIONS, SHIELDS, Config
 
 VARIANTS = ("quick", "default", "paper")
-# Margin of the cost labels, and of the planner, on the velocity tasks, as a share of the limit.
+# Margin of the labels, and the largest of the planner, on velocity tasks, as a share of the limit.
 VELOCITY_MARGIN = 0.015
 # Most gradient steps of a policy in the variant `quick`.
 QUICK_STEPS = 4000
