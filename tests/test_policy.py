@@ -22,11 +22,12 @@ from deployment_toys import (
     toy_previous,
 )
 
+from proco_jax.common import sharding
 from proco_jax.common.checksums import sealed_json
 from proco_jax.deployment.acting import Deployed, make_actor
 from proco_jax.deployment.policy import load_policies, load_policy, save_policies
 from proco_jax.deployment.shield import SHIELD_VERSION, Judge
-from proco_jax.evaluation.episodes import Observed
+from proco_jax.evaluation.episodes import Observed, Player
 from proco_jax.pipeline.policies import make_player
 from proco_jax.rules.rule import parse_rule
 from proco_jax.training.loop import Program
@@ -331,9 +332,14 @@ def test_a_memory_is_carried_through_an_episode_and_starts_anew(saved):
 
 @pytest.mark.slow
 def test_in_an_evaluation_a_memory_is_reset_where_an_episode_begins():
+    play_with_a_memory()
+
+
+def play_with_a_memory() -> Player:
     """Two worlds of each policy; the second begins its next episode at the third step."""
     program = deployed_program("deployment_toys:make_remembering")
-    player = make_player(program, "filter", toy_deployed(program), 0)
+    deployed = sharding.for_acting(toy_deployed(program), POLICIES)
+    player = make_player(program, "filter", deployed, 0)
     carry = player.initial_carry(POLICIES, 2)
     previous = np.full((POLICIES, 2), 0.5, np.float32)
     for steps, counts in (((0, 0), (1, 1)), ((1, 1), (2, 2)), ((2, 0), (3, 1)), ((3, 1), (4, 2))):
@@ -347,6 +353,7 @@ def test_in_an_evaluation_a_memory_is_reset_where_an_episode_begins():
         np.testing.assert_array_equal(carry.steps, np.broadcast_to(counts, (POLICIES, 2)))
         np.testing.assert_array_equal(carry.previous.action, action)
         np.testing.assert_allclose(actions[..., 0], 0.01 * carry.steps, rtol=1e-6)
+    return player
 
 
 def damaged_copy(saved: Path, tmp_path: Path) -> Path:

@@ -23,6 +23,7 @@ from deployment_toys import (
     toy_obs,
     toy_previous,
 )
+from test_policy import play_with_a_memory
 
 from proco_jax.algorithms import feasibility
 from proco_jax.algorithms.base import Previous
@@ -473,6 +474,11 @@ def compare_spread(folder: str, thresholds: tuple[float, ...]) -> None:
                 jnp.ones((POLICIES, STATES), bool),
             )
             np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+            # Each device has computed one policy.
+            assert len(found.addressable_shards) == POLICIES and not found.is_fully_replicated
+    # A memory comes back where it was, so that the second step needs no other program.
+    player: Any = play_with_a_memory()
+    assert player.act.func._cache_size() == 1
     print("on", len(found.sharding.device_set), "devices")
 
 

@@ -433,7 +433,7 @@ def compare_rows() -> None:
         spread = sharding.shard_members(tree, members)
         assert spread["x"].shape == (rows,) and sharding.member_mesh(members).size == mesh
         same_leaves(sharding.unpad_members(spread, members), tree)
-        # One after another on each device, or as many as it holds.
+        # Of any number of rows, each once.
         found = jax.jit(lambda tree: sharding.over_all_members(shift, jnp.float32(2.0), tree))(tree)
         np.testing.assert_array_equal(found, 2.0 + np.arange(members))
 

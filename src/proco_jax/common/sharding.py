@@ -130,7 +130,18 @@ def over_members(one: Callable[[Any, Any], Any], shared: Any, own: Any, members:
 
 
 def over_all_members(one: Callable[[Any, Any], Any], shared: Any, own: Any) -> Any:
-    """`over_members` for all rows of `own`, which the devices need not share evenly."""
+    """`over_members` for any number of rows: the devices need not share them evenly.
+
+    A single row is computed without a loop, which larger programs and exported ones need not have.
+
+    Args:
+      one: (shared, own of a member) to a pytree of arrays.
+      shared: the same for all members, as `for_acting` places it.
+      own: leaves with a leading axis, likewise.
+
+    Returns:
+      What `one` returns for each row, with a leading axis.
+    """
     rows = jax.tree.leaves(own)[0].shape[0]
     if rows == 1:
         alone = one(shared, jax.tree.map(lambda x: x[0], own))
@@ -141,10 +152,22 @@ def over_all_members(one: Callable[[Any, Any], Any], shared: Any, own: Any) -> A
 
 
 def for_acting(tree: Any, members: int) -> Any:
-    """Puts arrays where policies act: on CPUs on every device that members are spread over, else on
-    one."""
+    """Puts the arrays of S policies where they act.
+
+    On CPUs these are all devices that `member_mesh` takes for them, each with all arrays. An
+    accelerator holds all policies, on the first one.
+    """
     on_cpu = jax.default_backend() == "cpu"
     return replicate(tree, members) if on_cpu else jax.device_put(tree, jax.local_devices()[0])
+
+
+def held_for_acting(tree: Any, members: int) -> Any:
+    """Within a compiled program: leaves its results where `for_acting` puts its inputs, so that it
+    is not compiled a second time for its own results."""
+    mesh = member_mesh(members)
+    if jax.default_backend() != "cpu" or mesh.size == 1:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec()))
 
 
 def member_mesh(members: int) -> jax.sharding.Mesh:

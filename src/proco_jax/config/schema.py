@@ -860,10 +860,11 @@ class ShieldConfig:
       planner_threshold: the largest V_h that the planner accepts. With rules: of the last state of
         a sequence, if the rules alone are not deployed. Without: of every fifth state and the last
         one; from `feasibility.unsafe` on the planner never acts.
-      margin_coverage: share of held-out logged states near the unsafe set whose true margin may
-        exceed the one predicted 10 steps before by no more than the planner widens the rules. It
-        widens them by `cost.margin` at most, and always by that where the share is 1.
-      least_margin: by how much the planner widens the rules at least, as a share of `cost.margin`.
+      margin_coverage: share of held-out stretches, begun near the unsafe set, in which the margin
+        after 10 steps exceeds the predicted one by no more than the planner widens the rules. 0
+        always takes the least margin; 1, or too few stretches, `cost.margin`.
+      least_margin: by how much the planner widens the rules at least, as a share of `cost.margin`,
+        which is the most.
       planner_horizon: steps of the sequences that the planner imagines.
       planner_variations: continuations of the policy with persistent noise that it tries then.
       planner_noise: standard deviation of that noise.

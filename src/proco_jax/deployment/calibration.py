@@ -46,8 +46,8 @@ RULES_LIMIT = 0.5
 def planner_margin(excess: np.ndarray, coverage: float, least: float, most: float) -> float:
     """By how much the planner widens the rules, in their unit.
 
-    The smallest margin that a new excess is within with probability `coverage` (split conformal
-    prediction, for excesses that are exchangeable), between `least` and `most`; `most` where there
+    The smallest margin that a new excess does not exceed with probability `coverage` (split
+    conformal prediction, for exchangeable excesses), between `least` and `most`; `most` where there
     are too few excesses to tell.
 
     Args:
@@ -57,9 +57,10 @@ def planner_margin(excess: np.ndarray, coverage: float, least: float, most: floa
       least: for what held-out logs do not show, e.g. errors along the actions that a planner seeks.
       most: the margin of the labels.
     """
-    if not 0.0 < coverage < 1.0:
-        return most if coverage else least
-    shift = conformal_shift(np.zeros(len(excess)), excess, 1.0 - coverage)
+    alpha = 1.0 - coverage
+    if not 0.0 < alpha < 1.0:
+        return most if alpha <= 0.0 else least
+    shift = conformal_shift(np.zeros(len(excess)), excess, alpha)
     return min(max(shift, least), most)
 
 

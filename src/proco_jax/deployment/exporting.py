@@ -92,6 +92,7 @@ def export_policy(
         else {
             "qh_threshold": float(guard.qh_threshold),
             "planner_threshold": float(guard.planner_threshold),
+            "planner_margin": None if guard.judge is None else guard.judge.widening,
             "disagreement": float(guard.dynamics.limit),
         },
         "normalizer": {

@@ -22,6 +22,7 @@ from jax.core import Tracer
 
 from proco_jax.algorithms import feasibility
 from proco_jax.algorithms.base import Previous
+from proco_jax.common import sharding
 from proco_jax.common.checkpoint import load_arrays, save_arrays
 from proco_jax.common.checksums import sealed_json
 from proco_jax.common.files import digests, write_text
@@ -238,7 +239,9 @@ def load_policies(
       ValueError: if a file is damaged or of another version.
     """
     folder = Path(workdir) / FOLDER / policy_name(algorithm, augmentation)
-    return _load(folder, _read_meta(folder))
+    meta = _read_meta(folder)
+    program, deployed = _load(folder, meta)
+    return program, sharding.for_acting(deployed, int(meta["seeds"]))
 
 
 def _load(folder: Path, meta: dict[str, Any]) -> tuple[Program, Deployed]:

@@ -58,7 +58,7 @@ class Judge:
 
     Attributes:
       rules: that vote.
-      widening: of each, in the unit of the rules.
+      widening: of each rule, in its own unit.
     """
 
     rules: tuple[Rule, ...]

@@ -53,7 +53,7 @@ def conformal_shift(forecast: np.ndarray, outcome: np.ndarray, alpha: float) -> 
     if not 0 < alpha < 1:
         raise ValueError(f"alpha: found {alpha}, expected a number between 0 and 1")
     n = len(forecast)
-    k = int(np.ceil((n + 1) * (1.0 - alpha) - 1e-9))
+    k = max(int(np.ceil((n + 1) * (1.0 - alpha) - 1e-9)), 1)
     return float(np.sort(outcome - forecast)[k - 1]) if k <= n else np.inf
 
 

@@ -113,12 +113,15 @@ def margin_excess(
 ) -> np.ndarray:
     """By how much margins exceed those predicted open loop with logged actions, after `steps`.
 
+    The mean of the elites predicts, as in `open_loop`.
+
     Args:
-      margin, episodes, near, starts: as in `open_loop`.
+      margin, episodes, near, starts: as in `open_loop`. Stretches are as long as there.
       steps: at most the largest of STEPS_AHEAD.
 
     Returns:
-      `[M]` in the rule's unit, one for each start; infinite where a margin is not a number.
+      `[M]` in the rule's unit, one for each start. Infinite where the difference is not a number;
+      minus infinity where the predicted margin alone is infinite, i.e. unsafe to all that read it.
     """
     found = _near_windows(margin, episodes, near, starts)
     if found is None:

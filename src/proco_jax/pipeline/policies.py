@@ -19,7 +19,7 @@ from proco_jax.common.random_streams import Stream, action_keys, stream_keys
 from proco_jax.config.schema import ALGORITHMS, Config
 from proco_jax.deployment.acting import Deployed, make_actor
 from proco_jax.deployment.policy import policy_name, shield_content
-from proco_jax.deployment.shield import Judge, ShieldState
+from proco_jax.deployment.shield import ShieldState
 from proco_jax.envs.episodes import Observed
 from proco_jax.envs.tasks import Task
 from proco_jax.evaluation.episodes import Player, evaluate_policies
@@ -185,29 +185,23 @@ def deploy(trained: Trained, context: Context, shield: ShieldState | None) -> De
     return sharding.for_acting(deployed, trained.state.step.shape[0])
 
 
-def shield_state(
-    trained: Trained, context: Context, judge: Judge | None = None
-) -> ShieldState | None:
-    """The state of a shield from a training's own critics, with the config's thresholds.
+def shield_state(trained: Trained, context: Context) -> ShieldState | None:
+    """The state of a shield from a training's own critics, with the config's thresholds, without
+    rules.
 
     None if it was trained without an augmentation: critics that have seen no unsafe state accept
     every action.
-
-    Args:
-      judge: of the rules of the knowledge; it counts where the context has knowledge.
     """
     critics = loop.critics_of(trained.program, trained.state)
     if critics is None or context.world is None:
         return None
-    config, cost = trained.program.config, context.world.cost
-    settings = config.shield
+    settings = trained.program.config.shield
     return ShieldState(
         critics.params,
         context.world.dynamics,
         jnp.float32(settings.qh_threshold),
         jnp.float32(settings.planner_threshold),
-        cost,
-        None if cost is None else judge,
+        context.world.cost,
     )
 
 
@@ -276,9 +270,14 @@ def make_player(program: Program, shield: str, deployed: Deployed, seed: int) ->
             return jnp.where(begins.reshape(*begins.shape, *[1] * (old.ndim - 2)), new, old)
 
         carry = jax.tree.map(reset, fresh, carry)
-        return actor.act(deployed, carry, observed.obs, previous, drawn, observed.active)
+        inputs = (deployed, carry, observed.obs, previous, drawn, observed.active)
+        action, carry = actor.act(*inputs)
+        return action, sharding.held_for_acting(carry, policies)
 
-    return Player(actor.initial_carry, functools.partial(act, deployed))
+    def initial_carry(policies: int, count: int) -> Any:
+        return sharding.for_acting(actor.initial_carry(policies, count), policies)
+
+    return Player(initial_carry, functools.partial(act, deployed))
 
 
 def compiled(

@@ -18,7 +18,8 @@ import numpy as np
 
 from proco_jax.algorithms import find_maker
 from proco_jax.augmentation.base import Context
-from proco_jax.common import checksums
+from proco_jax.common import checksums, sharding
+from proco_jax.common.batching import in_blocks
 from proco_jax.common.files import write_text
 from proco_jax.common.shipped import find_shipped
 from proco_jax.config.schema import RULES_ALONE, Config, replaced
@@ -417,7 +418,7 @@ def _calibrated_shields(
             else _unsafe_by_rule(score)
         )
         if _forecast_version(report.get(policy.name)) != SHIELD_VERSION:
-            if widening is None:
+            if widening is None and grounding.rules:
                 widening = _planner_margin(run, nets, context.world.dynamics, logs, grounding)
             judged = shield._replace(judge=_judge(grounding, widening))
             rows = forecast_table(
@@ -438,11 +439,11 @@ def _calibrated_shields(
         try:
             row = next(row for row in report[policy.name]["rows"] if row["deployed"])
             thresholds = {name: jnp.float32(row[name]) for name in THRESHOLDS}
-            judge = _judge(grounding, float(report[policy.name]["margin"]))
+            judge = _judge(grounding, _stored_margin(report[policy.name]["margin"]))
         except (KeyError, TypeError, ValueError, StopIteration) as error:
             raise ValueError(
-                f"{run.workdir / FORECAST}: found no deployed thresholds of {policy.name}; remove "
-                "it, then the same command writes it anew"
+                f"{run.workdir / FORECAST}: found no deployed thresholds and margin of "
+                f"{policy.name}; remove it, then the same command writes it anew"
             ) from error
         found[policy.name] = shield._replace(**thresholds, judge=judge)
         _log_choice(run, policy.name, row)
@@ -452,23 +453,22 @@ def _calibrated_shields(
 def _planner_margin(
     run: Run, nets: Nets, model: dynamics.Model, logs: Logs, grounding: Grounding
 ) -> float:
-    """By how much the planner widens the rules: for the errors of the model in held-out logs."""
+    """The margin that the planner needs for what the model errs in held-out logs, in the unit of
+    the rules; that of the labels where they have several units."""
     config, most = run.config, run.config.cost.margin
-    units = {rule.unit for rule in grounding.rules}
+    settings, units = config.shield, {rule.unit for rule in grounding.rules}
     if len(units) != 1:
-        # Without rules nothing is widened, and what differs in its unit has no common error.
         return most
     unit = units.pop()
     voted = jax.jit(functools.partial(voted_margin, grounding.rules))
 
     def margin(obs: np.ndarray) -> np.ndarray:
-        return np.asarray(voted(obs))
+        return in_blocks(voted, obs)
 
     near = reports.nearness(config, logs, margin)
     excess = dynamics_error.margin_excess(
         nets.dynamics, model, margin, logs.holdout, near, MARGIN_STEPS
     )
-    settings = config.shield
     least = settings.least_margin * most
     found = planner_margin(excess, settings.margin_coverage, least, most)
     run.log(
@@ -478,8 +478,19 @@ def _planner_margin(
     return found
 
 
-def _judge(grounding: Grounding, widening: float) -> Judge | None:
-    return Judge(grounding.rules, widening) if grounding.rules else None
+def _stored_margin(found: Any) -> float | None:
+    """A margin of `violation_forecast.json`, checked; None where no rules are widened."""
+    if found is not None and not 0.0 <= float(found) < np.inf:
+        raise ValueError(f"found the margin {found!r}, expected a number from 0 on")
+    return None if found is None else float(found)
+
+
+def _judge(grounding: Grounding, widening: float | None) -> Judge | None:
+    if not grounding.rules:
+        return None
+    if widening is None:
+        raise ValueError("found no margin, although there are rules")
+    return Judge(grounding.rules, widening)
 
 
 def _forecast_version(entry: Any) -> Any:
@@ -570,7 +581,7 @@ def _render_all(
 ) -> None:
     players = {}
     for policy in trained:
-        one = member(deployed[policy.name], 0)
+        one = sharding.for_acting(member(deployed[policy.name], 0), 1)
         for shield in run.config.shields:
             players[f"{policy.name}-{shield}"] = policies.make_player(
                 policy.program, shield, one, run.config.seed
