@@ -5,16 +5,16 @@
 Variants: `car_button.py:quick`, `car_button.py`, `car_button.py:paper`. Results:
 `docs/experiments.md`.
 
-The variant `quick` before commit da57aea, with `--config.shields="('planner','none')"
+The variant `quick`, with `--config.shields="('planner','none')"
 --config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README: mean return, mean cost
 and share of violation-free episodes:
 
     | augmentation | shield  | return, quick | cost, quick | violation-free, quick |
     | :----------- | :------ | ------------: | ----------: | --------------------: |
-    | none         | none    |           6.1 |       134.0 |                    5% |
-    | proco        | none    |           3.7 |       116.1 |                    5% |
-    | none         | planner |           1.3 |        28.2 |                   30% |
-    | proco        | planner |           2.3 |        28.6 |                   50% |
+    | none         | none    |           4.4 |       122.3 |                   10% |
+    | proco        | none    |           3.9 |        70.5 |                   35% |
+    | none         | planner |           3.0 |        22.4 |                   50% |
+    | proco        | planner |           2.5 |        18.5 |                   50% |
 """
 
 from proco_jax.config.presets import for_navigation, set_variant

@@ -6,16 +6,16 @@ Variants: `car_button_2.py:quick`, `car_button_2.py`, `car_button_2.py:paper`.
 
 Results of the variant `quick`: `docs/experiments.md`.
 
-The variant `quick` before commit da57aea, with `--config.shields="('planner','none')"
+The variant `quick`, with `--config.shields="('planner','none')"
 --config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README: mean return, mean cost
 and share of violation-free episodes:
 
     | augmentation | shield  | return, quick | cost, quick | violation-free, quick |
     | :----------- | :------ | ------------: | ----------: | --------------------: |
-    | none         | none    |          -0.1 |       166.6 |                   20% |
-    | proco        | none    |          -0.7 |       120.9 |                   20% |
-    | none         | planner |           1.3 |        32.1 |                   40% |
-    | proco        | planner |           0.9 |        15.9 |                   60% |
+    | none         | none    |          -1.0 |       121.8 |                   15% |
+    | proco        | none    |           1.8 |        98.3 |                   20% |
+    | none         | planner |          -0.5 |        20.8 |                   45% |
+    | proco        | planner |           1.5 |        22.9 |                   50% |
 """
 
 from proco_jax.config.presets import for_navigation, set_variant

@@ -6,16 +6,16 @@ Variants: `car_circle.py:quick`, `car_circle.py`, `car_circle.py:paper`.
 
 Results of the variant `quick`: `docs/experiments.md`.
 
-The variant `quick` before commit da57aea, with `--config.shields="('planner','none')"
+The variant `quick`, with `--config.shields="('planner','none')"
 --config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README: mean return, mean cost
 and share of violation-free episodes:
 
     | augmentation | shield  | return, quick | cost, quick | violation-free, quick |
     | :----------- | :------ | ------------: | ----------: | --------------------: |
-    | none         | none    |          14.3 |       152.8 |                   10% |
-    | proco        | none    |          15.5 |       143.7 |                   10% |
-    | none         | planner |          12.1 |         2.2 |                   90% |
-    | proco        | planner |          13.6 |         1.7 |                   90% |
+    | none         | none    |          15.6 |       122.9 |                    5% |
+    | proco        | none    |          14.6 |       141.3 |                   20% |
+    | none         | planner |          15.6 |         0.0 |                  100% |
+    | proco        | planner |          14.8 |         0.0 |                  100% |
 """
 
 from proco_jax.config.presets import for_navigation, set_variant

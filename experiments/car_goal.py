@@ -7,16 +7,16 @@ default target violation rate was chosen on PointGoal1 and CarButton1.
 
 Variants: `car_goal.py:quick`, `car_goal.py`, `car_goal.py:paper`. Results: `docs/experiments.md`.
 
-The variant `quick` before commit da57aea, with `--config.shields="('planner','none')"
+The variant `quick`, with `--config.shields="('planner','none')"
 --config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README: mean return, mean cost
 and share of violation-free episodes:
 
     | augmentation | shield  | return, quick | cost, quick | violation-free, quick |
     | :----------- | :------ | ------------: | ----------: | --------------------: |
-    | none         | none    |          26.4 |        48.6 |                   15% |
-    | proco        | none    |          23.5 |        38.3 |                    5% |
-    | none         | planner |          18.9 |         0.0 |                  100% |
-    | proco        | planner |          14.9 |         0.0 |                  100% |
+    | none         | none    |          27.9 |        45.3 |                    5% |
+    | proco        | none    |          28.2 |        52.8 |                    5% |
+    | none         | planner |          20.5 |         0.0 |                  100% |
+    | proco        | planner |          21.2 |         0.0 |                  100% |
 """
 
 from proco_jax.config.presets import for_navigation, set_variant

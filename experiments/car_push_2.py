@@ -6,16 +6,16 @@ Variants: `car_push_2.py:quick`, `car_push_2.py`, `car_push_2.py:paper`.
 
 Results of the variant `quick`: `docs/experiments.md`.
 
-The variant `quick` before commit da57aea, with `--config.shields="('planner','none')"
+The variant `quick`, with `--config.shields="('planner','none')"
 --config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README: mean return, mean cost
 and share of violation-free episodes:
 
     | augmentation | shield  | return, quick | cost, quick | violation-free, quick |
     | :----------- | :------ | ------------: | ----------: | --------------------: |
-    | none         | none    |          -8.6 |        23.7 |                   50% |
-    | proco        | none    |          -5.2 |        23.8 |                   35% |
-    | none         | planner |          -5.5 |         0.0 |                  100% |
-    | proco        | planner |          -7.3 |         0.0 |                  100% |
+    | none         | none    |          -3.7 |        49.1 |                   45% |
+    | proco        | none    |          -4.1 |        30.5 |                   30% |
+    | none         | planner |          -5.6 |         0.0 |                  100% |
+    | proco        | planner |          -7.2 |         0.0 |                  100% |
 """
 
 from proco_jax.config.presets import for_navigation, set_variant

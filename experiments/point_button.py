@@ -5,16 +5,16 @@
 Variants: `point_button.py:quick`, `point_button.py`, `point_button.py:paper`. Results:
 `docs/experiments.md`.
 
-The variant `quick` before commit da57aea, with `--config.shields="('planner','none')"
+The variant `quick`, with `--config.shields="('planner','none')"
 --config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README: mean return, mean cost
 and share of violation-free episodes:
 
     | augmentation | shield  | return, quick | cost, quick | violation-free, quick |
     | :----------- | :------ | ------------: | ----------: | --------------------: |
-    | none         | none    |           2.8 |        61.8 |                   10% |
-    | proco        | none    |           2.9 |       109.4 |                    5% |
-    | none         | planner |           3.2 |         6.1 |                   60% |
-    | proco        | planner |           1.6 |         1.3 |                   85% |
+    | none         | none    |           2.6 |        57.6 |                   40% |
+    | proco        | none    |           3.9 |        56.6 |                   10% |
+    | none         | planner |           2.9 |         3.1 |                   80% |
+    | proco        | planner |           2.2 |         3.1 |                   75% |
 """
 
 from proco_jax.config.presets import for_navigation, set_variant

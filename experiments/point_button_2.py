@@ -6,16 +6,16 @@ Variants: `point_button_2.py:quick`, `point_button_2.py`, `point_button_2.py:pap
 
 Results of the variant `quick`: `docs/experiments.md`.
 
-The variant `quick` before commit da57aea, with `--config.shields="('planner','none')"
+The variant `quick`, with `--config.shields="('planner','none')"
 --config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README: mean return, mean cost
 and share of violation-free episodes:
 
     | augmentation | shield  | return, quick | cost, quick | violation-free, quick |
     | :----------- | :------ | ------------: | ----------: | --------------------: |
-    | none         | none    |          -0.9 |        96.3 |                   10% |
-    | proco        | none    |          -3.0 |        78.8 |                   10% |
-    | none         | planner |          -1.2 |         4.4 |                   75% |
-    | proco        | planner |          -1.7 |         2.8 |                   75% |
+    | none         | none    |           0.2 |        83.8 |                   20% |
+    | proco        | none    |           0.0 |        72.5 |                    5% |
+    | none         | planner |           0.6 |         4.0 |                   70% |
+    | proco        | planner |          -0.2 |         5.2 |                   75% |
 """
 
 from proco_jax.config.presets import for_navigation, set_variant

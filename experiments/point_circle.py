@@ -6,16 +6,16 @@ Variants: `point_circle.py:quick`, `point_circle.py`, `point_circle.py:paper`.
 
 Results of the variant `quick`: `docs/experiments.md`.
 
-The variant `quick` before commit da57aea, with `--config.shields="('planner','none')"
+The variant `quick`, with `--config.shields="('planner','none')"
 --config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README: mean return, mean cost
 and share of violation-free episodes:
 
     | augmentation | shield  | return, quick | cost, quick | violation-free, quick |
     | :----------- | :------ | ------------: | ----------: | --------------------: |
-    | none         | none    |          47.4 |        72.2 |                   10% |
-    | proco        | none    |          44.5 |        59.5 |                    5% |
-    | none         | planner |          41.1 |         0.0 |                  100% |
-    | proco        | planner |          35.5 |         0.0 |                  100% |
+    | none         | none    |          44.4 |        16.9 |                   60% |
+    | proco        | none    |          42.5 |        12.1 |                   65% |
+    | none         | planner |          40.6 |         0.0 |                  100% |
+    | proco        | planner |          40.9 |         0.0 |                  100% |
 """
 
 from proco_jax.config.presets import for_navigation, set_variant

@@ -6,16 +6,16 @@ Variants: `point_goal_2.py:quick`, `point_goal_2.py`, `point_goal_2.py:paper`.
 
 Results of the variant `quick`: `docs/experiments.md`.
 
-The variant `quick` before commit da57aea, with `--config.shields="('planner','none')"
+The variant `quick`, with `--config.shields="('planner','none')"
 --config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README: mean return, mean cost
 and share of violation-free episodes:
 
     | augmentation | shield  | return, quick | cost, quick | violation-free, quick |
     | :----------- | :------ | ------------: | ----------: | --------------------: |
-    | none         | none    |           6.1 |       126.8 |                    5% |
-    | proco        | none    |           5.1 |        95.6 |                   15% |
-    | none         | planner |           3.4 |         0.0 |                  100% |
-    | proco        | planner |           4.7 |         0.0 |                  100% |
+    | none         | none    |           6.0 |        41.5 |                   15% |
+    | proco        | none    |           5.8 |        65.2 |                   20% |
+    | none         | planner |           2.5 |         0.0 |                  100% |
+    | proco        | planner |           2.7 |         0.0 |                  100% |
 """
 
 from proco_jax.config.presets import for_navigation, set_variant

@@ -6,16 +6,16 @@ Variants: `point_push.py:quick`, `point_push.py`, `point_push.py:paper`.
 
 Results of the variant `quick`: `docs/experiments.md`.
 
-The variant `quick` before commit da57aea, with `--config.shields="('planner','none')"
+The variant `quick`, with `--config.shields="('planner','none')"
 --config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README: mean return, mean cost
 and share of violation-free episodes:
 
     | augmentation | shield  | return, quick | cost, quick | violation-free, quick |
     | :----------- | :------ | ------------: | ----------: | --------------------: |
-    | none         | none    |          -1.7 |         9.8 |                   65% |
-    | proco        | none    |          -3.0 |        12.7 |                   70% |
-    | none         | planner |          -2.2 |         5.7 |                   95% |
-    | proco        | planner |          -3.2 |         0.0 |                  100% |
+    | none         | none    |          -1.3 |        14.2 |                   60% |
+    | proco        | none    |          -2.0 |         7.7 |                   75% |
+    | none         | planner |          -2.1 |         0.8 |                   90% |
+    | proco        | planner |          -2.2 |         0.9 |                   90% |
 """
 
 from proco_jax.config.presets import for_navigation, set_variant

@@ -6,16 +6,16 @@ Variants: `point_push_2.py:quick`, `point_push_2.py`, `point_push_2.py:paper`.
 
 Results of the variant `quick`: `docs/experiments.md`.
 
-The variant `quick` before commit da57aea, with `--config.shields="('planner','none')"
+The variant `quick`, with `--config.shields="('planner','none')"
 --config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README: mean return, mean cost
 and share of violation-free episodes:
 
     | augmentation | shield  | return, quick | cost, quick | violation-free, quick |
     | :----------- | :------ | ------------: | ----------: | --------------------: |
-    | none         | none    |          -1.5 |        22.7 |                   30% |
-    | proco        | none    |          -1.9 |        33.6 |                   20% |
-    | none         | planner |          -1.8 |         2.5 |                   95% |
-    | proco        | planner |          -2.4 |         0.0 |                  100% |
+    | none         | none    |          -0.8 |        50.1 |                   30% |
+    | proco        | none    |          -0.0 |        45.8 |                   40% |
+    | none         | planner |          -1.5 |         2.2 |                   85% |
+    | proco        | planner |          -1.2 |         3.1 |                   90% |
 """
 
 from proco_jax.config.presets import for_navigation, set_variant
