@@ -12,10 +12,10 @@ and share of violation-free episodes:
 
     | augmentation | shield  | return, quick | cost, quick | violation-free, quick |
     | :----------- | :------ | ------------: | ----------: | --------------------: |
-    | none         | none    |          24.4 |         0.1 |                   90% |
-    | proco        | none    |          13.8 |         1.6 |                   45% |
-    | none         | planner |          21.0 |         2.3 |                   25% |
-    | proco        | planner |           5.0 |         0.6 |                   60% |
+    | none         | none    |          25.2 |         0.0 |                  100% |
+    | proco        | none    |          10.2 |         0.6 |                   75% |
+    | none         | planner |           6.5 |         1.9 |                   60% |
+    | proco        | planner |          -1.0 |         0.5 |                   75% |
 """
 
 from proco_jax.config.presets import for_velocity, set_variant
