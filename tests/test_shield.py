@@ -1,9 +1,6 @@
 """Shields guard the policies of any algorithm, each with its own critics."""
 
 import dataclasses
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +20,7 @@ from deployment_toys import (
     toy_obs,
     toy_previous,
 )
+from several_devices import run_on_devices
 from test_policy import play_with_a_memory
 
 from proco_jax.algorithms import feasibility
@@ -444,18 +442,8 @@ def test_policies_spread_over_devices_act_as_on_one(tmp_path, deployed, actors):
     thresholds = (ALWAYS, 0.0, 10.0)
     expected = [actors["planner"](with_thresholds(deployed, 0.0, x)) for x in thresholds]
     np.savez(tmp_path / "expected.npz", *expected)
-    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {
-        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-    }
     code = f"import test_shield; test_shield.compare_spread({str(tmp_path)!r}, {thresholds})"
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "on 2 devices" in done.stdout
+    assert "on 2 devices" in run_on_devices(2, code)
 
 
 def compare_spread(folder: str, thresholds: tuple[float, ...]) -> None:

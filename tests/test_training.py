@@ -1,8 +1,5 @@
 import dataclasses
 import itertools
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -21,6 +18,7 @@ from core_toys import (
     toy_keys,
     toy_program,
 )
+from several_devices import run_on_devices
 
 from proco_jax.augmentation import buffer, rollouts
 from proco_jax.augmentation.base import Context, WorldModel
@@ -390,18 +388,8 @@ def test_sharded_over_devices_equals_unsharded(tmp_path, begin, after):
     for name, state in (("begin", begin()), ("after", after[0])):
         with Checkpoints(tmp_path / name) as saved:
             saved.save(1, state)
-    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {
-        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-    }
     code = f"import test_training; test_training.compare_sharded({str(tmp_path)!r})"
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "4 devices" in done.stdout
+    assert "4 devices" in run_on_devices(4, code)
 
 
 def compare_sharded(folder: str) -> None:

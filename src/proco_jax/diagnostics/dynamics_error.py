@@ -76,11 +76,10 @@ def open_loop(
       and the correlation of the predicted with the true change. No row where no
       episode is long enough or comes near.
     """
-    found = _near_windows(margin, episodes, near, starts, until_violation)
+    found = _predicted_windows(net, model, margin, episodes, near, starts, until_violation)
     if found is None:
         return []
-    obs, action, costly = found
-    predicted = in_blocks(lambda o, a: _open_loop(net, model, o, a), obs[:, 0], action, size=starts)
+    obs, predicted, costly = found
     now = margin(obs[:, 0])
     rows = []
     for ahead in STEPS_AHEAD:
@@ -123,11 +122,10 @@ def margin_excess(
       `[M]` in the rule's unit, one for each start. Infinite where the difference is not a number;
       minus infinity where the predicted margin alone is infinite, i.e. unsafe to all that read it.
     """
-    found = _near_windows(margin, episodes, near, starts)
+    found = _predicted_windows(net, model, margin, episodes, near, starts)
     if found is None:
         return np.zeros(0)
-    obs, action, _ = found
-    predicted = in_blocks(lambda o, a: _open_loop(net, model, o, a), obs[:, 0], action, size=starts)
+    obs, predicted, _ = found
     with np.errstate(invalid="ignore"):
         excess = margin(obs[:, steps]) - margin(predicted[:, steps - 1])
     return np.where(np.isnan(excess), np.inf, excess)
@@ -168,9 +166,6 @@ def _predict(
     return found.next_obs, found.reward + found.bonus
 
 
-_open_loop = jit_run_rarely(dynamics.predict_open_loop, static_argnums=0)
-
-
 def _changes(data: Dataset, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     at = np.asarray(data.obs_index)[rows]
     obs = np.asarray(data.obs)
@@ -200,14 +195,20 @@ def _groups(spec: ObservationSpec) -> dict[str, np.ndarray]:
     return found | {"reward": np.array([spec.size])}
 
 
-def _near_windows(
+def _predicted_windows(
+    net: DynamicsNetwork,
+    model: dynamics.Model,
     margin: Margin,
     episodes: Sequence[Episode],
     near: float,
     starts: int,
     until_violation: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Of `_windows`, those that `open_loop` starts; None if there are none."""
+    """Of `_windows`, those that `open_loop` starts; None if there are none.
+
+    Returns:
+      obs `[M, H + 1, O]`, predicted obs `[M, H, O]`, and which states cost, `[M, H + 1]`.
+    """
     horizon = max(STEPS_AHEAD)
     if not any(len(e.reward) > horizon for e in episodes):
         return None
@@ -217,7 +218,9 @@ def _near_windows(
     if not len(close):
         return None
     chosen = close[spread(len(close), starts)]
-    return obs[chosen], action[chosen], costly[chosen]
+    obs, action = obs[chosen], action[chosen]
+    predict = functools.partial(dynamics.predict_open_loop, net, model)
+    return obs, in_blocks(predict, obs[:, 0], action, size=starts), costly[chosen]
 
 
 def _windows(

@@ -5,6 +5,7 @@ held-out episodes beside: one step ahead, over stretches with the logged actions
 episodes, whose largest margins bound the share of violations (`deployment/violation_bound.py`).
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -194,7 +195,7 @@ def forecast_margins(
     action = np.stack([_padded(e.action, length) for e in episodes])
     start = np.stack([e.obs[0] for e in episodes])
     within = np.arange(length) < count[:, None]
-    guess = np.asarray(margin(_open_loop(net, model, start, action)))
+    guess = np.asarray(margin(dynamics.predict_open_loop(net, model, start, action)))
     guess = np.where(within, np.where(np.isnan(guess), np.inf, guess), -np.inf)
     logged = [
         float(np.max(np.asarray(margin(e.obs[1 : n + 1]))))
@@ -263,15 +264,13 @@ def _stretches(
         true = np.stack([e.obs[t + ahead] for e, t in starts])
         # Always as many steps, so that one compiled program serves all lengths.
         action = np.stack([_padded(e.action[t : t + ahead], lengths[-1]) for e, t in starts])
-        guess = in_blocks(lambda o, a: _open_loop(net, model, o, a), obs, action)[:, ahead - 1]
+        guess = in_blocks(functools.partial(dynamics.predict_open_loop, net, model), obs, action)
+        guess = guess[:, ahead - 1]
         error = np.abs(guess - true).mean(axis=0)[varies]
         still = np.abs(obs - true).mean(axis=0)[varies]
         share = error / np.maximum(still, 1e-12)
         rows.append({"steps": ahead, "stretches": len(starts), "error": float(share.mean())})
     return rows
-
-
-_open_loop = jit_run_rarely(dynamics.predict_open_loop, static_argnums=0)
 
 
 def _padded(action: np.ndarray, length: int) -> np.ndarray:

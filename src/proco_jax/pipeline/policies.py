@@ -270,8 +270,7 @@ def make_player(program: Program, shield: str, deployed: Deployed, seed: int) ->
             return jnp.where(begins.reshape(*begins.shape, *[1] * (old.ndim - 2)), new, old)
 
         carry = jax.tree.map(reset, fresh, carry)
-        inputs = (deployed, carry, observed.obs, previous, drawn, observed.active)
-        action, carry = actor.act(*inputs)
+        action, carry = actor.act(deployed, carry, observed.obs, previous, drawn, observed.active)
         return action, sharding.held_for_acting(carry, policies)
 
     def initial_carry(policies: int, count: int) -> Any:

@@ -58,7 +58,6 @@ from proco_jax.pipeline.world_model import (
 )
 from proco_jax.report.markdown import write_report
 from proco_jax.report.tables import print_summary, summarize
-from proco_jax.rules.rule import voted_margin
 from proco_jax.system.description import task_of
 from proco_jax.training.loop import make_program
 from proco_jax.types import TaskSpec
@@ -455,21 +454,17 @@ def _planner_margin(
 ) -> float:
     """The margin that the planner needs for what the model errs in held-out logs, in the unit of
     the rules; that of the labels where they have several units."""
-    config, most = run.config, run.config.cost.margin
-    settings, units = config.shield, {rule.unit for rule in grounding.rules}
-    if len(units) != 1:
+    settings, most = run.config.shield, run.config.cost.margin
+    score = rule_score(grounding)
+    if score is None or margin_of(grounding) is None:
         return most
-    unit = units.pop()
-    voted = jax.jit(functools.partial(voted_margin, grounding.rules))
-
-    def margin(obs: np.ndarray) -> np.ndarray:
-        return in_blocks(voted, obs)
-
-    near = reports.nearness(config, logs, margin)
+    # What the planner judges by: where several rules vote, not the largest of their margins.
+    margin = functools.partial(in_blocks, jax.jit(score))
+    near = reports.nearness(run.config, logs, margin)
     excess = dynamics_error.margin_excess(
         nets.dynamics, model, margin, logs.holdout, near, MARGIN_STEPS
     )
-    least = settings.least_margin * most
+    least, unit = settings.least_margin * most, grounding.rules[0].unit
     found = planner_margin(excess, settings.margin_coverage, least, most)
     run.log(
         f"   margin of the planner: {found:.3g} {unit} (of the labels: {most:g} {unit}), by "
