@@ -15,6 +15,7 @@ from proco_jax.config.schema import RULES_ALONE
 from proco_jax.deployment import violation_forecast as forecast
 from proco_jax.deployment.acting import Deployed
 from proco_jax.deployment.calibration import (
+    ROUNDS,
     THRESHOLDS,
     choose,
     forecast_table,
@@ -411,6 +412,58 @@ def test_with_rules_no_threshold_is_forecast_if_they_suffice(
 ):
     found = forecast_thresholds(policies, monkeypatch, target, 2.0, bad, ruled=True)
     assert found == (expected, [deployed])
+
+
+@pytest.mark.parametrize(
+    ("steps", "violate", "rounds", "deployed"),
+    [
+        # Upper ends of 1 - 0.05^(1000 / steps): 26%, then 59% and 36%, then 79% in the last round.
+        (10_000, False, 1, RULES_ALONE),
+        (3_360, False, 2, RULES_ALONE),
+        (480, False, ROUNDS, 2.0),
+        # A share beyond the target needs no more of them.
+        (3_360, True, 1, 2.0),
+    ],
+)
+def test_more_starts_are_drawn_where_few_steps_say_that_the_rules_suffice(
+    policies, monkeypatch, steps, violate, rounds, deployed
+):
+    program, state = policies
+    judge = Judge((parse_rule("nearest(hazards) <= 0.2 m", SPEC),), 0.05)
+    state = state._replace(shield=guard_of(state)._replace(judge=judge))
+    shield = dataclasses.replace(tiny_config().shield, target_violation_rate=0.15)
+    program = program._replace(
+        config=dataclasses.replace(program.config, shield=shield),
+        task=program.task._replace(episode_steps=1000),
+    )
+    count, seen = 40, []
+
+    def counted(program, policy, unsafe, start, horizon, settle, key, *rest):
+        threshold = policy.shield.planner_threshold
+        drawn = (threshold, start[..., 0], jax.random.key_data(key))
+        jax.debug.callback(lambda *x: seen.append(jax.tree.map(np.asarray, x)), *drawn)
+        each = steps / (POLICIES * count)
+        assert each == int(each)
+        shape = start.shape[:2]
+        return forecast.Counts(
+            jnp.full(shape, int(violate)), jnp.zeros(shape, int), jnp.full(shape, int(each))
+        )
+
+    monkeypatch.setattr("proco_jax.deployment.calibration.count_violations", counted)
+    obs = np.asarray(toy_obs(200))[0]
+    rows = forecast_table(program, state, lambda o: o[..., 0] > 0, [obs[:100], obs[100:]], count)
+    jax.effects_barrier()
+    assert rows[0]["planner_threshold"] == RULES_ALONE
+    assert rows[0]["trajectories"] == rounds * count * POLICIES
+    assert rows[0]["steps"] == rounds * steps
+    assert rows[0]["violating"] == (rounds * count * POLICIES if violate else 0)
+    assert [row["planner_threshold"] for row in rows if row["deployed"]] == [deployed]
+    # Every round has starts and keys of its own; those of all thresholds are the same.
+    ruled = [x for x in seen if x[0] == RULES_ALONE]
+    assert len(ruled) == rounds
+    for which in (1, 2):
+        assert len({x[which].tobytes() for x in ruled}) == rounds
+        assert {x[which].tobytes() for x in seen} == {x[which].tobytes() for x in ruled}
 
 
 def test_the_planners_margin_covers_the_share_of_errors_that_it_is_asked_for():

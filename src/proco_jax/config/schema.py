@@ -873,7 +873,8 @@ class ShieldConfig:
       target_violation_rate: forecast share of violating episodes up to which the rules alone are
         deployed; else the largest threshold for which the upper end of the forecast is within it. 0
         keeps `planner_threshold`.
-      forecast_starts: logged states per policy from which the forecast begins.
+      forecast_starts: logged states per policy from which the forecast begins; up to four times as
+        many where it cannot tell whether the rules alone suffice.
     """
 
     samples: int = count(16, high=100_000)

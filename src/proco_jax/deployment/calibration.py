@@ -41,6 +41,10 @@ THRESHOLDS = (4.0, 8.0)
 # The largest upper end of a forecast by which the rules alone are deployed: fewer imagined steps
 # than those of a few episodes say nothing.
 RULES_LIMIT = 0.5
+# How often starts are drawn for a forecast that would be within the target, if its upper end were.
+ROUNDS = 4
+# Folded, with the index of a round after the first, into the key of a forecast.
+FURTHER = 2**30
 
 
 def planner_margin(excess: np.ndarray, coverage: float, least: float, most: float) -> float:
@@ -77,14 +81,15 @@ def forecast_table(
 
     Thresholds that cannot be deployed any more are not forecast: none if the rules alone are within
     the target violation rate, and none above one that exceeds it. With a target of 0 none but the
-    config's own is.
+    config's own is. Where the share by the rules alone is within the target, but too few imagined
+    steps were counted to tell, up to `ROUNDS` times as many starts are drawn.
 
     Args:
       program: of the policies.
       deployed: S policies with the state of a shield.
       unsafe: raw obs `[..., O]` to `[...]` bool.
       episodes: `[M, O]` of each held-out episode, the logged states to start from.
-      count: starts of each policy.
+      count: starts of each policy in a round.
       ends: raw obs `[..., O]` to `[...]` bool, whether a state ends its episode; None if none does.
       events: the event model of rare bonuses; None for none.
 
@@ -99,38 +104,40 @@ def forecast_table(
     horizon = min(HORIZON, program.task.episode_steps)
     settle = min(SETTLE, horizon // 5)
     obs = np.concatenate(episodes)
-    drawn = np.random.default_rng(config.seed).integers(0, len(obs), (policies, count))
-    episode = np.repeat(np.arange(len(episodes)), [len(e) for e in episodes])[drawn]
+    generator = np.random.default_rng(config.seed)
+    episode_of = np.repeat(np.arange(len(episodes)), [len(e) for e in episodes])
+    # Of each round. All thresholds have the same starts and keys, so that rows differ by the
+    # thresholds alone.
+    starts = [generator.integers(0, len(obs), (policies, count)) for _ in range(ROUNDS)]
+
+    def key_of(index: int) -> Array:
+        """The key of a round."""
+        key = stream_key(config.seed, Stream.FORECAST)
+        # Small numbers would give the keys of the steps of the first round.
+        return jax.random.fold_in(key, FURTHER + index) if index else key
 
     @jax.jit
-    def run(deployed: Deployed, start: Array, threshold: Array) -> Counts:
+    def run(deployed: Deployed, start: Array, threshold: Array, key: Array) -> Counts:
         assert deployed.shield is not None
         shield = deployed.shield._replace(planner_threshold=threshold)
         policy = deployed._replace(shield=shield)
-        # The same numbers for all thresholds, so that rows differ by the thresholds alone.
-        key = stream_key(config.seed, Stream.FORECAST)
         return count_violations(program, policy, unsafe, start, horizon, settle, key, ends, events)
 
-    here = sharding.for_acting((deployed, obs[drawn]), policies)
-    own = float(config.shield.planner_threshold)
-    target, rows = config.shield.target_violation_rate, []
-    tried = [own, *THRESHOLDS] if target > 0 else [own]
-    if target > 0 and deployed.shield.judge is not None:
-        tried.insert(0, RULES_ALONE)
-    for threshold in dict.fromkeys(tried):
-        if rows and _is_beyond(threshold, rows, target):
-            continue
-        found = run(*here, jnp.float32(threshold))
-        # Of all policies, by the episode from which they started.
-        violating, steps = (
-            np.bincount(episode.ravel(), np.ravel(x), len(episodes)).astype(int)
-            for x in (found.violating, found.steps)
-        )
-        ended = int(found.ended.sum())
-        length = expected_steps(ended, int(steps.sum()), program.task.episode_steps)
-        low, high = clustered_interval(violating, steps, length)
-        rows.append(
-            {
+    def forecast(threshold: float) -> dict[str, Any]:
+        """The row of a threshold, of as many rounds as it needs."""
+        violating, steps = np.zeros((2, len(episodes)), int)
+        ended = 0
+        for index, drawn in enumerate(starts):
+            here = sharding.for_acting((deployed, obs[drawn]), policies)
+            found = run(*here, jnp.float32(threshold), key_of(index))
+            # Of all policies, by the episode from which they started.
+            of = episode_of[drawn].ravel()
+            violating += np.bincount(of, np.ravel(found.violating), len(episodes)).astype(int)
+            steps += np.bincount(of, np.ravel(found.steps), len(episodes)).astype(int)
+            ended += int(found.ended.sum())
+            length = expected_steps(ended, int(steps.sum()), program.task.episode_steps)
+            low, high = clustered_interval(violating, steps, length)
+            row = {
                 "qh_threshold": float(config.shield.qh_threshold),
                 "planner_threshold": threshold,
                 "violating_episodes": clustered_share(violating, steps, length),
@@ -138,10 +145,21 @@ def forecast_table(
                 "interval_high": high,
                 "violating": int(violating.sum()),
                 "ended": ended,
-                "trajectories": policies * count,
+                "trajectories": policies * count * (index + 1),
                 "steps": int(steps.sum()),
             }
-        )
+            if not _lacks_evidence(row, target):
+                break
+        return row
+
+    own = float(config.shield.planner_threshold)
+    target, rows = config.shield.target_violation_rate, []
+    tried = [own, *THRESHOLDS] if target > 0 else [own]
+    if target > 0 and deployed.shield.judge is not None:
+        tried.insert(0, RULES_ALONE)
+    for threshold in dict.fromkeys(tried):
+        if not rows or not _is_beyond(threshold, rows, target):
+            rows.append(forecast(threshold))
     chosen = choose(rows, target)
     return [{**row, "deployed": row is chosen} for row in rows]
 
@@ -175,10 +193,19 @@ def within(row: Mapping[str, Any], target: float) -> bool:
 def _rules_suffice(row: Mapping[str, Any], target: float) -> bool:
     """Whether a row is that of the rules alone, and its forecast share is within a target and not
     without evidence."""
-    if row["planner_threshold"] < RULES_ALONE or row["violating_episodes"] is None:
-        return False
+    return _rules_may_suffice(row, target) and not _lacks_evidence(row, target)
+
+
+def _rules_may_suffice(row: Mapping[str, Any], target: float) -> bool:
+    """Whether a row is that of the rules alone, and its forecast share is within a target."""
+    share = row["violating_episodes"]
+    return row["planner_threshold"] >= RULES_ALONE and share is not None and share <= target
+
+
+def _lacks_evidence(row: Mapping[str, Any], target: float) -> bool:
+    """Whether the rules alone may suffice, but few imagined steps say so."""
     limit = max(target, RULES_LIMIT)
-    return row["violating_episodes"] <= target and row["interval_high"] <= limit
+    return _rules_may_suffice(row, target) and row["interval_high"] > limit
 
 
 def _is_beyond(threshold: float, rows: Sequence[Mapping[str, Any]], target: float) -> bool:
