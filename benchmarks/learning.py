@@ -451,6 +451,7 @@ def decisions(inputs: Inputs, shields: Sequence[str], forecast: bool) -> Iterato
         world.dynamics,
         jnp.float32(-jnp.inf),
         jnp.float32(-jnp.inf),
+        jnp.float32(-jnp.inf),
         world.cost,
     )
     hyper = loop.make_hyper(program, 1).algorithm

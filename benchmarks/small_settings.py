@@ -51,6 +51,7 @@ SMALL: dict[str, Any] = {
     "proco.imagination.horizon": 4,
     "proco.imagination.age": 3,
     "proco.imagination.minibatches": 2,
+    "proco.imagination.episodes": 4,
     "feasibility.hidden": (16,),
     "bc.hidden": (16,),
     "coptidice.hidden": (16,),

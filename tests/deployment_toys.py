@@ -107,7 +107,9 @@ def toy_deployed(
     # About half of the states to which the planner's sequences lead count as unsafe.
     known = toy_cost_model(program.config, data, normalizer)._replace(threshold=jnp.float32(15.8))
     qh, planner = map(jnp.float32, thresholds)
-    guard = ShieldState(drawn(critics.params, seed + 1), model, qh, planner, known)
+    guard = ShieldState(
+        drawn(critics.params, seed + 1), model, qh, planner, jnp.float32(-jnp.inf), known
+    )
     return Deployed(state, hyper, normalizer, guard)
 
 

@@ -38,7 +38,11 @@ MAIN = "proco_jax.main"
 KEY = "sk-test-0123456789abcdef"
 RULE = json.dumps({"rule": "nearest(hazards_lidar) <= 0.2 m", "explanation": "on a hazard"})
 # Steps that chunks do not divide; all else as in `SMALL`.
-WHOLE = {"algorithms": "('proco', 'bc')", "dynamics.steps": "50"}
+WHOLE = {
+    "algorithms": "('proco', 'bc')",
+    "shields": "('planner', 'none')",
+    "dynamics.steps": "50",
+}
 # One policy without world model, and one under a shield.
 PLAIN = WHOLE | {"algorithms": "('bc',)", "augmentations": "('none',)", "shields": "('none',)"}
 GUARDED = WHOLE | {"algorithms": "('bc',)", "shields": "('filter',)", "shield.samples": "3"}
@@ -161,7 +165,7 @@ def test_a_run_leaves_every_file_and_its_rows(finished: Path) -> None:
     names = ("algorithm", "augmentation", "shield", "seed", "step")
     found = [tuple(row[name] for name in names) for row in rows_of(finished)]
     learners = [tuple(name.split("-")) for name in LEARNERS]
-    last = {(*x, y, z, 40) for x in learners for y in ("none", "filter", "planner") for z in (0, 1)}
+    last = {(*x, y, z, 40) for x in learners for y in ("none", "planner") for z in (0, 1)}
     interim = {(*x, "none", z, 20) for x in learners for z in (0, 1)}
     assert len(found) == len(set(found)) and set(found) == last | interim
     assert [path.name for path in finished.iterdir() if path.name.startswith(".")] == [".lock"]

@@ -119,7 +119,7 @@ def act(learned):
     unused = dict.fromkeys(dynamics.Model._fields)
     model: Any = dynamics.Model(**{**unused, "normalizer": PLAIN})
     zero = jnp.float32(0.0)
-    shield = ShieldState(learned.feasibility.params, model, zero, zero)
+    shield = ShieldState(learned.feasibility.params, model, zero, zero, jnp.float32(-jnp.inf))
     params = learned.params["policy"]
 
     def filtered(obs: Array, keys: Array) -> jax.Array:

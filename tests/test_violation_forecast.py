@@ -19,6 +19,7 @@ from proco_jax.deployment.calibration import (
     THRESHOLDS,
     choose,
     forecast_table,
+    least_reward,
     planner_margin,
     within,
 )
@@ -484,6 +485,17 @@ def test_the_planners_margin_is_at_most_that_of_the_labels():
     assert planner_margin(np.zeros(100), 1.0, 0.01, 0.05) == 0.05
     for coverage in (0.0, 1e-30, 1e-12):
         assert planner_margin(np.arange(100) - 50.0, coverage, 0.01, 0.05) == 0.01
+
+
+def test_the_least_reward_is_a_quantile_of_sums_of_usual_rewards():
+    # Clipped: 1, 0, 1, 0.5 and 0, 0, 0; an episode of one step has no sum of two.
+    rewards = [np.array([9.0, 0.0, 1.5, 0.5]), np.array([-5.0, 0.0, -1.0]), np.array([1.0])]
+    sums = [1.0, 1.0, 1.5, 0.0, 0.0]
+    for quantile in (0.1, 0.5, 1.0):
+        found = least_reward(rewards, (0.0, 1.0), 2, quantile)
+        assert found == pytest.approx(np.quantile(sums, quantile))
+    assert least_reward(rewards, (0.0, 1.0), 2, 0.0) == -np.inf
+    assert least_reward(rewards, (0.0, 1.0), 5, 0.5) == -np.inf
 
 
 def test_margins_that_hold_for_most_errors_hold_for_most_new_ones():

@@ -865,10 +865,13 @@ class ShieldConfig:
         always takes the least margin; 1, or too few stretches, `cost.margin`.
       least_margin: by how much the planner widens the rules at least, as a share of `cost.margin`,
         which is the most.
+      reward_quantile: quantile of what the logs earn in `planner_horizon` steps; where the policy's
+        own continuation is feasible, but predicted to earn less, the planner searches too. 0: it
+        never searches for reward alone.
       planner_horizon: steps of the sequences that the planner imagines.
       planner_variations: continuations of the policy with persistent noise that it tries then.
       planner_noise: standard deviation of that noise.
-      planner_candidates: random action sequences that it tries where none of these is feasible.
+      planner_candidates: random action sequences that it tries then.
       planner_block: states planned for in one batch; 0 chooses by backend.
       target_violation_rate: forecast share of violating episodes up to which the rules alone are
         deployed; else the largest threshold for which the upper end of the forecast is within it. 0
@@ -882,6 +885,7 @@ class ShieldConfig:
     planner_threshold: float = setting(2.0, low=-LARGEST_NUMBER, high=LARGEST_NUMBER)
     margin_coverage: float = share(0.95)
     least_margin: float = share(0.4)
+    reward_quantile: float = share(0.5)
     planner_horizon: int = count(25, high=10_000)
     planner_variations: int = count(8, high=100_000)
     planner_noise: float = nonnegative(0.5)

@@ -1,5 +1,5 @@
-"""Calibration of a shield: the planner's margin by the errors of the model, its threshold by the
-violation forecast.
+"""Calibration of a shield: the planner's margin by the errors of the model, the reward below which
+it searches by the logs, its threshold by the violation forecast.
 
 The planner judges imagined states by the rules, widened by a margin for what the model may err. A
 larger one keeps a robot further away from what is unsafe, which costs return, so it is no larger
@@ -66,6 +66,30 @@ def planner_margin(excess: np.ndarray, coverage: float, least: float, most: floa
         return most if alpha <= 0.0 else least
     shift = conformal_shift(np.zeros(len(excess)), excess, alpha)
     return min(max(shift, least), most)
+
+
+def least_reward(
+    rewards: Sequence[np.ndarray], usual: tuple[float, float], horizon: int, quantile: float
+) -> float:
+    """The reward below which the planner searches although the policy's continuation is feasible.
+
+    Args:
+      rewards: `[L]` of each logged episode.
+      usual: the range of rewards without rare bonuses, to which they are clipped.
+      horizon: steps of the planner's sequences.
+      quantile: of the sums over so many steps of the logs, in [0, 1].
+
+    Returns:
+      The quantile; -inf for a quantile of 0, or if all episodes are shorter than the horizon.
+    """
+    sums = [
+        np.convolve(np.clip(each, *usual), np.ones(horizon), "valid")
+        for each in rewards
+        if len(each) >= horizon
+    ]
+    if quantile <= 0.0 or not sums:
+        return -np.inf
+    return float(np.quantile(np.concatenate(sums), quantile))
 
 
 def forecast_table(

@@ -18,10 +18,10 @@ and counts states that the cost network calls unsafe. There are three kinds of s
    hazard, and is only too close or too fast.
 3. *Random sequences* of actions, whatever the policy would do.
 
-The shield (`shield.py`) takes the first of these kinds that has a sequence without depth and
-excess, and of these sequences the one with the most predicted reward. Where none has one, it takes
-the best of all. Without the reward more robots stop before what they must avoid: standing still is
-as feasible as the way around.
+The shield (`shield.py`) lets the policy act where its own continuation has neither depth nor excess
+and earns what is usual in the logs. Elsewhere it takes the best of all three kinds. Near a hazard a
+policy that was learned from careful logs may move back and forth, which is feasible and earns
+nothing, while other feasible sequences lead on.
 """
 
 from collections.abc import Callable
@@ -115,69 +115,57 @@ def persistent_noise(key: Array, shape: tuple[int, ...], persistence: Array | fl
     return jnp.concatenate([fresh[:1], jax.lax.scan(step, fresh[0], fresh[1:])[1]])
 
 
-def judge_policy(
+def judge(
     model: PlanningModel,
     act: Callable[[Array, Any, Array, Previous], tuple[Array, Any]],
     start: Array,
     carry: Any,
     first: Array,
     noise: Array,
+    plans: Array,
     key: Array,
 ) -> Judged:
-    """C continuations of a policy from one state, judged.
+    """V continuations of a policy and P action sequences from one state, judged.
 
     Args:
       act: as in `Continuation`.
       start: `[O]` raw.
       carry: the policy's memory after its first action.
-      first: `[C, A]` first actions.
-      noise: `[H - 1, C, A]`, added to the following actions.
+      first: `[V + P, A]` first actions.
+      noise: `[H - 1, V, A]`, added to the following actions of the policy.
+      plans: `[H - 1, P, A]`, the following actions of the other sequences.
       key: typed key.
     """
-    count, horizon = first.shape[0], noise.shape[0] + 1
+    count, continued, horizon = len(first), noise.shape[1], len(noise) + 1
 
-    def many(x: Array) -> jax.Array:
-        return jnp.broadcast_to(x, (count, *jnp.shape(x)))
+    def many(x: Array, number: int) -> jax.Array:
+        return jnp.broadcast_to(x, (number, *jnp.shape(x)))
 
     def ahead(state: tuple, inputs: tuple) -> tuple:
         imagined, action, memory, total = state
-        shift, step_data, t = inputs
+        shift, planned, step_data, t = inputs
         imagined, reward = model.step(imagined, action)
         obs = model.observe(imagined)
         total = _added(model, total, obs, reward, t, horizon)
         # What an imagined step costs is unknown; feasible ones cost nothing.
         previous = Previous(action, jnp.nan_to_num(reward), jnp.zeros(count))
-        keys = jax.random.split(jax.random.wrap_key_data(step_data), count)
-        action, memory = jax.vmap(act)(keys, memory, obs, previous)
-        return (imagined, jnp.clip(action + shift, -1.0, 1.0), memory, total), None
+        own = jax.tree.map(lambda x: x[:continued], (obs, previous))
+        keys = jax.random.split(jax.random.wrap_key_data(step_data), continued)
+        action, memory = jax.vmap(act)(keys, memory, *own)
+        action = jnp.concatenate([jnp.clip(action + shift, -1.0, 1.0), planned])
+        return (imagined, action, memory, total), None
 
-    begin = (many(model.begin(start)), first, jax.tree.map(many, carry), _nothing(count))
-    # The action after the last step is not executed. One more of them is less than a second copy of
-    # the model in the compiled program.
-    shifts = jnp.concatenate([noise, jnp.zeros((1, *first.shape))])
+    memory = jax.tree.map(lambda x: many(x, continued), carry)
+    begin = (many(model.begin(start), count), first, memory, _nothing(count))
+
+    def padded(x: Array) -> jax.Array:
+        # The action after the last step is not executed. One more of them is less than a second
+        # copy of the model in the compiled program.
+        return jnp.concatenate([x, jnp.zeros((1, *x.shape[1:]))])
+
     data = jax.random.key_data(jax.random.split(key, horizon))
-    (*_, total), _ = jax.lax.scan(ahead, begin, (shifts, data, jnp.arange(horizon)))
-    return _finite(total)
-
-
-def judge_plans(model: PlanningModel, plans: Array, start: Array) -> Judged:
-    """Action sequences, judged.
-
-    Args:
-      plans: `[H, C, A]`.
-      start: `[O]` raw.
-    """
-    horizon, count = plans.shape[:2]
-
-    def ahead(state: tuple, inputs: tuple) -> tuple:
-        imagined, total = state
-        action, t = inputs
-        imagined, reward = model.step(imagined, action)
-        return (imagined, _added(model, total, model.observe(imagined), reward, t, horizon)), None
-
-    begun = model.begin(start)
-    begin = (jnp.broadcast_to(begun, (count, *begun.shape)), _nothing(count))
-    (_, total), _ = jax.lax.scan(ahead, begin, (plans, jnp.arange(horizon)))
+    inputs = (padded(noise), padded(plans), data, jnp.arange(horizon))
+    (*_, total), _ = jax.lax.scan(ahead, begin, inputs)
     return _finite(total)
 
 
@@ -195,10 +183,12 @@ def is_feasible(judged: Judged) -> jax.Array:
     return (judged.depth <= 0.0) & (judged.excess <= 0.0)
 
 
-def is_safer(one: Judged, other: Judged) -> jax.Array:
-    """Whether sequences have less depth than others, or the same and less excess."""
+def is_better(one: Judged, other: Judged) -> jax.Array:
+    """Whether sequences have less depth than others, or the same and less excess, or the same of
+    both and more reward."""
+    level = (one.depth == other.depth) & (one.excess == other.excess)
     same = (one.depth == other.depth) & (one.excess < other.excess)
-    return (one.depth < other.depth) | same
+    return (one.depth < other.depth) | same | (level & (one.reward > other.reward))
 
 
 def for_needed_rows(function: Callable[[Any], Any], rows: Any, needed: Array, block: int) -> Any:

@@ -144,10 +144,16 @@ def shield_content(guard: ShieldState) -> dict[str, Any]:
         "version": SHIELD_VERSION,
         "qh_threshold": float(guard.qh_threshold),
         "planner_threshold": float(guard.planner_threshold),
+        "least_reward": finite_or_none(guard.least_reward),
         "cost_network": guard.cost is not None,
         "rules": [] if guard.judge is None else [rule.text for rule in guard.judge.rules],
         "margin": None if guard.judge is None else guard.judge.widening,
     }
+
+
+def finite_or_none(value: Array) -> float | None:
+    """A number as JSON data."""
+    return float(value) if np.isfinite(value) else None
 
 
 def save_policies(
@@ -299,7 +305,8 @@ def _empty(program: Program, seeds: int, shield: Mapping[str, Any] | None) -> De
             lambda key: feasibility.init(program.feasibility, task.action_size, key).params
         )(critic_keys)
         known = cost.empty_model(config.cost, program.cost) if shield["cost_network"] else None
-        guard = ShieldState(critics, model, jnp.zeros(()), jnp.zeros(()), known)
+        zero = jnp.zeros(())
+        guard = ShieldState(critics, model, zero, zero, zero, known)
     each = jnp.zeros(task.observation.size)
     state = jax.vmap(program.algorithm.init)(state_keys, hyper)
     return Deployed(state, hyper, Normalizer(each, each), guard)

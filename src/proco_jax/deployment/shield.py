@@ -4,8 +4,8 @@
     filter    of several actions of the policy, the first whose Q_h is within a threshold, or the
               one with the least Q_h if none is
     planner   the policy's own action as long as the model says that the policy's continuation stays
-              feasible; else the first action of a sequence that does, of several the one with the
-              most predicted reward (`planner.py`)
+              feasible and earns what is usual in the logs; else the first action of a sequence that
+              stays feasible, of several the one with the most predicted reward (`planner.py`)
 
 The filter takes neither the feasible action with the best Q_r nor the mode of the policy: robots
 saturate at a small part of the action's range, so the noise of the actions sets their speed, and a
@@ -31,10 +31,9 @@ from proco_jax.deployment.planner import (
     PlanningModel,
     best,
     for_needed_rows,
+    is_better,
     is_feasible,
-    is_safer,
-    judge_plans,
-    judge_policy,
+    judge,
     make_plans,
     persistent_noise,
 )
@@ -45,7 +44,7 @@ from proco_jax.rules.rule import Rule, voted_margin
 from proco_jax.types import Array
 
 # Incremented when a shield chooses other actions from the same state; results depend on it.
-SHIELD_VERSION = 9
+SHIELD_VERSION = 10
 # The depth of a state of which a rule cannot tell, finite so that sums remain comparable, and that
 # of one on the boundary.
 UNKNOWN_DEPTH, LEAST_DEPTH = 1e30, 1e-6
@@ -82,6 +81,8 @@ class ShieldState(NamedTuple):
       dynamics: the fitted model; its normalizer is that of the observations.
       qh_threshold: the largest Q_h of an action that the filter accepts.
       planner_threshold: the largest V_h of the states to which the planner lets a sequence lead.
+      least_reward: what the policy's own continuation must be predicted to earn, without rare
+        bonuses, or the planner searches for more; -inf where it never does so for reward alone.
       cost: the fitted cost network; None without knowledge.
       judge: the rules of the knowledge; None without rules.
     """
@@ -90,6 +91,7 @@ class ShieldState(NamedTuple):
     dynamics: dynamics.Model
     qh_threshold: Array
     planner_threshold: Array
+    least_reward: Array
     cost: CostModel | None = None
     judge: Judge | None = None
 
@@ -152,7 +154,7 @@ def make_planner(
     """`Shield.act` of the planner.
 
     The first proposal is the policy's own action, the others begin its varied continuations. In
-    most states only the former is followed, and random sequences are needed in few.
+    most states only the former is followed.
     """
     settings, persistence = config.shield, config.rollouts.persistence
     horizon, variations = settings.planner_horizon, settings.planner_variations
@@ -173,32 +175,27 @@ def make_planner(
             start, action, carry, data = row
             key = jax.random.split(jax.random.wrap_key_data(data))[0]
             calm = jnp.zeros((horizon - 1, 1, action_size))
-            judged = judge_policy(model, policy.act, start, carry, action[None], calm, key)
+            judged = judge(model, policy.act, start, carry, action[None], calm, plans[1:, :0], key)
             return jax.tree.map(lambda x: x[0], judged)
 
-        def varied(row: tuple) -> tuple[Judged, jax.Array]:
+        def searched(row: tuple) -> tuple[Judged, jax.Array]:
             start, first, carry, data = row
             key = jax.random.split(jax.random.wrap_key_data(data))[1]
             noise_key, act_key = jax.random.split(key)
             noise = persistent_noise(noise_key, (horizon, variations, action_size), persistence)
             noise = settings.planner_noise * noise
-            first = jnp.clip(first + noise[0], -1.0, 1.0)
-            return _choice(
-                judge_policy(model, policy.act, start, carry, first, noise[1:], act_key), first
-            )
-
-        def random(start: Array) -> tuple[Judged, jax.Array]:
-            return _choice(judge_plans(model, plans, start), plans[0])
+            first = jnp.concatenate([jnp.clip(first + noise[0], -1.0, 1.0), plans[0]])
+            judged = judge(model, policy.act, start, carry, first, noise[1:], plans[1:], act_key)
+            index = best(judged)
+            return jax.tree.map(lambda x: x[index], judged), first[index]
 
         memory = (policy.carry, policy.key_data)
-        held, chosen = jax.vmap(followed)((obs, own, *memory)), own
-        for search, inputs in ((varied, (obs, begins, *memory)), (random, obs)):
-            needed = ~is_feasible(held) & active
-            found, action = for_needed_rows(search, inputs, needed, block)
-            better = needed & is_safer(found, held)
-            held = jax.tree.map(functools.partial(jnp.where, better), found, held)
-            chosen = jnp.where(better[:, None], action, chosen)
-        return chosen
+        held = jax.vmap(followed)((obs, own, *memory))
+        usual = held.reward >= state.least_reward
+        needed = ~(is_feasible(held) & usual) & active
+        found, action = for_needed_rows(searched, (obs, begins, *memory), needed, block)
+        better = needed & is_better(found, held)
+        return jnp.where(better[:, None], action, own)
 
     return act
 
@@ -254,9 +251,3 @@ def _planning_model(
         begin=functools.partial(object_map.begin, dynamics_net.spec),
         observe=functools.partial(object_map.observation, dynamics_net.spec),
     )
-
-
-def _choice(judged: Judged, actions: Array) -> tuple[Judged, jax.Array]:
-    """The best of sequences that begin with actions `[C, A]`, and its action."""
-    index = best(judged)
-    return jax.tree.map(lambda x: x[index], judged), actions[index]

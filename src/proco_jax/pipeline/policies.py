@@ -187,7 +187,7 @@ def deploy(trained: Trained, context: Context, shield: ShieldState | None) -> De
 
 def shield_state(trained: Trained, context: Context) -> ShieldState | None:
     """The state of a shield from a training's own critics, with the config's thresholds, without
-    rules.
+    rules and without a search for reward.
 
     None if it was trained without an augmentation: critics that have seen no unsafe state accept
     every action.
@@ -201,6 +201,7 @@ def shield_state(trained: Trained, context: Context) -> ShieldState | None:
         context.world.dynamics,
         jnp.float32(settings.qh_threshold),
         jnp.float32(settings.planner_threshold),
+        jnp.float32(-jnp.inf),
         context.world.cost,
     )
 
@@ -232,7 +233,7 @@ def evaluate(
     )
     if _evaluated(run, (*names, step, episodes, settings)):
         return
-    player = make_player(program, shield, deployed, config.seed)
+    player = _shared_player(run, program, shield, deployed)
     found = evaluate_policies(config, task, player, config.seeds, episodes, log=run.log)
     rows = [
         result_row(
@@ -255,7 +256,30 @@ def evaluate(
 
 def make_player(program: Program, shield: str, deployed: Deployed, seed: int) -> Player:
     """How deployed policies, whose first seed is given, act in an evaluation."""
-    policies = jax.tree.leaves(deployed.algorithm)[0].shape[0]
+    return _player_of(deployed, _make_acting(program, shield, _count(deployed), seed))
+
+
+def _shared_player(run: Run, program: Program, shield: str, deployed: Deployed) -> Player:
+    """As `make_player`, compiled once for all policies of a run that differ in their arrays only,
+    e.g. in the augmentation that they were trained with."""
+    name = (program.algorithm.name, shield, _count(deployed))
+    config, acting = run.compiled.get(name, (None, None))
+    if config != program.config:
+        acting = _make_acting(program, shield, _count(deployed), run.config.seed)
+        run.compiled[name] = (program.config, acting)
+    return _player_of(deployed, acting)
+
+
+def _player_of(deployed: Deployed, acting: Player) -> Player:
+    return acting._replace(act=functools.partial(acting.act, deployed))
+
+
+def _count(deployed: Deployed) -> int:
+    return jax.tree.leaves(deployed.algorithm)[0].shape[0]
+
+
+def _make_acting(program: Program, shield: str, policies: int, seed: int) -> Player:
+    """A player whose `act` takes the deployed policies before all else."""
     keys = stream_keys(seed, policies, Stream.EVALUATION)
     actor = make_actor(program, shield)
 
@@ -276,7 +300,7 @@ def make_player(program: Program, shield: str, deployed: Deployed, seed: int) ->
     def initial_carry(policies: int, count: int) -> Any:
         return sharding.for_acting(actor.initial_carry(policies, count), policies)
 
-    return Player(initial_carry, functools.partial(act, deployed))
+    return Player(initial_carry, act)
 
 
 def compiled(

@@ -25,7 +25,7 @@ from proco_jax.common.shipped import find_shipped
 from proco_jax.config.schema import RULES_ALONE, Config, replaced
 from proco_jax.data.logs import Logs, load_logs, to_dataset, verify_logs
 from proco_jax.deployment.acting import Deployed, member
-from proco_jax.deployment.calibration import forecast_table, planner_margin
+from proco_jax.deployment.calibration import forecast_table, least_reward, planner_margin
 from proco_jax.deployment.policy import FOLDER, save_policies
 from proco_jax.deployment.shield import SHIELD_VERSION, Judge, ShieldState
 from proco_jax.diagnostics import dynamics_error
@@ -407,6 +407,7 @@ def _calibrated_shields(
         shield = policies.shield_state(policy, context)
         if shield is None:
             continue
+        shield = shield._replace(least_reward=_least_reward(run, shield.dynamics, logs))
         if context.world is None or context.world.cost is None:
             # Without knowledge nothing says what violates: the config's thresholds stay.
             found[policy.name] = shield
@@ -447,6 +448,15 @@ def _calibrated_shields(
         found[policy.name] = shield._replace(**thresholds, judge=judge)
         _log_choice(run, policy.name, row)
     return found
+
+
+def _least_reward(run: Run, model: dynamics.Model, logs: Logs) -> jax.Array:
+    """The predicted reward below which the planner searches for more."""
+    settings = run.config.shield
+    low, high = (float(x) for x in model.targets.usual)
+    rewards = [episode.reward for episode in logs.episodes]
+    found = least_reward(rewards, (low, high), settings.planner_horizon, settings.reward_quantile)
+    return jnp.float32(found)
 
 
 def _planner_margin(

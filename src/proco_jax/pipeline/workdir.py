@@ -40,6 +40,7 @@ class Run:
       metrics: writer of `metrics.jsonl`.
       log: takes lines for the user.
       timed: whether stages add their seconds to `timing.json`.
+      compiled: programs that several evaluations share, by what they depend on.
     """
 
     config: Config
@@ -48,6 +49,7 @@ class Run:
     metrics: MetricsWriter
     log: Callable[[str], None] = print
     timed: bool = True
+    compiled: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     def write_json(self, name: str, content: Any) -> None:
         """Writes a file of the workdir atomically, and its checksum."""
