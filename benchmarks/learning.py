@@ -47,7 +47,7 @@ from proco_jax.common.commands import begin_command
 from proco_jax.common.files import write_text
 from proco_jax.common.random_streams import Stream, stream_keys
 from proco_jax.config.presets import VARIANTS, set_variant
-from proco_jax.config.schema import ALGORITHMS, SHIELDS, Config, replaced
+from proco_jax.config.schema import ALGORITHMS, ANY_REWARD, SHIELDS, Config, replaced
 from proco_jax.data.logs import to_dataset
 from proco_jax.deployment.acting import Deployed, initial_previous, make_actor
 from proco_jax.deployment.shield import ShieldState
@@ -451,7 +451,7 @@ def decisions(inputs: Inputs, shields: Sequence[str], forecast: bool) -> Iterato
         world.dynamics,
         jnp.float32(-jnp.inf),
         jnp.float32(-jnp.inf),
-        jnp.float32(-jnp.inf),
+        jnp.float32(ANY_REWARD),
         world.cost,
     )
     hyper = loop.make_hyper(program, 1).algorithm

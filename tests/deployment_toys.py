@@ -18,7 +18,7 @@ from core_toys import (
 
 from proco_jax.algorithms import feasibility
 from proco_jax.algorithms.base import Algorithm, Previous
-from proco_jax.config.schema import Config
+from proco_jax.config.schema import ANY_REWARD, Config
 from proco_jax.deployment.acting import Deployed, initial_previous
 from proco_jax.deployment.shield import ShieldState
 from proco_jax.training.loop import Program, make_hyper
@@ -108,7 +108,7 @@ def toy_deployed(
     known = toy_cost_model(program.config, data, normalizer)._replace(threshold=jnp.float32(15.8))
     qh, planner = map(jnp.float32, thresholds)
     guard = ShieldState(
-        drawn(critics.params, seed + 1), model, qh, planner, jnp.float32(-jnp.inf), known
+        drawn(critics.params, seed + 1), model, qh, planner, jnp.float32(ANY_REWARD), known
     )
     return Deployed(state, hyper, normalizer, guard)
 

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from proco_jax.algorithms import feasibility, proco
-from proco_jax.config.schema import Config, EncoderConfig, FeasibilityConfig, ProcoConfig
+from proco_jax.config.schema import (
+    ANY_REWARD,
+    Config,
+    EncoderConfig,
+    FeasibilityConfig,
+    ProcoConfig,
+)
 from proco_jax.deployment.shield import ShieldState, filter_actions
 from proco_jax.models import dynamics
 from proco_jax.models.networks import sample_gaussian
@@ -119,7 +125,7 @@ def act(learned):
     unused = dict.fromkeys(dynamics.Model._fields)
     model: Any = dynamics.Model(**{**unused, "normalizer": PLAIN})
     zero = jnp.float32(0.0)
-    shield = ShieldState(learned.feasibility.params, model, zero, zero, jnp.float32(-jnp.inf))
+    shield = ShieldState(learned.feasibility.params, model, zero, zero, jnp.float32(ANY_REWARD))
     params = learned.params["policy"]
 
     def filtered(obs: Array, keys: Array) -> jax.Array:

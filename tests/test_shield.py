@@ -26,6 +26,7 @@ from test_policy import play_with_a_memory
 from proco_jax.algorithms import feasibility
 from proco_jax.algorithms.base import Previous
 from proco_jax.common import sharding
+from proco_jax.config.schema import ANY_REWARD
 from proco_jax.deployment.acting import AHEAD, Deployed, make_actor
 from proco_jax.deployment.planner import JUDGED_EVERY, make_plans, persistent_noise
 from proco_jax.deployment.shield import UNKNOWN_DEPTH, Judge, filter_actions, make_shield
@@ -369,7 +370,7 @@ def test_the_planner_takes_the_most_reward_of_what_is_feasible_or_the_least_infe
     # By why the policy's own action was taken or replaced, and by what.
     seen = set()
     for threshold in (ALWAYS, *np.quantile(vh[judged], np.linspace(0.02, 0.98, 9)), NEVER):
-        for least in (-np.inf, *np.quantile(reward[:, :, 0], [0.3, 0.7]), np.inf):
+        for least in (ANY_REWARD, *np.quantile(reward[:, :, 0], [0.3, 0.7]), np.inf):
             asked = guard_of(deployed)._replace(least_reward=jnp.float32(least))
             found = actors["planner"](
                 with_thresholds(deployed._replace(shield=asked), 0.0, threshold)

@@ -42,6 +42,8 @@ LARGEST_BATCH = 1_000_000
 SMALLEST_NUMBER, LARGEST_NUMBER = 1e-9, 1e9
 # In place of a planner's threshold: the rules alone decide, as no V_h exceeds it.
 RULES_ALONE = 10.0 * LARGEST_NUMBER
+# A least reward of the policy that every continuation reaches.
+ANY_REWARD = -RULES_ALONE
 # Of a factor on the weight of rows: Adam squares its product with a weight limit.
 LARGEST_ROW_FACTOR = 1000.0
 SMALLEST_FRACTION, LARGEST_FRACTION = 1e-6, 1 - 1e-6

@@ -20,7 +20,7 @@ import numpy as np
 
 from proco_jax.common import sharding
 from proco_jax.common.random_streams import Stream, stream_key
-from proco_jax.config.schema import RULES_ALONE
+from proco_jax.config.schema import ANY_REWARD, RULES_ALONE
 from proco_jax.deployment.acting import Deployed
 from proco_jax.deployment.violation_bound import conformal_shift
 from proco_jax.deployment.violation_forecast import (
@@ -80,7 +80,7 @@ def least_reward(
       quantile: of the sums over so many steps of the logs, in [0, 1].
 
     Returns:
-      The quantile; -inf for a quantile of 0, or if all episodes are shorter than the horizon.
+      The quantile; ANY_REWARD for a quantile of 0, or if all episodes are shorter than the horizon.
     """
     sums = [
         np.convolve(np.clip(each, *usual), np.ones(horizon), "valid")
@@ -88,7 +88,7 @@ def least_reward(
         if len(each) >= horizon
     ]
     if quantile <= 0.0 or not sums:
-        return -np.inf
+        return ANY_REWARD
     return float(np.quantile(np.concatenate(sums), quantile))
 
 

@@ -26,7 +26,7 @@ from jax import export
 from proco_jax.algorithms.base import Previous
 from proco_jax.common.files import write_atomic, write_text
 from proco_jax.deployment import exported_runner
-from proco_jax.deployment.policy import LoadedPolicy, finite_or_none
+from proco_jax.deployment.policy import LoadedPolicy
 from proco_jax.models import dynamics, object_map
 from proco_jax.models.normalizer import CLIP
 from proco_jax.types import Array
@@ -93,7 +93,7 @@ def export_policy(
             "qh_threshold": float(guard.qh_threshold),
             "planner_threshold": float(guard.planner_threshold),
             "planner_margin": None if guard.judge is None else guard.judge.widening,
-            "least_reward": finite_or_none(guard.least_reward),
+            "least_reward": float(guard.least_reward),
             "disagreement": float(guard.dynamics.limit),
         },
         "normalizer": {

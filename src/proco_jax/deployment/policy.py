@@ -144,16 +144,11 @@ def shield_content(guard: ShieldState) -> dict[str, Any]:
         "version": SHIELD_VERSION,
         "qh_threshold": float(guard.qh_threshold),
         "planner_threshold": float(guard.planner_threshold),
-        "least_reward": finite_or_none(guard.least_reward),
+        "least_reward": float(guard.least_reward),
         "cost_network": guard.cost is not None,
         "rules": [] if guard.judge is None else [rule.text for rule in guard.judge.rules],
         "margin": None if guard.judge is None else guard.judge.widening,
     }
-
-
-def finite_or_none(value: Array) -> float | None:
-    """A number as JSON data."""
-    return float(value) if np.isfinite(value) else None
 
 
 def save_policies(

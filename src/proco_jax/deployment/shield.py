@@ -82,7 +82,7 @@ class ShieldState(NamedTuple):
       qh_threshold: the largest Q_h of an action that the filter accepts.
       planner_threshold: the largest V_h of the states to which the planner lets a sequence lead.
       least_reward: what the policy's own continuation must be predicted to earn, without rare
-        bonuses, or the planner searches for more; -inf where it never does so for reward alone.
+        bonuses, or the planner searches for more; ANY_REWARD where it never does for that alone.
       cost: the fitted cost network; None without knowledge.
       judge: the rules of the knowledge; None without rules.
     """

@@ -16,7 +16,7 @@ from proco_jax.common import sharding
 from proco_jax.common.checkpoint import load_arrays
 from proco_jax.common.files import sha256
 from proco_jax.common.random_streams import Stream, action_keys, stream_keys
-from proco_jax.config.schema import ALGORITHMS, Config
+from proco_jax.config.schema import ALGORITHMS, ANY_REWARD, Config
 from proco_jax.deployment.acting import Deployed, make_actor
 from proco_jax.deployment.policy import policy_name, shield_content
 from proco_jax.deployment.shield import ShieldState
@@ -201,7 +201,7 @@ def shield_state(trained: Trained, context: Context) -> ShieldState | None:
         context.world.dynamics,
         jnp.float32(settings.qh_threshold),
         jnp.float32(settings.planner_threshold),
-        jnp.float32(-jnp.inf),
+        jnp.float32(ANY_REWARD),
         context.world.cost,
     )
 
