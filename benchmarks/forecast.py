@@ -7,7 +7,8 @@ network and a policy trained with seed 100 i. Of each collection the first `KEPT
 violation are the logs, so that all repetitions have arrays of equal shapes and share compiled
 programs. Its forecast is that of the thresholds which it deploys, its truth the share of violating
 episodes of the same policy under the planner. The settings are those of the variant `quick` with
-the changes of `SETTINGS`: 256 imagined trajectories and 30 episodes of each repetition.
+the changes of `SETTINGS`: 256 imagined trajectories, up to four times as many where they are too
+few, and 30 episodes of each repetition.
 
 A finished repetition is read from its folder, an interrupted one is resumed.
 """

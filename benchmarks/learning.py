@@ -8,7 +8,7 @@ imagined rows, a regeneration of these rows, an update of the policy in imaginat
 dynamics or cost ensemble, a decision of a policy bare, with the filter and with the planner, and a
 step of the violation forecast. Observations are those of a task with the networks of a variant;
 logs and parameters are random, as time does not depend on their values. The planner is measured
-where every state needs all of its searches.
+where every state needs a search.
 
 - `GFLOP` counts the matrix products of one member, from the traced program.
 - `share of peak` divides the rate of these by that of large f32 matrix products, measured in the
@@ -445,7 +445,7 @@ def decisions(inputs: Inputs, shields: Sequence[str], forecast: bool) -> Iterato
     train = begun(program, inputs.context, 1)
     critics, world = loop.critics_of(program, train), inputs.context.world
     assert critics is not None and world is not None
-    # Thresholds that no state meets: the planner acts everywhere.
+    # Thresholds that no state meets: the planner searches everywhere.
     guard = ShieldState(
         critics.params,
         world.dynamics,

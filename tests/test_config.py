@@ -313,6 +313,7 @@ def test_defaults_can_be_run() -> None:
         ("rollouts__interval", 100, "a divisor of --config.train.chunk=250"),
         ("dynamics__elites", 9, "at most --config.dynamics.members=5"),
         ("shield__target_violation_rate", 1.0, "a number from 0 to 0.999999"),
+        ("shield__reward_quantile", 1.1, "a number from 0 to 1"),
         ("shield__planner_variations", 0, "a number from 1 to 100000"),
         ("shield__planner_noise", -0.1, "a number from 0 to 1e+09"),
         ("shield__forecast_starts", -1, "a number from 1 to 1000000"),
@@ -480,6 +481,7 @@ def test_only_changes_of_deployment_and_evaluation_need_no_training() -> None:
         "as it is",
         "target violation rate 0",
         "target violation rate 0.2",
+        "no search for reward",
         "larger thresholds",
     ]
     assert not needs_training({"shields": ("none",), "evaluation.episodes": 3, "shield.samples": 1})

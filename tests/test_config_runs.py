@@ -97,7 +97,7 @@ def train_and_act(config: Config, algorithm: str, parts: tuple[Any, ...]) -> Non
         context.world.dynamics,
         jnp.float32(config.shield.qh_threshold),
         jnp.float32(config.shield.planner_threshold),
-        jnp.float32(0.0),
+        jnp.float32(20.0 * config.shield.reward_quantile - 10.0),
         context.world.cost,
     )
     deployed = Deployed(state.algorithm, hyper.algorithm, context.normalizer, shield)

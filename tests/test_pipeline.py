@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 from core_toys import same_leaves
 from small_run import (
@@ -24,6 +25,8 @@ from small_run import (
 
 from proco_jax import ablations, compare, ladder
 from proco_jax.common.checksums import write_recorded
+from proco_jax.config.schema import ANY_REWARD
+from proco_jax.deployment.calibration import least_reward
 from proco_jax.deployment.policy import load_policies
 from proco_jax.deployment.shield import SHIELD_VERSION
 from proco_jax.knowledge.replay import Answer, Answerer, completion, serve
@@ -38,11 +41,7 @@ MAIN = "proco_jax.main"
 KEY = "sk-test-0123456789abcdef"
 RULE = json.dumps({"rule": "nearest(hazards_lidar) <= 0.2 m", "explanation": "on a hazard"})
 # Steps that chunks do not divide; all else as in `SMALL`.
-WHOLE = {
-    "algorithms": "('proco', 'bc')",
-    "shields": "('planner', 'none')",
-    "dynamics.steps": "50",
-}
+WHOLE = {"algorithms": "('proco', 'bc')", "dynamics.steps": "50"}
 # One policy without world model, and one under a shield.
 PLAIN = WHOLE | {"algorithms": "('bc',)", "augmentations": "('none',)", "shields": "('none',)"}
 GUARDED = WHOLE | {"algorithms": "('bc',)", "shields": "('filter',)", "shield.samples": "3"}
@@ -165,7 +164,7 @@ def test_a_run_leaves_every_file_and_its_rows(finished: Path) -> None:
     names = ("algorithm", "augmentation", "shield", "seed", "step")
     found = [tuple(row[name] for name in names) for row in rows_of(finished)]
     learners = [tuple(name.split("-")) for name in LEARNERS]
-    last = {(*x, y, z, 40) for x in learners for y in ("none", "planner") for z in (0, 1)}
+    last = {(*x, y, z, 40) for x in learners for y in ("none", "filter", "planner") for z in (0, 1)}
     interim = {(*x, "none", z, 20) for x in learners for z in (0, 1)}
     assert len(found) == len(set(found)) and set(found) == last | interim
     assert [path.name for path in finished.iterdir() if path.name.startswith(".")] == [".lock"]
@@ -259,6 +258,21 @@ def test_without_augmentation_and_shield_a_run_needs_neither_dynamics_nor_knowle
 
 
 @pytest.mark.parametrize("algorithm", ["proco", "bc"])
+def test_the_planner_searches_for_the_reward_that_the_logs_mostly_earn(
+    home: Path, finished: Path
+) -> None:
+    guard = load_policies(finished, "proco", "proco")[1].shield
+    assert guard is not None
+    config = small_config(home, **WHOLE)
+    with open_run(config, home / "rewards", log=lambda line: None) as run:
+        logs, _ = stages.load_inputs(run)
+    low, high = (float(x) for x in guard.dynamics.targets.usual)
+    rewards = [episode.reward for episode in logs.episodes]
+    horizon, quantile = config.shield.planner_horizon, config.shield.reward_quantile
+    wanted = least_reward(rewards, (low, high), horizon, quantile)
+    assert wanted > ANY_REWARD and float(guard.least_reward) == np.float32(wanted)
+
+
 def test_a_policy_without_augmentation_is_guarded_by_the_shield_of_its_twin(
     finished: Path, algorithm: str
 ) -> None:

@@ -28,7 +28,8 @@ from proco_jax.deployment.acting import Deployed, make_actor
 from proco_jax.deployment.policy import load_policies, load_policy, save_policies
 from proco_jax.deployment.shield import SHIELD_VERSION, Judge
 from proco_jax.evaluation.episodes import Observed, Player
-from proco_jax.pipeline.policies import make_player
+from proco_jax.pipeline.policies import Learner, _shared_player, make_player
+from proco_jax.pipeline.workdir import Run
 from proco_jax.rules.rule import parse_rule
 from proco_jax.training.loop import Program
 
@@ -354,6 +355,44 @@ def play_with_a_memory() -> Player:
         np.testing.assert_array_equal(carry.previous.action, action)
         np.testing.assert_allclose(actions[..., 0], 0.01 * carry.steps, rtol=1e-6)
     return player
+
+
+@pytest.mark.slow
+def test_policies_of_one_algorithm_share_what_is_compiled_and_act_as_apart(tmp_path):
+    program = deployed_program()
+    policies = [sharding.for_acting(toy_deployed(program, seed=s), POLICIES) for s in (0, 1)]
+    config = program.config
+    run = Run(config, tmp_path, tmp_path, None, log=lambda line: None)  # type: ignore[arg-type]
+    zeros = np.zeros((POLICIES, 2), np.int32)
+    nothing = np.zeros((POLICIES, 2), np.float32)
+    action, active = np.zeros((POLICIES, 2, ACTIONS), np.float32), np.ones((POLICIES, 2), bool)
+    observed = Observed(np.asarray(toy_obs(2)), nothing, nothing, action, zeros, zeros, active)
+
+    def acts(player: Player) -> np.ndarray:
+        return np.asarray(player.act(player.initial_carry(POLICIES, 2), observed)[0])
+
+    learner = Learner("proco", "proco")
+    for shield in ("none", "filter"):
+        found = []
+        for deployed in policies:
+            shared = _shared_player(run, program, learner, shield, deployed)
+            found.append(acts(shared))
+            alone = acts(make_player(program, shield, deployed, config.seed))
+            np.testing.assert_array_equal(found[-1], alone)
+        assert np.any(found[0] != found[1])
+        # Interim evaluations have no state of a shield.
+        if shield == "none":
+            bare = policies[0]._replace(shield=None)
+            shared = _shared_player(run, program, learner, shield, bare)
+            np.testing.assert_array_equal(acts(shared), found[0])
+        (compiled,) = [x.act for name, (_, x) in run.compiled.items() if name[1] == shield]
+        assert compiled._cache_size() == 1
+    # Another config is another program.
+    samples = dataclasses.replace(config.shield, samples=1)
+    other = deployed_program("proco", dataclasses.replace(config, shield=samples))
+    changed = _shared_player(run, other, learner, "filter", policies[0])
+    wanted = make_player(other, "filter", policies[0], config.seed)
+    np.testing.assert_array_equal(acts(changed), acts(wanted))
 
 
 def damaged_copy(saved: Path, tmp_path: Path) -> Path:

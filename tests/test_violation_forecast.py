@@ -422,6 +422,7 @@ def test_with_rules_no_threshold_is_forecast_if_they_suffice(
         (10_000, False, 1, RULES_ALONE),
         (3_360, False, 2, RULES_ALONE),
         (480, False, ROUNDS, 2.0),
+        (0, False, ROUNDS, 2.0),
         # A share beyond the target needs no more of them.
         (3_360, True, 1, 2.0),
     ],
@@ -459,12 +460,13 @@ def test_more_starts_are_drawn_where_few_steps_say_that_the_rules_suffice(
     assert rows[0]["steps"] == rounds * steps
     assert rows[0]["violating"] == (rounds * count * POLICIES if violate else 0)
     assert [row["planner_threshold"] for row in rows if row["deployed"]] == [deployed]
-    # Every round has starts and keys of its own; those of all thresholds are the same.
+    # Every round has starts and keys of its own; other thresholds have those of the first.
     ruled = [x for x in seen if x[0] == RULES_ALONE]
     assert len(ruled) == rounds
     for which in (1, 2):
-        assert len({x[which].tobytes() for x in ruled}) == rounds
-        assert {x[which].tobytes() for x in seen} == {x[which].tobytes() for x in ruled}
+        drawn = [x[which].tobytes() for x in ruled]
+        assert len(set(drawn)) == rounds
+        assert all(x[which].tobytes() == drawn[0] for x in seen if x[0] != RULES_ALONE)
 
 
 def test_the_planners_margin_covers_the_share_of_errors_that_it_is_asked_for():
@@ -493,7 +495,15 @@ def test_the_least_reward_is_a_quantile_of_sums_of_usual_rewards():
     sums = [1.0, 1.0, 1.5, 0.0, 0.0]
     for quantile in (0.1, 0.5, 1.0):
         found = least_reward(rewards, (0.0, 1.0), 2, quantile)
-        assert found == pytest.approx(np.quantile(sums, quantile))
+        wanted = np.quantile(sums, quantile)
+        assert wanted - 0.003 < found < wanted
+    # A prediction in float32 reaches the sum of constant rewards.
+    for value, horizon in ((0.1, 25), (0.7, 25), (-0.3, 6), (1.1, 6)):
+        found = least_reward([np.full(100, value)], (-2.0, 2.0), horizon, 0.5)
+        total = np.float32(0)
+        for _ in range(horizon):
+            total += np.float32(value)
+        assert found < total
     assert least_reward(rewards, (0.0, 1.0), 2, 0.0) == ANY_REWARD
     assert least_reward(rewards, (0.0, 1.0), 5, 0.5) == ANY_REWARD
 

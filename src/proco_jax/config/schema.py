@@ -42,8 +42,8 @@ LARGEST_BATCH = 1_000_000
 SMALLEST_NUMBER, LARGEST_NUMBER = 1e-9, 1e9
 # In place of a planner's threshold: the rules alone decide, as no V_h exceeds it.
 RULES_ALONE = 10.0 * LARGEST_NUMBER
-# A least reward of the policy that every continuation reaches.
-ANY_REWARD = -RULES_ALONE
+# Below every predicted sum of rewards (the least float32): the planner never searches for reward.
+ANY_REWARD = -3.4028234663852886e38
 # Of a factor on the weight of rows: Adam squares its product with a weight limit.
 LARGEST_ROW_FACTOR = 1000.0
 SMALLEST_FRACTION, LARGEST_FRACTION = 1e-6, 1 - 1e-6
@@ -861,19 +861,19 @@ class ShieldConfig:
       qh_threshold: the largest Q_h of an action that the filter accepts.
       planner_threshold: the largest V_h that the planner accepts. With rules: of the last state of
         a sequence, if the rules alone are not deployed. Without: of every fifth state and the last
-        one; from `feasibility.unsafe` on the planner never acts.
+        one; from `feasibility.unsafe` on no state is infeasible for the planner.
       margin_coverage: share of held-out stretches, begun near the unsafe set, in which the margin
         after 10 steps exceeds the predicted one by no more than the planner widens the rules. 0
         always takes the least margin; 1, or too few stretches, `cost.margin`.
       least_margin: by how much the planner widens the rules at least, as a share of `cost.margin`,
         which is the most.
       reward_quantile: quantile of what the logs earn in `planner_horizon` steps; where the policy's
-        own continuation is feasible, but predicted to earn less, the planner searches too. 0: it
-        never searches for reward alone.
+        own continuation is feasible, but predicted to earn less, the planner searches too, unless
+        the logs show that episodes can end early. 0: it never searches for reward alone.
       planner_horizon: steps of the sequences that the planner imagines.
-      planner_variations: continuations of the policy with persistent noise that it tries then.
+      planner_variations: continuations of the policy with persistent noise in a search.
       planner_noise: standard deviation of that noise.
-      planner_candidates: random action sequences that it tries then.
+      planner_candidates: random action sequences in a search.
       planner_block: states planned for in one batch; 0 chooses by backend.
       target_violation_rate: forecast share of violating episodes up to which the rules alone are
         deployed; else the largest threshold for which the upper end of the forecast is within it. 0

@@ -1,9 +1,10 @@
-"""Calibration of a shield: the planner's margin by the errors of the model, the reward below which
-it searches by the logs, its threshold by the violation forecast.
+"""Calibration of the planner: its margin from the errors of the model, the reward below which it
+searches from the logs, its threshold from the violation forecast.
 
 The planner judges imagined states by the rules, widened by a margin for what the model may err. A
 larger one keeps a robot further away from what is unsafe, which costs return, so it is no larger
-than held-out logs say.
+than held-out logs say. Where a policy would earn less than the logs mostly do, the planner searches
+for more.
 
 A larger threshold lets a policy act more freely and violate more often. The violation forecast
 needs neither the simulator nor a true cost, so the threshold is chosen before anything is deployed.
@@ -41,8 +42,12 @@ THRESHOLDS = (4.0, 8.0)
 # The largest upper end of a forecast by which the rules alone are deployed: fewer imagined steps
 # than those of a few episodes say nothing.
 RULES_LIMIT = 0.5
-# How often starts are drawn for a forecast that would be within the target, if its upper end were.
+# Rounds of starts at most, while the share by the rules alone is within the target, but too few
+# steps were counted to say so.
 ROUNDS = 4
+# By how much predicted sums of rewards may fall short of those of the logs: a share of the range of
+# usual rewards, and of the sum itself.
+NOISE, ROUNDING = 1e-3, 1e-5
 # Folded, with the index of a round after the first, into the key of a forecast.
 FURTHER = 2**30
 
@@ -80,7 +85,8 @@ def least_reward(
       quantile: of the sums over so many steps of the logs, in [0, 1].
 
     Returns:
-      The quantile; ANY_REWARD for a quantile of 0, or if all episodes are shorter than the horizon.
+      The quantile, less what rounding and a network's noise may take from a prediction; ANY_REWARD
+      for a quantile of 0, or if all episodes are shorter than the horizon.
     """
     sums = [
         np.convolve(np.clip(each, *usual), np.ones(horizon), "valid")
@@ -89,7 +95,9 @@ def least_reward(
     ]
     if quantile <= 0.0 or not sums:
         return ANY_REWARD
-    return float(np.quantile(np.concatenate(sums), quantile))
+    slack = NOISE * horizon * (usual[1] - usual[0])
+    found = float(np.quantile(np.concatenate(sums), quantile))
+    return found - slack - ROUNDING * abs(found)
 
 
 def forecast_table(
@@ -215,21 +223,21 @@ def within(row: Mapping[str, Any], target: float) -> bool:
 
 
 def _rules_suffice(row: Mapping[str, Any], target: float) -> bool:
-    """Whether a row is that of the rules alone, and its forecast share is within a target and not
-    without evidence."""
+    """Whether a row is that of the rules alone, its forecast share is within a target, and enough
+    imagined steps were counted to say so."""
     return _rules_may_suffice(row, target) and not _lacks_evidence(row, target)
 
 
 def _rules_may_suffice(row: Mapping[str, Any], target: float) -> bool:
-    """Whether a row is that of the rules alone, and its forecast share is within a target."""
+    """Whether a row is that of the rules alone, and its forecast share is not beyond a target."""
     share = row["violating_episodes"]
-    return row["planner_threshold"] >= RULES_ALONE and share is not None and share <= target
+    return row["planner_threshold"] >= RULES_ALONE and (share is None or share <= target)
 
 
 def _lacks_evidence(row: Mapping[str, Any], target: float) -> bool:
-    """Whether the rules alone may suffice, but few imagined steps say so."""
-    limit = max(target, RULES_LIMIT)
-    return _rules_may_suffice(row, target) and row["interval_high"] > limit
+    """Whether the rules alone may suffice, but too few imagined steps were counted, or none."""
+    high, limit = row["interval_high"], max(target, RULES_LIMIT)
+    return _rules_may_suffice(row, target) and (high is None or high > limit)
 
 
 def _is_beyond(threshold: float, rows: Sequence[Mapping[str, Any]], target: float) -> bool:

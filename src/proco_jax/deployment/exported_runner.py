@@ -67,7 +67,7 @@ class Policy:
         least, most = self._limits
         return {
             "action": least + (self._last + 1.0) / 2.0 * (most - least),
-            "intervened": bool(intervened),  # Whether the shield changed the policy's action.
+            "intervened": bool(intervened),  # Whether the action is not the policy's own.
             "unknown": bool(unknown),  # Whether the model's networks disagree about what follows.
             "outside": self._names[outside].tolist(),  # What was never logged that low or high.
         }

@@ -19,9 +19,9 @@ and counts states that the cost network calls unsafe. There are three kinds of s
 3. *Random sequences* of actions, whatever the policy would do.
 
 The shield (`shield.py`) lets the policy act where its own continuation has neither depth nor excess
-and earns what is usual in the logs. Elsewhere it takes the best of all three kinds. Near a hazard a
-policy that was learned from careful logs may move back and forth, which is feasible and earns
-nothing, while other feasible sequences lead on.
+and earns at least what the logs mostly do. Elsewhere it takes the best of all three kinds. Near a
+hazard a policy that was learned from careful logs may move back and forth, which is feasible and
+earns nothing, while other feasible sequences lead on.
 """
 
 from collections.abc import Callable
@@ -186,9 +186,9 @@ def is_feasible(judged: Judged) -> jax.Array:
 def is_better(one: Judged, other: Judged) -> jax.Array:
     """Whether sequences have less depth than others, or the same and less excess, or the same of
     both and more reward."""
-    level = (one.depth == other.depth) & (one.excess == other.excess)
-    same = (one.depth == other.depth) & (one.excess < other.excess)
-    return (one.depth < other.depth) | same | (level & (one.reward > other.reward))
+    earns = one.reward > other.reward
+    by_excess = (one.excess < other.excess) | ((one.excess == other.excess) & earns)
+    return (one.depth < other.depth) | ((one.depth == other.depth) & by_excess)
 
 
 def for_needed_rows(function: Callable[[Any], Any], rows: Any, needed: Array, block: int) -> Any:

@@ -4,7 +4,7 @@
     filter    of several actions of the policy, the first whose Q_h is within a threshold, or the
               one with the least Q_h if none is
     planner   the policy's own action as long as the model says that the policy's continuation stays
-              feasible and earns what is usual in the logs; else the first action of a sequence that
+              feasible and earns what the logs mostly do; else the first action of a sequence that
               stays feasible, of several the one with the most predicted reward (`planner.py`)
 
 The filter takes neither the feasible action with the best Q_r nor the mode of the policy: robots
@@ -153,8 +153,8 @@ def make_planner(
 ) -> Callable[[ShieldState, Array, Array, Array, Continuation], Array]:
     """`Shield.act` of the planner.
 
-    The first proposal is the policy's own action, the others begin its varied continuations. In
-    most states only the former is followed.
+    The first proposal is the policy's own action, the others begin its varied continuations. Where
+    the policy's own continuation suffices, only that is followed.
     """
     settings, persistence = config.shield, config.rollouts.persistence
     horizon, variations = settings.planner_horizon, settings.planner_variations
@@ -191,8 +191,8 @@ def make_planner(
 
         memory = (policy.carry, policy.key_data)
         held = jax.vmap(followed)((obs, own, *memory))
-        usual = held.reward >= state.least_reward
-        needed = ~(is_feasible(held) & usual) & active
+        earns = held.reward >= state.least_reward
+        needed = ~(is_feasible(held) & earns) & active
         found, action = for_needed_rows(searched, (obs, begins, *memory), needed, block)
         better = needed & is_better(found, held)
         return jnp.where(better[:, None], action, own)

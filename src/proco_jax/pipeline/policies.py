@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -233,7 +233,7 @@ def evaluate(
     )
     if _evaluated(run, (*names, step, episodes, settings)):
         return
-    player = _shared_player(run, program, shield, deployed)
+    player = _shared_player(run, program, learner, shield, deployed)
     found = evaluate_policies(config, task, player, config.seeds, episodes, log=run.log)
     rows = [
         result_row(
@@ -254,32 +254,43 @@ def evaluate(
     write_rows(run.workdir / FILE, rows)
 
 
+class _Acting(NamedTuple):
+    """A `Player` of no policies in particular: its `act` takes deployed ones before all else."""
+
+    initial_carry: Callable[[int, int], Any]
+    act: Callable[[Deployed, Any, Observed], tuple[Array, Any]]
+
+
 def make_player(program: Program, shield: str, deployed: Deployed, seed: int) -> Player:
     """How deployed policies, whose first seed is given, act in an evaluation."""
     return _player_of(deployed, _make_acting(program, shield, _count(deployed), seed))
 
 
-def _shared_player(run: Run, program: Program, shield: str, deployed: Deployed) -> Player:
+def _shared_player(
+    run: Run, program: Program, learner: Learner, shield: str, deployed: Deployed
+) -> Player:
     """As `make_player`, compiled once for all policies of a run that differ in their arrays only,
     e.g. in the augmentation that they were trained with."""
-    name = (program.algorithm.name, shield, _count(deployed))
+    if shield == "none":
+        # Interim evaluations have no shield at hand, and none is needed.
+        deployed = deployed._replace(shield=None)
+    name = (learner.algorithm, shield, _count(deployed))
     config, acting = run.compiled.get(name, (None, None))
-    if config != program.config:
+    if acting is None or config != program.config:
         acting = _make_acting(program, shield, _count(deployed), run.config.seed)
         run.compiled[name] = (program.config, acting)
     return _player_of(deployed, acting)
 
 
-def _player_of(deployed: Deployed, acting: Player) -> Player:
-    return acting._replace(act=functools.partial(acting.act, deployed))
+def _player_of(deployed: Deployed, acting: _Acting) -> Player:
+    return Player(acting.initial_carry, functools.partial(acting.act, deployed))
 
 
 def _count(deployed: Deployed) -> int:
     return jax.tree.leaves(deployed.algorithm)[0].shape[0]
 
 
-def _make_acting(program: Program, shield: str, policies: int, seed: int) -> Player:
-    """A player whose `act` takes the deployed policies before all else."""
+def _make_acting(program: Program, shield: str, policies: int, seed: int) -> _Acting:
     keys = stream_keys(seed, policies, Stream.EVALUATION)
     actor = make_actor(program, shield)
 
@@ -300,7 +311,7 @@ def _make_acting(program: Program, shield: str, policies: int, seed: int) -> Pla
     def initial_carry(policies: int, count: int) -> Any:
         return sharding.for_acting(actor.initial_carry(policies, count), policies)
 
-    return Player(initial_carry, act)
+    return _Acting(initial_carry, act)
 
 
 def compiled(

@@ -17,12 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from proco_jax.algorithms import find_maker
-from proco_jax.augmentation.base import Context
+from proco_jax.augmentation.base import Context, WorldModel
 from proco_jax.common import checksums, sharding
 from proco_jax.common.batching import in_blocks
 from proco_jax.common.files import write_text
 from proco_jax.common.shipped import find_shipped
-from proco_jax.config.schema import RULES_ALONE, Config, replaced
+from proco_jax.config.schema import ANY_REWARD, RULES_ALONE, Config, replaced
 from proco_jax.data.logs import Logs, load_logs, to_dataset, verify_logs
 from proco_jax.deployment.acting import Deployed, member
 from proco_jax.deployment.calibration import forecast_table, least_reward, planner_margin
@@ -395,20 +395,23 @@ def _calibrated_shields(
 
     Writes `violation_forecast.json`. A forecast that is there is not made again, so thresholds and
     margin stay as they are when a run is resumed, unless it is that of another version of the
-    shield.
+    shield. The reward below which the planner searches follows from the logs each time.
     """
     score = rule_score(grounding)
     episodes = [e.obs[:-1] for e in logs.holdout or logs.episodes]
     report = run.read_json(FORECAST) or {}
     found: dict[str, ShieldState] = {}
-    widening = None
+    widening, least = None, None
     for policy in trained:
         context = contexts[policy.learner.augmentation][0]
         shield = policies.shield_state(policy, context)
         if shield is None:
             continue
-        shield = shield._replace(least_reward=_least_reward(run, shield.dynamics, logs))
-        if context.world is None or context.world.cost is None:
+        assert context.world is not None
+        if least is None:
+            least = _least_reward(run, context.world, logs)
+        shield = shield._replace(least_reward=jnp.float32(least))
+        if context.world.cost is None:
             # Without knowledge nothing says what violates: the config's thresholds stay.
             found[policy.name] = shield
             continue
@@ -450,13 +453,21 @@ def _calibrated_shields(
     return found
 
 
-def _least_reward(run: Run, model: dynamics.Model, logs: Logs) -> jax.Array:
-    """The predicted reward below which the planner searches for more."""
+def _least_reward(run: Run, world: WorldModel, logs: Logs) -> float:
+    """The predicted reward below which the planner searches for more; ANY_REWARD where episodes can
+    end early, of which the planner takes no notice."""
     settings = run.config.shield
-    low, high = (float(x) for x in model.targets.usual)
+    if world.termination is not None:
+        return ANY_REWARD
+    low, high = (float(x) for x in world.dynamics.targets.usual)
     rewards = [episode.reward for episode in logs.episodes]
     found = least_reward(rewards, (low, high), settings.planner_horizon, settings.reward_quantile)
-    return jnp.float32(found)
+    if found > ANY_REWARD:
+        run.log(
+            f"   the planner searches for reward where the policy is predicted to earn less than "
+            f"{found:.3g} in {settings.planner_horizon} steps"
+        )
+    return found
 
 
 def _planner_margin(

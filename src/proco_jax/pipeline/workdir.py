@@ -40,7 +40,7 @@ class Run:
       metrics: writer of `metrics.jsonl`.
       log: takes lines for the user.
       timed: whether stages add their seconds to `timing.json`.
-      compiled: programs that several evaluations share, by what they depend on.
+      compiled: programs that several evaluations share, by the name of what they do.
     """
 
     config: Config
