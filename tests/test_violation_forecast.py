@@ -490,15 +490,18 @@ def test_the_planners_margin_is_at_most_that_of_the_labels():
 
 
 def test_the_least_reward_is_a_quantile_of_sums_of_usual_rewards():
-    # Clipped: 1, 0, 1, 0.5 and 0, 0, 0; an episode of one step has no sum of two.
-    rewards = [np.array([9.0, 0.0, 1.5, 0.5]), np.array([-5.0, 0.0, -1.0]), np.array([1.0])]
-    sums = [1.0, 1.0, 1.5, 0.0, 0.0]
-    for quantile in (0.1, 0.5, 1.0):
-        found = least_reward(rewards, (0.0, 1.0), 2, quantile)
+    # Clipped: 0, -1, 0, -0.5 and -1, -1, 1; an episode of one step has no sum of two.
+    rewards = [np.array([0.0, -9.0, 0.0, -0.5]), np.array([-5.0, -1.0, 1.5]), np.array([-1.0])]
+    sums = [-1.0, -1.0, -0.5, -2.0, 0.0]
+    for quantile in (0.1, 0.5, 0.9):
+        found = least_reward(rewards, (-1.0, 1.0), 2, quantile)
         wanted = np.quantile(sums, quantile)
-        assert wanted - 0.003 < found < wanted
+        assert wanted - 0.005 < found < wanted < 0.0
+    # Where the logs earn something, nothing more is asked for.
+    positive = [-each for each in rewards]
+    assert -0.005 < least_reward(positive, (-1.0, 1.0), 2, 0.9) < 0.0
     # A prediction in float32 reaches the sum of constant rewards.
-    for value, horizon in ((0.1, 25), (0.7, 25), (-0.3, 6), (1.1, 6)):
+    for value, horizon in ((-0.1, 25), (-0.7, 25), (-0.3, 6), (-1.1, 6), (0.0, 6)):
         found = least_reward([np.full(100, value)], (-2.0, 2.0), horizon, 0.5)
         total = np.float32(0)
         for _ in range(horizon):

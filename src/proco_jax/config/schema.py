@@ -867,9 +867,9 @@ class ShieldConfig:
         always takes the least margin; 1, or too few stretches, `cost.margin`.
       least_margin: by how much the planner widens the rules at least, as a share of `cost.margin`,
         which is the most.
-      reward_quantile: quantile of what the logs earn in `planner_horizon` steps; where the policy's
-        own continuation is feasible, but predicted to earn less, the planner searches too, unless
-        the logs show that episodes can end early. 0: it never searches for reward alone.
+      reward_quantile: the planner also searches where the policy's own continuation is feasible,
+        but predicted to earn less than nothing, and less than this quantile of what the logs earn
+        in `planner_horizon` steps, unless logged episodes end early. 0: never for reward alone.
       planner_horizon: steps of the sequences that the planner imagines.
       planner_variations: continuations of the policy with persistent noise in a search.
       planner_noise: standard deviation of that noise.

@@ -3,8 +3,7 @@ searches from the logs, its threshold from the violation forecast.
 
 The planner judges imagined states by the rules, widened by a margin for what the model may err. A
 larger one keeps a robot further away from what is unsafe, which costs return, so it is no larger
-than held-out logs say. Where a policy would earn less than the logs mostly do, the planner searches
-for more.
+than held-out logs say. Where a policy would earn nothing, the planner searches for more.
 
 A larger threshold lets a policy act more freely and violate more often. The violation forecast
 needs neither the simulator nor a true cost, so the threshold is chosen before anything is deployed.
@@ -85,8 +84,9 @@ def least_reward(
       quantile: of the sums over so many steps of the logs, in [0, 1].
 
     Returns:
-      The quantile, less what rounding and a network's noise may take from a prediction; ANY_REWARD
-      for a quantile of 0, or if all episodes are shorter than the horizon.
+      0, or the quantile where that is negative, less what rounding and a network's noise may take
+      from a prediction; ANY_REWARD for a quantile of 0, or if all episodes are shorter than the
+      horizon.
     """
     sums = [
         np.convolve(np.clip(each, *usual), np.ones(horizon), "valid")
@@ -96,7 +96,8 @@ def least_reward(
     if quantile <= 0.0 or not sums:
         return ANY_REWARD
     slack = NOISE * horizon * (usual[1] - usual[0])
-    found = float(np.quantile(np.concatenate(sums), quantile))
+    # A policy that earns something is left alone: in a few steps, more is no better in the end.
+    found = min(0.0, float(np.quantile(np.concatenate(sums), quantile)))
     return found - slack - ROUNDING * abs(found)
 
 
@@ -236,8 +237,9 @@ def _rules_may_suffice(row: Mapping[str, Any], target: float) -> bool:
 
 def _lacks_evidence(row: Mapping[str, Any], target: float) -> bool:
     """Whether the rules alone may suffice, but too few imagined steps were counted, or none."""
-    high, limit = row["interval_high"], max(target, RULES_LIMIT)
-    return _rules_may_suffice(row, target) and (high is None or high > limit)
+    none = row["violating_episodes"] is None
+    limit = max(target, RULES_LIMIT)
+    return _rules_may_suffice(row, target) and (none or row["interval_high"] > limit)
 
 
 def _is_beyond(threshold: float, rows: Sequence[Mapping[str, Any]], target: float) -> bool:
