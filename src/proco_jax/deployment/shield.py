@@ -4,7 +4,7 @@
     filter    of several actions of the policy, the first whose Q_h is within a threshold, or the
               one with the least Q_h if none is
     planner   the policy's own action as long as the model says that the policy's continuation stays
-              feasible and earns what the logs mostly do; else the first action of a sequence that
+              feasible and does not lose reward; else the first action of a sequence that
               stays feasible, of several the one with the most predicted reward (`planner.py`)
 
 The filter takes neither the feasible action with the best Q_r nor the mode of the policy: robots
