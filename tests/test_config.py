@@ -481,7 +481,6 @@ def test_only_changes_of_deployment_and_evaluation_need_no_training() -> None:
         "as it is",
         "target violation rate 0",
         "target violation rate 0.2",
-        "no search for reward",
         "larger thresholds",
     ]
     assert not needs_training({"shields": ("none",), "evaluation.episodes": 3, "shield.samples": 1})

@@ -28,7 +28,6 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "imagined rows at full weight": {"proco.imagined_weight": 1.0},
     "target violation rate 0": {"shield.target_violation_rate": 0.0},
     "target violation rate 0.2": {"shield.target_violation_rate": 0.2},
-    "no search for reward": {"shield.reward_quantile": 0.0},
     "larger thresholds": {
         "shield.target_violation_rate": 0.0,
         "shield.qh_threshold": 6.0,

@@ -869,7 +869,8 @@ class ShieldConfig:
         which is the most.
       reward_quantile: the planner also searches where the policy's own continuation is feasible,
         but predicted to earn less than nothing, and less than this quantile of what the logs earn
-        in `planner_horizon` steps, unless logged episodes end early. 0: never for reward alone.
+        in `planner_horizon` steps, unless logged episodes end early. 0: never for reward alone,
+        which would exploit the errors of a model that is wrong beyond the logs.
       planner_horizon: steps of the sequences that the planner imagines.
       planner_variations: continuations of the policy with persistent noise in a search.
       planner_noise: standard deviation of that noise.
@@ -887,7 +888,7 @@ class ShieldConfig:
     planner_threshold: float = setting(2.0, low=-LARGEST_NUMBER, high=LARGEST_NUMBER)
     margin_coverage: float = share(0.95)
     least_margin: float = share(0.4)
-    reward_quantile: float = share(0.5)
+    reward_quantile: float = share(0.0)
     planner_horizon: int = count(25, high=10_000)
     planner_variations: int = count(8, high=100_000)
     planner_noise: float = nonnegative(0.5)
