@@ -14,8 +14,8 @@ and share of violation-free episodes:
     | :----------- | :------ | ------------: | ----------: | --------------------: |
     | none         | none    |          10.6 |       105.9 |                    5% |
     | proco        | none    |          11.5 |        74.5 |                    5% |
-    | none         | planner |           5.9 |         0.0 |                  100% |
-    | proco        | planner |           4.7 |         0.0 |                  100% |
+    | none         | planner |          10.6 |         0.0 |                  100% |
+    | proco        | planner |          11.5 |         0.0 |                  100% |
 """
 
 from proco_jax.config.presets import for_navigation, set_variant
