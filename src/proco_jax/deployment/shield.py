@@ -179,21 +179,26 @@ def make_planner(
             return jax.tree.map(lambda x: x[0], judged)
 
         def searched(row: tuple) -> tuple[Judged, jax.Array]:
-            start, first, carry, data = row
+            start, first, safe, carry, data = row
             key = jax.random.split(jax.random.wrap_key_data(data))[1]
             noise_key, act_key = jax.random.split(key)
             noise = persistent_noise(noise_key, (horizon, variations, action_size), persistence)
             noise = settings.planner_noise * noise
             first = jnp.concatenate([jnp.clip(first + noise[0], -1.0, 1.0), plans[0]])
             judged = judge(model, policy.act, start, carry, first, noise[1:], plans[1:], act_key)
-            index = best(judged)
+            # Where the policy is unsafe, what resembles it comes first: the model knows that better.
+            resembles = jnp.arange(len(first)) < variations
+            enough = ~safe & jnp.any(is_feasible(judged) & resembles)
+            depth = jnp.where(enough & ~resembles, jnp.inf, judged.depth)
+            index = best(judged._replace(depth=depth))
             return jax.tree.map(lambda x: x[index], judged), first[index]
 
         memory = (policy.carry, policy.key_data)
         held = jax.vmap(followed)((obs, own, *memory))
         earns = held.reward >= state.least_reward
-        needed = ~(is_feasible(held) & earns) & active
-        found, action = for_needed_rows(searched, (obs, begins, *memory), needed, block)
+        safe = is_feasible(held)
+        needed = ~(safe & earns) & active
+        found, action = for_needed_rows(searched, (obs, begins, safe, *memory), needed, block)
         better = needed & is_better(found, held)
         return jnp.where(better[:, None], action, own)
 
