@@ -15,8 +15,8 @@ and share of violation-free episodes:
     | :----------- | :------ | ------------: | ----------: | --------------------: |
     | none         | none    |          27.9 |        45.3 |                    5% |
     | proco        | none    |          28.2 |        52.8 |                    5% |
-    | none         | planner |          20.5 |         0.0 |                  100% |
-    | proco        | planner |          21.2 |         0.0 |                  100% |
+    | none         | planner |          24.2 |         0.0 |                  100% |
+    | proco        | planner |          23.2 |         0.0 |                  100% |
 """
 
 from proco_jax.config.presets import for_navigation, set_variant

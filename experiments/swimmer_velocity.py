@@ -14,8 +14,8 @@ and share of violation-free episodes:
     | :----------- | :------ | ------------: | ----------: | --------------------: |
     | none         | none    |          25.2 |         0.0 |                  100% |
     | proco        | none    |          10.2 |         0.6 |                   75% |
-    | none         | planner |           6.5 |         1.9 |                   60% |
-    | proco        | planner |          -1.0 |         0.5 |                   75% |
+    | none         | planner |          22.1 |         2.1 |                   20% |
+    | proco        | planner |           8.9 |         2.5 |                   40% |
 """
 
 from proco_jax.config.presets import for_velocity, set_variant

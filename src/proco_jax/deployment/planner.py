@@ -19,8 +19,8 @@ and counts states that the cost network calls unsafe. There are three kinds of s
 3. *Random sequences* of actions, whatever the policy would do.
 
 The shield (`shield.py`) lets the policy act where its own continuation has neither depth nor excess
-and does not earn less than nothing. Elsewhere it takes the best of all three kinds;
-where that continuation is infeasible, random sequences only if no varied one is feasible. Near a
+and does not earn less than nothing. Elsewhere it takes the best of all three kinds, but
+a random sequence only if no varied continuation is feasible, or the policy's own one is. Near a
 hazard a policy that was learned from careful logs may move back and forth, which is feasible and
 earns nothing, while other feasible sequences lead on.
 """

@@ -186,7 +186,7 @@ def make_planner(
             noise = settings.planner_noise * noise
             first = jnp.concatenate([jnp.clip(first + noise[0], -1.0, 1.0), plans[0]])
             judged = judge(model, policy.act, start, carry, first, noise[1:], plans[1:], act_key)
-            # Where the policy is unsafe, what resembles it comes first: the model knows that better.
+            # Where the policy is unsafe, what resembles it comes first: the model knows it better.
             resembles = jnp.arange(len(first)) < variations
             enough = ~safe & jnp.any(is_feasible(judged) & resembles)
             depth = jnp.where(enough & ~resembles, jnp.inf, judged.depth)
