@@ -18,7 +18,8 @@ from proco_jax.deployment.planner import (
     for_needed_rows,
     is_better,
     is_feasible,
-    judge,
+    judge_plans,
+    judge_policy,
     make_plans,
     persistent_noise,
 )
@@ -102,27 +103,6 @@ def on_a_line(vh: Callable[[jax.Array], jax.Array], speed: float = 1.0) -> Plann
     )
 
 
-def resting(key: jax.Array, carry: jax.Array, obs: jax.Array, previous: Previous) -> tuple:
-    return jnp.zeros(1), carry
-
-
-def judge_plans(model: PlanningModel, plans: jax.Array, start: jax.Array) -> Judged:
-    """Plans `[H, C, 1]`, beside a policy that rests and changes nothing about them."""
-    first = jnp.concatenate([jnp.zeros((1, 1)), plans[0]])
-    calm = jnp.zeros((len(plans) - 1, 1, 1))
-    key = jax.random.key(0)
-    found = judge(model, resting, start, jnp.float32(0), first, calm, plans[1:], key)
-    return jax.tree.map(lambda x: x[1:], found)
-
-
-def judge_policy(
-    model: PlanningModel, act: Callable, start: jax.Array, first: jax.Array, noise: jax.Array
-) -> Judged:
-    """Continuations of a policy with a memory of 2 alone."""
-    plans = jnp.zeros((len(noise), 0, 1))
-    return judge(model, act, start, jnp.float32(2), first, noise, plans, jax.random.key(0))
-
-
 def in_stages(*moves: list[float]) -> jax.Array:
     """Plans `[stages * JUDGED_EVERY, C, 1]`: each number moves the point before a judged step."""
     plans = np.zeros((len(moves), JUDGED_EVERY, len(moves[0]), 1), np.float32)
@@ -188,13 +168,17 @@ def test_with_rules_depth_is_summed_and_only_the_last_state_has_an_excess():
 @pytest.mark.parametrize("horizon", [3, 7])
 def test_rules_judge_a_state_that_is_unsafe_for_one_step(horizon):
     model = on_a_line(jnp.abs)._replace(depth=lambda obs: jnp.maximum(obs[:, 0] - 0.5, 0.0))
+
+    def resting(key: jax.Array, carry: jax.Array, obs: jax.Array, previous: Previous) -> tuple:
+        return jnp.zeros(1), carry
+
     for peak in range(horizon):
         moves = np.zeros((horizon + 1, 2, 1), np.float32)
         moves[peak, 1], moves[peak + 1, 1] = 1.0, -1.0
         plans = jnp.asarray(moves[:-1])
         np.testing.assert_allclose(judge_plans(model, plans, jnp.zeros(1)).depth, [0.0, 0.5])
-        found = judge_policy(model, resting, jnp.zeros(1), plans[0], plans[1:])
-        np.testing.assert_allclose(found.depth, [0.0, 0.5])
+        args = (jnp.zeros(1), jnp.float32(0), plans[0], plans[1:], jax.random.key(0))
+        np.testing.assert_allclose(judge_policy(model, resting, *args).depth, [0.0, 0.5])
 
 
 def test_how_feasible_a_state_is_does_not_count():
@@ -264,34 +248,28 @@ def test_excess_and_reward_of_a_policy_are_those_of_what_it_would_do():
         on_a_line(lambda x: x - 0.5),
         remembering,
         jnp.array([start]),
+        jnp.float32(memory),
         jnp.asarray(first),
         jnp.asarray(noise),
+        jax.random.key(0),
     )
     np.testing.assert_allclose(found.excess, expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found.reward, earned, rtol=1e-5, atol=1e-6)
-
-
-def test_continuations_and_plans_are_judged_as_each_kind_alone():
-    rng = np.random.default_rng(1)
-    first = jnp.asarray(rng.uniform(-1, 1, (5, 1)), jnp.float32)
-    noise = jnp.asarray(rng.normal(0, 0.8, (6, 2, 1)), jnp.float32)
-    plans = jnp.asarray(rng.uniform(-1, 1, (6, 3, 1)), jnp.float32)
-    model, start = on_a_line(lambda x: x - 0.5), jnp.array([0.3])
-    key, memory = jax.random.key(0), jnp.float32(2)
-    both = judge(model, remembering, start, memory, first, noise, plans, key)
-    continued = judge_policy(model, remembering, start, first[:2], noise)
-    planned = judge_plans(model, jnp.concatenate([first[None, 2:], plans]), start)
-    for found, *apart in zip(both, continued, planned, strict=True):
-        np.testing.assert_allclose(found, np.concatenate(apart), rtol=1e-6, atol=1e-6)
-    assert len(np.unique(np.asarray(both.reward))) == 5
 
 
 def test_a_continuation_in_a_model_that_diverges_has_an_infinite_excess():
     diverging = on_a_line(lambda x: x)._replace(
         step=lambda obs, action: (jnp.full_like(obs, jnp.nan), jnp.full(len(obs), jnp.nan))
     )
-    first, noise = jnp.zeros((3, 1)), jnp.zeros((4, 3, 1))
-    found = judge_policy(diverging, remembering, jnp.zeros(1), first, noise)
+    found = judge_policy(
+        diverging,
+        remembering,
+        jnp.zeros(1),
+        jnp.float32(0),
+        jnp.zeros((3, 1)),
+        jnp.zeros((4, 3, 1)),
+        jax.random.key(0),
+    )
     assert np.isposinf(found.excess).all() and np.all(found.reward == LEAST_REWARD)
 
 
@@ -310,5 +288,7 @@ def test_without_rules_every_fifth_state_is_judged_and_the_last_one(horizon, jud
     plans = jnp.zeros((horizon, 2, 1))
     found = judge_plans(model, plans, jnp.zeros(1)).excess
     np.testing.assert_allclose(found, 3.0 * judged)
-    found = judge_policy(model, remembering, jnp.zeros(1), plans[0], plans[1:]).excess
+    calm = plans[1:]
+    start, carry, key = jnp.zeros(1), jnp.float32(0), jax.random.key(0)
+    found = judge_policy(model, remembering, start, carry, plans[0], calm, key).excess
     np.testing.assert_allclose(found, 3.0 * judged)

@@ -19,10 +19,10 @@ and counts states that the cost network calls unsafe. There are three kinds of s
 3. *Random sequences* of actions, whatever the policy would do.
 
 The shield (`shield.py`) lets the policy act where its own continuation has neither depth nor excess
-and does not earn less than nothing. Elsewhere it takes the best of all three kinds, but
-a random sequence only if no varied continuation is feasible, or the policy's own one is. Near a
-hazard a policy that was learned from careful logs may move back and forth, which is feasible and
-earns nothing, while other feasible sequences lead on.
+and is predicted to earn enough. Where it has one of them, the shield takes the first kind that has
+a sequence with neither, and the best of it, or the best of all where no kind has one. Where it only
+earns too little, it takes the best of all: near a hazard a policy that was learned from careful
+logs may move back and forth, which is feasible and earns nothing, while other sequences lead on.
 """
 
 from collections.abc import Callable
@@ -116,57 +116,69 @@ def persistent_noise(key: Array, shape: tuple[int, ...], persistence: Array | fl
     return jnp.concatenate([fresh[:1], jax.lax.scan(step, fresh[0], fresh[1:])[1]])
 
 
-def judge(
+def judge_policy(
     model: PlanningModel,
     act: Callable[[Array, Any, Array, Previous], tuple[Array, Any]],
     start: Array,
     carry: Any,
     first: Array,
     noise: Array,
-    plans: Array,
     key: Array,
 ) -> Judged:
-    """V continuations of a policy and P action sequences from one state, judged.
+    """C continuations of a policy from one state, judged.
 
     Args:
       act: as in `Continuation`.
       start: `[O]` raw.
       carry: the policy's memory after its first action.
-      first: `[V + P, A]` first actions.
-      noise: `[H - 1, V, A]`, added to the following actions of the policy.
-      plans: `[H - 1, P, A]`, the following actions of the other sequences.
+      first: `[C, A]` first actions.
+      noise: `[H - 1, C, A]`, added to the following actions.
       key: typed key.
     """
-    count, continued, horizon = len(first), noise.shape[1], len(noise) + 1
+    count, horizon = first.shape[0], noise.shape[0] + 1
 
-    def many(x: Array, number: int) -> jax.Array:
-        return jnp.broadcast_to(x, (number, *jnp.shape(x)))
+    def many(x: Array) -> jax.Array:
+        return jnp.broadcast_to(x, (count, *jnp.shape(x)))
 
     def ahead(state: tuple, inputs: tuple) -> tuple:
         imagined, action, memory, total = state
-        shift, planned, step_data, t = inputs
+        shift, step_data, t = inputs
         imagined, reward = model.step(imagined, action)
         obs = model.observe(imagined)
         total = _added(model, total, obs, reward, t, horizon)
         # What an imagined step costs is unknown; feasible ones cost nothing.
         previous = Previous(action, jnp.nan_to_num(reward), jnp.zeros(count))
-        own = jax.tree.map(lambda x: x[:continued], (obs, previous))
-        keys = jax.random.split(jax.random.wrap_key_data(step_data), continued)
-        action, memory = jax.vmap(act)(keys, memory, *own)
-        action = jnp.concatenate([jnp.clip(action + shift, -1.0, 1.0), planned])
-        return (imagined, action, memory, total), None
+        keys = jax.random.split(jax.random.wrap_key_data(step_data), count)
+        action, memory = jax.vmap(act)(keys, memory, obs, previous)
+        return (imagined, jnp.clip(action + shift, -1.0, 1.0), memory, total), None
 
-    memory = jax.tree.map(lambda x: many(x, continued), carry)
-    begin = (many(model.begin(start), count), first, memory, _nothing(count))
-
-    def padded(x: Array) -> jax.Array:
-        # The action after the last step is not executed. One more of them is less than a second
-        # copy of the model in the compiled program.
-        return jnp.concatenate([x, jnp.zeros((1, *x.shape[1:]))])
-
+    begin = (many(model.begin(start)), first, jax.tree.map(many, carry), _nothing(count))
+    # The action after the last step is not executed. One more of them is less than a second copy of
+    # the model in the compiled program.
+    shifts = jnp.concatenate([noise, jnp.zeros((1, *first.shape))])
     data = jax.random.key_data(jax.random.split(key, horizon))
-    inputs = (padded(noise), padded(plans), data, jnp.arange(horizon))
-    (*_, total), _ = jax.lax.scan(ahead, begin, inputs)
+    (*_, total), _ = jax.lax.scan(ahead, begin, (shifts, data, jnp.arange(horizon)))
+    return _finite(total)
+
+
+def judge_plans(model: PlanningModel, plans: Array, start: Array) -> Judged:
+    """Action sequences, judged.
+
+    Args:
+      plans: `[H, C, A]`.
+      start: `[O]` raw.
+    """
+    horizon, count = plans.shape[:2]
+
+    def ahead(state: tuple, inputs: tuple) -> tuple:
+        imagined, total = state
+        action, t = inputs
+        imagined, reward = model.step(imagined, action)
+        return (imagined, _added(model, total, model.observe(imagined), reward, t, horizon)), None
+
+    begun = model.begin(start)
+    begin = (jnp.broadcast_to(begun, (count, *begun.shape)), _nothing(count))
+    (_, total), _ = jax.lax.scan(ahead, begin, (plans, jnp.arange(horizon)))
     return _finite(total)
 
 

@@ -4,8 +4,8 @@
     filter    of several actions of the policy, the first whose Q_h is within a threshold, or the
               one with the least Q_h if none is
     planner   the policy's own action as long as the model says that the policy's continuation stays
-              feasible and does not lose reward; else the first action of a sequence that
-              stays feasible, of several the one with the most predicted reward (`planner.py`)
+              feasible and does not earn too little; else the first action of a sequence that stays
+              feasible, of several the one with the most predicted reward (`planner.py`)
 
 The filter takes neither the feasible action with the best Q_r nor the mode of the policy: robots
 saturate at a small part of the action's range, so the noise of the actions sets their speed, and a
@@ -33,7 +33,8 @@ from proco_jax.deployment.planner import (
     for_needed_rows,
     is_better,
     is_feasible,
-    judge,
+    judge_plans,
+    judge_policy,
     make_plans,
     persistent_noise,
 )
@@ -175,32 +176,34 @@ def make_planner(
             start, action, carry, data = row
             key = jax.random.split(jax.random.wrap_key_data(data))[0]
             calm = jnp.zeros((horizon - 1, 1, action_size))
-            judged = judge(model, policy.act, start, carry, action[None], calm, plans[1:, :0], key)
+            judged = judge_policy(model, policy.act, start, carry, action[None], calm, key)
             return jax.tree.map(lambda x: x[0], judged)
 
-        def searched(row: tuple) -> tuple[Judged, jax.Array]:
-            start, first, safe, carry, data = row
+        def varied(row: tuple) -> tuple[Judged, jax.Array]:
+            start, first, carry, data = row
             key = jax.random.split(jax.random.wrap_key_data(data))[1]
             noise_key, act_key = jax.random.split(key)
             noise = persistent_noise(noise_key, (horizon, variations, action_size), persistence)
             noise = settings.planner_noise * noise
-            first = jnp.concatenate([jnp.clip(first + noise[0], -1.0, 1.0), plans[0]])
-            judged = judge(model, policy.act, start, carry, first, noise[1:], plans[1:], act_key)
-            # Where the policy is unsafe, what resembles it comes first: the model knows it better.
-            resembles = jnp.arange(len(first)) < variations
-            enough = ~safe & jnp.any(is_feasible(judged) & resembles)
-            depth = jnp.where(enough & ~resembles, jnp.inf, judged.depth)
-            index = best(judged._replace(depth=depth))
-            return jax.tree.map(lambda x: x[index], judged), first[index]
+            first = jnp.clip(first + noise[0], -1.0, 1.0)
+            return _choice(
+                judge_policy(model, policy.act, start, carry, first, noise[1:], act_key), first
+            )
+
+        def random(start: Array) -> tuple[Judged, jax.Array]:
+            return _choice(judge_plans(model, plans, start), plans[0])
 
         memory = (policy.carry, policy.key_data)
-        held = jax.vmap(followed)((obs, own, *memory))
-        earns = held.reward >= state.least_reward
-        safe = is_feasible(held)
-        needed = ~(safe & earns) & active
-        found, action = for_needed_rows(searched, (obs, begins, safe, *memory), needed, block)
-        better = needed & is_better(found, held)
-        return jnp.where(better[:, None], action, own)
+        held, chosen = jax.vmap(followed)((obs, own, *memory)), own
+        # Where the policy is unsafe, what resembles it comes first: the model knows it better.
+        earns_little = is_feasible(held) & (held.reward < state.least_reward)
+        for search, inputs in ((varied, (obs, begins, *memory)), (random, obs)):
+            needed = (~is_feasible(held) | earns_little) & active
+            found, action = for_needed_rows(search, inputs, needed, block)
+            better = needed & is_better(found, held)
+            held = jax.tree.map(functools.partial(jnp.where, better), found, held)
+            chosen = jnp.where(better[:, None], action, chosen)
+        return chosen
 
     return act
 
@@ -256,3 +259,9 @@ def _planning_model(
         begin=functools.partial(object_map.begin, dynamics_net.spec),
         observe=functools.partial(object_map.observation, dynamics_net.spec),
     )
+
+
+def _choice(judged: Judged, actions: Array) -> tuple[Judged, jax.Array]:
+    """The best of sequences that begin with actions `[C, A]`, and its action."""
+    index = best(judged)
+    return jax.tree.map(lambda x: x[index], judged), actions[index]
