@@ -34,6 +34,11 @@ class Deployed(NamedTuple):
     shield: ShieldState | None
 
 
+def count_policies(deployed: Deployed) -> int:
+    """The number of deployed policies, S."""
+    return jax.tree.leaves(deployed.algorithm)[0].shape[0]
+
+
 def member(deployed: Deployed, index: int) -> Deployed:
     """One of S deployed policies, with leaves `[1, ...]` in place of `[S, ...]`."""
 

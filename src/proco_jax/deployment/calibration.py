@@ -21,7 +21,7 @@ import numpy as np
 from proco_jax.common import sharding
 from proco_jax.common.random_streams import Stream, stream_key
 from proco_jax.config.schema import ANY_REWARD, RULES_ALONE
-from proco_jax.deployment.acting import Deployed
+from proco_jax.deployment.acting import Deployed, count_policies
 from proco_jax.deployment.violation_bound import conformal_shift
 from proco_jax.deployment.violation_forecast import (
     HORIZON,
@@ -132,7 +132,7 @@ def forecast_table(
     """
     config = program.config
     assert deployed.shield is not None
-    policies = jax.tree.leaves(deployed.algorithm)[0].shape[0]
+    policies = count_policies(deployed)
     # Episodes of a system of the user's own may be shorter.
     horizon = min(HORIZON, program.task.episode_steps)
     settle = min(SETTLE, horizon // 5)
@@ -142,6 +142,8 @@ def forecast_table(
     # Of each round. All thresholds have the same starts and keys, so that rows differ by the
     # thresholds alone.
     starts = [generator.integers(0, len(obs), (policies, count)) for _ in range(ROUNDS)]
+
+    placed = sharding.for_acting(deployed, policies)
 
     def key_of(index: int) -> Array:
         """The key of a round."""
@@ -161,8 +163,8 @@ def forecast_table(
         violating, steps = np.zeros((2, len(episodes)), int)
         ended = 0
         for index, drawn in enumerate(starts):
-            here = sharding.for_acting((deployed, obs[drawn]), policies)
-            found = run(*here, jnp.float32(threshold), key_of(index))
+            start = sharding.for_acting(obs[drawn], policies)
+            found = run(placed, start, jnp.float32(threshold), key_of(index))
             # Of all policies, by the episode from which they started.
             of = episode_of[drawn].ravel()
             violating += np.bincount(of, np.ravel(found.violating), len(episodes)).astype(int)

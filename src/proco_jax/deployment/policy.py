@@ -27,7 +27,14 @@ from proco_jax.common.checkpoint import load_arrays, save_arrays
 from proco_jax.common.checksums import sealed_json
 from proco_jax.common.files import digests, write_text
 from proco_jax.config import schema
-from proco_jax.deployment.acting import Actor, Deployed, initial_previous, make_actor, member
+from proco_jax.deployment.acting import (
+    Actor,
+    Deployed,
+    count_policies,
+    initial_previous,
+    make_actor,
+    member,
+)
 from proco_jax.deployment.shield import SHIELD_VERSION, Judge, ShieldState
 from proco_jax.models import cost, dynamics
 from proco_jax.models.normalizer import Normalizer
@@ -169,7 +176,7 @@ def save_policies(
     meta = {
         "algorithm": algorithm,
         "augmentation": augmentation,
-        "seeds": jax.tree.leaves(deployed.algorithm)[0].shape[0],
+        "seeds": count_policies(deployed),
         "observation": json.loads(program.task.observation.to_json()),
         "action_size": program.task.action_size,
         "episode_steps": program.task.episode_steps,

@@ -17,7 +17,7 @@ from proco_jax.common.checkpoint import load_arrays
 from proco_jax.common.files import sha256
 from proco_jax.common.random_streams import Stream, action_keys, stream_keys
 from proco_jax.config.schema import ALGORITHMS, ANY_REWARD, Config
-from proco_jax.deployment.acting import Deployed, make_actor
+from proco_jax.deployment.acting import Deployed, count_policies, make_actor
 from proco_jax.deployment.policy import policy_name, shield_content
 from proco_jax.deployment.shield import ShieldState
 from proco_jax.envs.episodes import Observed
@@ -263,7 +263,7 @@ class _Acting(NamedTuple):
 
 def make_player(program: Program, shield: str, deployed: Deployed, seed: int) -> Player:
     """How deployed policies, whose first seed is given, act in an evaluation."""
-    return _player_of(deployed, _make_acting(program, shield, _count(deployed), seed))
+    return _player_of(deployed, _make_acting(program, shield, count_policies(deployed), seed))
 
 
 def _shared_player(
@@ -274,20 +274,16 @@ def _shared_player(
     if shield == "none":
         # Interim evaluations have no shield at hand, and none is needed.
         deployed = deployed._replace(shield=None)
-    name = (learner.algorithm, shield, _count(deployed))
+    name = (learner.algorithm, shield, count_policies(deployed))
     config, acting = run.compiled.get(name, (None, None))
     if acting is None or config != program.config:
-        acting = _make_acting(program, shield, _count(deployed), run.config.seed)
+        acting = _make_acting(program, shield, count_policies(deployed), run.config.seed)
         run.compiled[name] = (program.config, acting)
     return _player_of(deployed, acting)
 
 
 def _player_of(deployed: Deployed, acting: _Acting) -> Player:
     return Player(acting.initial_carry, functools.partial(acting.act, deployed))
-
-
-def _count(deployed: Deployed) -> int:
-    return jax.tree.leaves(deployed.algorithm)[0].shape[0]
 
 
 def _make_acting(program: Program, shield: str, policies: int, seed: int) -> _Acting:
