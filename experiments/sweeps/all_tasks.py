@@ -1,4 +1,4 @@
-"""PROCO's own algorithm and behavior cloning on all 21 tasks, under all shields.
+"""PROCO's own algorithm and behavior cloning on all 21 tasks, without shield and under the planner.
 
     python -m proco_jax.sweep --sweep=experiments/sweeps/all_tasks.py --workdir=ROOT
 
@@ -22,5 +22,7 @@ def get_sweep(variant: str = "default") -> Sweep:
         variant=variant,
         algorithms=("proco", "bc"),
         augmentations=("proco", "none"),
+        shields=("none", "planner"),
+        settings={"evaluation.episodes": 20},
         seeds=3,
     )
