@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from proco_jax.common.compiler import jit_run_once, jit_run_rarely
+from proco_jax.common.compiler import jit_compile_fast, jit_run_once
 
 
 def mixed(x):
@@ -16,7 +16,7 @@ def test_a_program_that_runs_once_computes_what_the_optimized_one_does():
     optimized: dict[str, Any] = {"xla_backend_optimization_level": 3}
     expected = jax.jit(mixed, compiler_options=optimized)(x)
     np.testing.assert_allclose(jit_run_once(mixed)(x), expected, rtol=1e-5)
-    np.testing.assert_allclose(jit_run_rarely(mixed)(x), expected, rtol=1e-5)
+    np.testing.assert_allclose(jit_compile_fast(mixed)(x), expected, rtol=1e-5)
 
 
 def test_a_program_that_runs_once_is_compiled_once():
@@ -40,7 +40,7 @@ def test_accelerators_and_flags_of_the_user_are_left_alone(monkeypatch):
 
     monkeypatch.setattr(jax, "jit", jit)
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=true")
-    jit_run_rarely(mixed)(jnp.ones((4, 3)))
+    jit_compile_fast(mixed)(jnp.ones((4, 3)))
     jit_run_once(mixed)(jnp.ones((4, 3)))
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     jit_run_once(mixed)(jnp.ones((4, 3)))
@@ -48,7 +48,7 @@ def test_accelerators_and_flags_of_the_user_are_left_alone(monkeypatch):
 
 
 def test_static_arguments_are_part_of_the_program():
-    power = jit_run_rarely(lambda n, x: x**n, static_argnums=0)
+    power = jit_compile_fast(lambda n, x: x**n, static_argnums=0)
     assert [float(power(n, jnp.float32(3.0))) for n in (1, 2)] == [3.0, 9.0]
 
 

@@ -1,4 +1,4 @@
-"""Programs that take longer to compile than to run, compiled fast on CPUs.
+"""Programs that are compiled fast on CPUs: those that run once or rarely, or as fast either way.
 
 The compiler's options depend on the device, which JAX looks for at a function's first call.
 """
@@ -25,13 +25,14 @@ def jit_run_once(function: Callable[..., Any]) -> Callable[..., Any]:
     return _jit(function, {"xla_backend_optimization_level": 0}, ())
 
 
-def jit_run_rarely(
+def jit_compile_fast(
     function: Callable[..., Any], static_argnums: int | tuple[int, ...] = ()
 ) -> Callable[..., Any]:
-    """`jax.jit` for a function whose compilation takes as long as its work.
+    """`jax.jit` for a function whose compilation takes as long as its work, or that runs as fast
+    without XLA's fusion emitters, as a policy under the planner does.
 
-    On a CPU with jaxlib 0.10 it does without XLA's fusion emitters, unless `XLA_FLAGS` says
-    otherwise: most programs compile in a third to two thirds of the time, and some run slower
+    On a CPU with jaxlib 0.10 it does without them, unless `XLA_FLAGS` says otherwise: most programs
+    compile in a third to two thirds of the time, and some, e.g. trainings, run slower
     (docs/performance.md). Within another traced function it is the function itself.
     """
     return _jit(function, {}, static_argnums)
@@ -59,4 +60,6 @@ def _jit(
         traced = isinstance(jnp.zeros(()), Tracer)
         return (function if traced else compiled())(*args)
 
+    # The function of `jax.jit`, e.g. to see how many programs it has compiled.
+    call.jitted = compiled  # type: ignore[attr-defined]
     return call

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from proco_jax.common import sharding
+from proco_jax.common.compiler import jit_compile_fast
 from proco_jax.common.random_streams import Stream, stream_key
 from proco_jax.config.schema import ANY_REWARD, RULES_ALONE
 from proco_jax.deployment.acting import Deployed, count_policies
@@ -151,7 +152,7 @@ def forecast_table(
         # Small numbers would give the keys of the steps of the first round.
         return jax.random.fold_in(key, FURTHER + index) if index else key
 
-    @jax.jit
+    @jit_compile_fast
     def run(deployed: Deployed, start: Array, threshold: Array, key: Array) -> Counts:
         assert deployed.shield is not None
         shield = deployed.shield._replace(planner_threshold=threshold)

@@ -25,6 +25,7 @@ from proco_jax.algorithms.base import Previous
 from proco_jax.common import sharding
 from proco_jax.common.checkpoint import load_arrays, save_arrays
 from proco_jax.common.checksums import sealed_json
+from proco_jax.common.compiler import jit_compile_fast
 from proco_jax.common.files import digests, write_text
 from proco_jax.config import schema
 from proco_jax.deployment.acting import (
@@ -233,7 +234,7 @@ def load_policy(
         )
     actor = make_actor(program, shield)
     one = member(deployed, int(seed))
-    act = jax.jit(actor.act)
+    act = jit_compile_fast(actor.act)
     return LoadedPolicy(program.task, shield, meta, program, one, actor, act)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from proco_jax.algorithms import feasibility
 from proco_jax.augmentation import rollouts
 from proco_jax.common.batching import in_blocks, spread
-from proco_jax.common.compiler import jit_run_rarely
+from proco_jax.common.compiler import jit_compile_fast
 from proco_jax.common.statistics import auroc, recall_and_precision
 from proco_jax.diagnostics.dynamics_error import Margin
 from proco_jax.models import cost
@@ -144,11 +144,11 @@ def feasibility_report(
     return report
 
 
-_unsafe = jit_run_rarely(cost.unsafe, static_argnums=0)
-_score = jit_run_rarely(cost.score, static_argnums=0)
+_unsafe = jit_compile_fast(cost.unsafe, static_argnums=0)
+_score = jit_compile_fast(cost.score, static_argnums=0)
 
 
-@functools.partial(jit_run_rarely, static_argnums=0)
+@functools.partial(jit_compile_fast, static_argnums=0)
 def _values(nets: feasibility.Networks, params: Any, normalizer: Any, obs: Array) -> jax.Array:
     """V_h of raw states `[M, O]`, `[M, S]`."""
     found = jax.vmap(lambda p: feasibility.vh(nets, p, normalizer(obs)))(params)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from proco_jax.common.batching import in_blocks, spread
-from proco_jax.common.compiler import jit_run_rarely
+from proco_jax.common.compiler import jit_compile_fast
 from proco_jax.models import dynamics, object_map
 from proco_jax.models.networks import DynamicsNetwork
 from proco_jax.observation import Field, ObservationSpec
@@ -157,7 +157,7 @@ def open_loop_by_ring(
     return rows
 
 
-@functools.partial(jit_run_rarely, static_argnums=0)
+@functools.partial(jit_compile_fast, static_argnums=0)
 def _predict(
     net: DynamicsNetwork, model: dynamics.Model, obs: Array, action: Array
 ) -> tuple[Array, Array]:

@@ -16,7 +16,7 @@ import numpy as np
 from proco_jax.algorithms.base import Previous
 from proco_jax.common import sharding
 from proco_jax.common.batching import in_blocks, spread
-from proco_jax.common.compiler import jit_run_rarely
+from proco_jax.common.compiler import jit_compile_fast
 from proco_jax.common.random_streams import Stream, stream_key
 from proco_jax.common.statistics import stratified_bootstrap
 from proco_jax.deployment.acting import Deployed, initial_previous, make_actor
@@ -228,7 +228,7 @@ def model_report(
     rows = spread(len(obs), MOST_ROWS)
     varies = np.asarray(model.targets.varies)[: obs.shape[1]] > 0
 
-    @jit_run_rarely
+    @jit_compile_fast
     def one(model: dynamics.Model, o: Array, a: Array) -> Array:
         found = dynamics.predict_elites(net, model, object_map.begin(net.spec, o), a)
         mean = found.next_obs.mean(axis=0)

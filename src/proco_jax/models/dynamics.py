@@ -25,7 +25,7 @@ import numpy as np
 import optax
 from flax import struct
 
-from proco_jax.common.compiler import jit_run_rarely
+from proco_jax.common.compiler import jit_compile_fast
 from proco_jax.config.schema import DynamicsConfig
 from proco_jax.models import approach, losses, object_map
 from proco_jax.models.dynamics_targets import (
@@ -646,7 +646,7 @@ def predict_mean(
     return MeanPrediction(next_state, reward, disagreement)
 
 
-@functools.partial(jit_run_rarely, static_argnums=0)
+@functools.partial(jit_compile_fast, static_argnums=0)
 def predict_open_loop(net: DynamicsNetwork, model: Model, start: Array, action: Array) -> jax.Array:
     """The elites' mean predictions after each step of given actions, compiled.
 

@@ -15,7 +15,7 @@ from proco_jax.augmentation.base import WorldModel
 from proco_jax.augmentation.proco import rollout_model
 from proco_jax.common import sharding
 from proco_jax.common.checkpoint import load_arrays, save_arrays
-from proco_jax.common.compiler import jit_run_once, jit_run_rarely
+from proco_jax.common.compiler import jit_compile_fast, jit_run_once
 from proco_jax.common.files import read_npz, write_atomic
 from proco_jax.common.hyperparameters import hyper_from
 from proco_jax.common.random_streams import Stream, stream_key
@@ -157,7 +157,7 @@ def fit_dynamics(run: Run, nets: Nets, data: Data) -> tuple[dynamics.Model, Path
                 True,
             )
 
-        @jit_run_rarely
+        @jit_compile_fast
         def finish(
             state: dynamics.DynamicsState, train: Dataset, holdout: Dataset
         ) -> dynamics.Model:
@@ -324,7 +324,7 @@ def explore(
         shape = (*obs.shape[:-1], data.train.action.shape[-1])
         return jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)
 
-    @jit_run_rarely
+    @jit_compile_fast
     def go(train: Dataset, model: dynamics.Model, keys: Array) -> rollouts.Imagined:
         world = rollout_model(nets.dynamics, nets.cost, model, None)
         risky = jnp.arange(train.size)
