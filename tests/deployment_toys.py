@@ -8,12 +8,13 @@ import numpy as np
 from core_toys import (
     ACTIONS,
     SPEC,
+    TASK,
     drawn,
+    tiny_config,
     toy_cost_model,
     toy_dataset,
     toy_model,
     toy_normalizer,
-    toy_program,
 )
 
 from proco_jax.algorithms import feasibility
@@ -21,7 +22,7 @@ from proco_jax.algorithms.base import Algorithm, Previous
 from proco_jax.config.schema import ANY_REWARD, Config
 from proco_jax.deployment.acting import Deployed, initial_previous
 from proco_jax.deployment.shield import ShieldState
-from proco_jax.training.loop import Program, make_hyper
+from proco_jax.training.loop import Program, make_hyper, make_program
 from proco_jax.types import Array, TaskSpec
 
 POLICIES = 2
@@ -94,8 +95,8 @@ def toy_deployed(
     program: Program, thresholds: tuple[float, float] = (0.0, 0.0), seed: int = 0
 ) -> Deployed:
     """Policies with random parameters, of the structure of trained ones."""
-    data = toy_dataset(4)
-    normalizer = toy_normalizer(data)
+    data, spec = toy_dataset(4), program.task.observation
+    normalizer = toy_normalizer(data, spec)
     keys = jax.random.split(jax.random.key(seed), POLICIES)
     hyper = make_hyper(program, POLICIES).algorithm
     state = _drawn_floats(jax.eval_shape(jax.vmap(program.algorithm.init), keys, hyper), seed)
@@ -103,9 +104,10 @@ def toy_deployed(
         lambda keys: jax.vmap(lambda k: feasibility.init(program.feasibility, ACTIONS, k))(keys),
         keys,
     )
-    model = toy_model(program.config, data, normalizer)
+    model = toy_model(program.config, data, normalizer, spec)
     # About half of the states to which the planner's sequences lead count as unsafe.
-    known = toy_cost_model(program.config, data, normalizer)._replace(threshold=jnp.float32(15.8))
+    known = toy_cost_model(program.config, data, normalizer, spec)
+    known = known._replace(threshold=jnp.float32(15.8))
     qh, planner = map(jnp.float32, thresholds)
     guard = ShieldState(
         drawn(critics.params, seed + 1), model, qh, planner, jnp.float32(ANY_REWARD), known
@@ -135,9 +137,11 @@ def action_keys(states: int, seed: int = 0) -> jax.Array:
     return jax.random.split(jax.random.key(seed), (POLICIES, states))
 
 
-def deployed_program(algorithm: str = "proco", config: Config | None = None) -> Program:
+def deployed_program(
+    algorithm: str = "proco", config: Config | None = None, task: TaskSpec = TASK
+) -> Program:
     """The program of an algorithm with the augmentation that gives a shield its critics."""
-    return toy_program(algorithm, "proco", config)
+    return make_program(config or tiny_config(), task, algorithm, "proco")
 
 
 def _drawn_floats(like: Any, seed: int) -> Any:

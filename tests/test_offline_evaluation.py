@@ -1,5 +1,8 @@
 """Evaluation without a simulator: hand-worked reports, and the model on logs that it knows."""
 
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -38,6 +41,15 @@ def toy_world() -> tuple[Program, dynamics.Model]:
     """The program of a policy, and a model of the toy logs."""
     program, data = deployed_program("bc"), toy_dataset(4)
     return program, toy_model(program.config, data, toy_normalizer(data))
+
+
+def compiled_step(program: Program, model: dynamics.Model) -> Callable[..., jax.Array]:
+    """A state and an action to the next state."""
+    return jax.jit(
+        lambda state, action: (
+            dynamics.predict_mean(program.dynamics, model, state, action).next_state
+        )
+    )
 
 
 def imagined() -> ImaginedEpisodes:
@@ -110,10 +122,11 @@ def test_margins_are_forecast_from_the_first_observation_and_the_logged_actions(
         program.dynamics, model, lambda obs: obs[..., 0], episodes, 4
     )
     assert logged.tolist() == [float(e.obs[1:5, 0].max()) for e in episodes]
+    after = compiled_step(program, model)
     for e, found in zip(episodes, forecast, strict=True):
         state, largest = object_map.begin(SPEC, jnp.asarray(e.obs[0])), -np.inf
         for action in e.action[:4]:
-            state = dynamics.predict_mean(program.dynamics, model, state, action).next_state
+            state = after(state, action)
             largest = max(largest, float(state[0]))
         assert found == pytest.approx(largest, abs=1e-4)
     names = [str(i) for i in range(SPEC.size)]
@@ -131,14 +144,14 @@ def test_errors_of_stretches_are_those_after_so_many_steps() -> None:
     rows = model_report(program.dynamics, model, episodes, names, 10)["stretches"]
     varies = np.asarray(model.targets.varies)[: SPEC.size] > 0
     assert [row["steps"] for row in rows] == [1, 5, 10]
+    begin, after = jax.jit(lambda obs: object_map.begin(SPEC, obs)), compiled_step(program, model)
     for row in rows:
         ahead, errors, changes = row["steps"], [], []
         for e in episodes:
             for t in range(len(e.reward) - ahead + 1):
-                state = object_map.begin(SPEC, jnp.asarray(e.obs[t]))
+                state = begin(e.obs[t])
                 for action in e.action[t : t + ahead]:
-                    found = dynamics.predict_mean(program.dynamics, model, state, action)
-                    state = found.next_state
+                    state = after(state, action)
                 guess = object_map.observation(SPEC, state)
                 errors.append(np.abs(guess - e.obs[t + ahead]))
                 changes.append(np.abs(e.obs[t] - e.obs[t + ahead]))

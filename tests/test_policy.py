@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from core_toys import ACTIONS, SPEC, TASK, same_leaves
+from core_toys import ACTIONS, FLAT_TASK, SPEC, TASK, same_leaves
 from deployment_toys import (
     POLICIES,
     SHIELDS,
@@ -32,6 +32,7 @@ from proco_jax.pipeline.policies import Learner, _shared_player, make_player
 from proco_jax.pipeline.workdir import Run
 from proco_jax.rules.rule import parse_rule
 from proco_jax.training.loop import Program
+from proco_jax.types import TaskSpec
 
 # Algorithms by the name that makes them, and by their own.
 NAMES = {
@@ -44,12 +45,17 @@ THRESHOLDS = (0.0, -50.0)
 OBS = np.asarray(toy_obs(1)[0, 0])
 
 
+def task_of(maker: str) -> TaskSpec:
+    """What an algorithm's policies are for. One has rings; without them programs compile fast."""
+    return TASK if maker == "proco" else FLAT_TASK
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The workdir of a run with the policies of all `NAMES`."""
     workdir = tmp_path_factory.mktemp("run")
     for maker in NAMES:
-        program = deployed_program(maker)
+        program = deployed_program(maker, task=task_of(maker))
         save_policies(workdir, program, maker, "proco", toy_deployed(program, THRESHOLDS))
     program = deployed_program("bc")
     bare = toy_deployed(program)._replace(shield=None)
@@ -94,13 +100,13 @@ def expected_actions(program: Program, deployed: Deployed, shield: str) -> np.nd
     ],
 )
 def test_a_loaded_policy_acts_as_the_trained_one(saved, maker, shield):
-    program = deployed_program(maker)
+    program = deployed_program(maker, task=task_of(maker))
     expected = expected_actions(program, toy_deployed(program, THRESHOLDS), shield)
     for seed in range(POLICIES):
         loaded = load_policy(saved, NAMES[maker], "proco", shield, seed)
         found = loaded(OBS, jax.random.key(3))
         np.testing.assert_allclose(found, expected[seed], rtol=1e-5, atol=1e-6)
-        assert loaded.shield == shield and loaded.task == TASK
+        assert loaded.shield == shield and loaded.task == task_of(maker)
     # Policies of different seeds differ, other than in a plan that both may choose.
     assert shield == "planner" or not np.allclose(expected[0], expected[1])
 
@@ -108,7 +114,7 @@ def test_a_loaded_policy_acts_as_the_trained_one(saved, maker, shield):
 @pytest.mark.slow
 @pytest.mark.parametrize("maker", NAMES)
 def test_all_that_was_saved_is_loaded(saved, maker):
-    program = deployed_program(maker)
+    program = deployed_program(maker, task=task_of(maker))
     again, deployed = load_policies(saved, NAMES[maker], "proco")
     same_leaves(deployed, toy_deployed(program, THRESHOLDS))
     assert again.config == program.config and again.task == program.task
@@ -338,7 +344,7 @@ def test_in_an_evaluation_a_memory_is_reset_where_an_episode_begins():
 
 def play_with_a_memory() -> Player:
     """Two worlds of each policy; the second begins its next episode at the third step."""
-    program = deployed_program("deployment_toys:make_remembering")
+    program = deployed_program("deployment_toys:make_remembering", task=FLAT_TASK)
     deployed = sharding.for_acting(toy_deployed(program), POLICIES)
     player = make_player(program, "filter", deployed, 0)
     carry = player.initial_carry(POLICIES, 2)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from core_toys import ACTIONS, SPEC, same_leaves, tiny_config
+from core_toys import ACTIONS, FLAT_TASK, SPEC, same_leaves, tiny_config
 from deployment_toys import (
     ALGORITHMS,
     POLICIES,
@@ -252,7 +252,7 @@ def test_the_filter_accepts_an_action_exactly_at_its_threshold(program, deployed
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_without_a_shield_the_action_is_the_policys_own(name):
-    program = deployed_program(name)
+    program = deployed_program(name, task=FLAT_TASK)
     deployed = toy_deployed(program)
     algorithm = program.algorithm
 
@@ -492,7 +492,7 @@ def test_an_unknown_shield_is_refused(program):
 @pytest.mark.parametrize("shield", ["filter", "planner"])
 @pytest.mark.parametrize("name", ["bc", "deployment_toys:make_unsampled"])
 def test_other_algorithms_act_under_every_shield_as_proco_does(name, shield):
-    program = deployed_program(name)
+    program = deployed_program(name, task=FLAT_TASK)
     deployed = toy_deployed(program)
     own = compiled(program, "none")(deployed)
     run = compiled(program, shield)
@@ -513,7 +513,7 @@ def test_other_algorithms_act_under_every_shield_as_proco_does(name, shield):
 
 @pytest.fixture(scope="module")
 def remembering() -> tuple[Program, Deployed]:
-    program = deployed_program("deployment_toys:make_remembering")
+    program = deployed_program("deployment_toys:make_remembering", task=FLAT_TASK)
     return program, toy_deployed(program)
 
 
