@@ -24,6 +24,7 @@ from small_run import (
 )
 
 from proco_jax import ablations, compare, ladder
+from proco_jax.algorithms import bc
 from proco_jax.common.checksums import write_recorded
 from proco_jax.config.schema import ANY_REWARD
 from proco_jax.deployment.calibration import least_reward
@@ -270,6 +271,19 @@ def test_the_planner_searches_for_as_much_reward_as_the_logs_earn(
     horizon, quantile = config.shield.planner_horizon, config.shield.reward_quantile
     wanted = least_reward(rewards, (low, high), horizon, quantile)
     assert wanted > ANY_REWARD and float(guard.least_reward) == np.float32(wanted)
+    forecast = json.loads((finished / "violation_forecast.json").read_text())
+    assert {report["least_reward"] for report in forecast.values()} == {wanted}
+
+
+def test_two_algorithms_of_one_name_are_an_error_before_anything_is_trained(
+    home: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forbid_training(monkeypatch)
+    monkeypatch.setattr("toy_algorithm.make", bc.make)
+    config = small_config(home, **WHOLE | {"algorithms": "('bc', 'toy_algorithm:make')"})
+    with pytest.raises(ValueError, match="bc and toy_algorithm:make are both called 'bc'"):
+        run_here(config, home / "twice")
+    assert not (home / "twice" / "policies").exists()
 
 
 @pytest.mark.parametrize("algorithm", ["proco", "bc"])

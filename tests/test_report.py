@@ -52,6 +52,7 @@ FEASIBILITY = {
 FORECAST = {
     "fisor-proco": {
         "margin": 0.0125,
+        "least_reward": -0.25,
         "rows": [
             {
                 "qh_threshold": 0.0,
@@ -126,8 +127,8 @@ def test_a_report_holds_the_numbers_of_its_files(finished):
     assert "| fisor | proco | planner | 2 x 2 |" in text and "| fisor | none | none |" in text
     assert "| training | augmentation proco - none | shield none | 2 x 2 | +0.0 [" in text
     assert "| fisor-proco | 0.25 | 0.9 |" in text and "| fisor-none | 0.5 | 0.7 |" in text
-    forecast = "| fisor-proco | 0.0125 | 2 | yes | 0.0625 | [0.03125, 0.125] | 4 of 512 | 51,200 |"
-    assert forecast in text
+    forecast = "| fisor-proco | 0.0125 | -0.25 | 2 | yes | 0.0625 | [0.03125, 0.125] | 4 of 512 |"
+    assert f"{forecast} 51,200 |" in text
     assert "| hazards_lidar | 0.71 | 0 | 0.4 |" in text
     assert "| recall | 0.991 |" in text and "| true recall | - |" in text
     assert "No `rollouts.json`" in text

@@ -59,7 +59,7 @@ from proco_jax.pipeline.world_model import (
 from proco_jax.report.markdown import write_report
 from proco_jax.report.tables import print_summary, summarize
 from proco_jax.system.description import task_of
-from proco_jax.training.loop import make_program
+from proco_jax.training.loop import Program, make_program
 from proco_jax.types import TaskSpec
 
 FORECAST = "violation_forecast.json"
@@ -335,25 +335,19 @@ def _learn_and_evaluate(
     evaluate: bool,
 ) -> None:
     """Everything between the logs and the last row of results."""
-    config = run.config
+    config, spec = run.config, task_spec(task, run.config, logs)
+    programs = _make_programs(config, spec)
     nets, data = make_nets(config, logs.spec), device_data(logs)
     fitted = None
     if grounding is not None:
         fitted = fit_world_model(run, nets, data, logs, grounding)
     contexts = make_contexts(run, nets, data, fitted, config.augmentations)
     trained = []
-    spec = task_spec(task, config, logs)
-    for learner in learners_of(config):
-        program = make_program(config, spec, learner.algorithm, learner.augmentation)
+    for learner, program in programs.items():
         context, inputs = learner_context(run, task, spec, contexts, learner)
         name = f"{program.algorithm.name}, augmentation {learner.augmentation}"
         with run.stage(f"train/{learner.algorithm}-{learner.augmentation}", f"Training: {name}"):
             trained.append(policies.train_policies(run, program, task, context, learner, inputs))
-        if trained[-1].name in [policy.name for policy in trained[:-1]]:
-            raise ValueError(
-                f"--config.algorithms: two algorithms are called {program.algorithm.name!r}; give "
-                "your own a name of its own"
-            )
     reports.report_rollouts(run, data, trained)
     with run.stage("feasibility", "Feasibility report"):
         reports.report_feasibility(run, data, logs, margin_of(grounding), trained)
@@ -381,6 +375,25 @@ def _learn_and_evaluate(
     if render:
         with run.stage("render", "Episodes as animations"):
             _render_all(run, task, trained, deployed)
+
+
+def _make_programs(config: Config, spec: TaskSpec) -> dict[Learner, Program]:
+    """The training program of each learner, in their order.
+
+    Raises:
+      ValueError: if two algorithms have the same name.
+    """
+    programs, called = {}, {}
+    for learner in learners_of(config):
+        program = make_program(config, spec, learner.algorithm, learner.augmentation)
+        name = program.algorithm.name
+        if called.setdefault(name, learner.algorithm) != learner.algorithm:
+            raise ValueError(
+                f"--config.algorithms: {called[name]} and {learner.algorithm} are both called "
+                f"{name!r}, and so would be their policies; give your own a name of its own"
+            )
+        programs[learner] = program
+    return programs
 
 
 def _calibrated_shields(
@@ -436,6 +449,7 @@ def _calibrated_shields(
             report[policy.name] = {
                 "rows": rows,
                 "margin": widening,
+                "least_reward": least if least > ANY_REWARD else None,
                 "shield_version": SHIELD_VERSION,
             }
             run.write_json(FORECAST, report)

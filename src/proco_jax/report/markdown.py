@@ -199,6 +199,7 @@ def _forecast_tables(content: Mapping[str, Any]) -> str:
     header = [
         "policy",
         "margin of the planner",
+        "least reward",
         "threshold of the planner",
         "deployed",
         "violating episodes",
@@ -210,6 +211,7 @@ def _forecast_tables(content: Mapping[str, Any]) -> str:
         [
             name,
             number(report.get("margin")),
+            number(report.get("least_reward")),
             "rules alone"
             if row["planner_threshold"] >= RULES_ALONE
             else number(row["planner_threshold"]),
@@ -314,7 +316,8 @@ _SECTIONS = (
         "in the dynamics model, without the simulator, for thresholds of the planner. `deployed` "
         "marks the threshold of V_h that the policy is deployed with. None is forecast where the "
         "rules alone are within the target violation rate, nor any above one that exceeds it. The "
-        "planner widens the rules by its margin, in their unit.",
+        "planner widens the rules by its margin, in their unit, and searches for reward where the "
+        "policy is predicted to earn less than the least reward in the planner's horizon.",
         (),
         _forecast_tables,
     ),
