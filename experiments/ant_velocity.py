@@ -6,16 +6,15 @@ Variants: `ant_velocity.py:quick`, `ant_velocity.py`, `ant_velocity.py:paper`.
 
 Results of the variant `quick`: `docs/experiments.md`.
 
-The variant `quick`, with `--config.shields="('planner','none')"
---config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README: mean return, mean cost
-and share of violation-free episodes:
+The variant `quick`, with `--config.shields="('planner','none')"`
+`--config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README:
 
-    | augmentation | shield  | return, quick | cost, quick | violation-free, quick |
-    | :----------- | :------ | ------------: | ----------: | --------------------: |
-    | none         | none    |          1788 |         6.2 |                    5% |
-    | proco        | none    |          1610 |         3.9 |                   10% |
-    | none         | planner |          1576 |         2.1 |                   10% |
-    | proco        | planner |          1590 |         2.5 |                   25% |
+    | augmentation | shield  | return / cost / violation-free |
+    | :----------- | :------ | -----------------------------: |
+    | none         | none    |                1788 / 6.2 / 5% |
+    | none         | planner |               1576 / 2.1 / 10% |
+    | proco        | none    |               1610 / 3.9 / 10% |
+    | proco        | planner |               1590 / 2.5 / 25% |
 """
 
 from proco_jax.config.presets import for_velocity, set_variant

@@ -5,16 +5,15 @@
 Variants: `car_button.py:quick`, `car_button.py`, `car_button.py:paper`. Results:
 `docs/experiments.md`.
 
-The variant `quick`, with `--config.shields="('planner','none')"
---config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README: mean return, mean cost
-and share of violation-free episodes:
+The variant `quick`, with `--config.shields="('planner','none')"`
+`--config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README:
 
-    | augmentation | shield  | return, quick | cost, quick | violation-free, quick |
-    | :----------- | :------ | ------------: | ----------: | --------------------: |
-    | none         | none    |           4.4 |       122.3 |                   10% |
-    | proco        | none    |           3.9 |        70.5 |                   35% |
-    | none         | planner |           3.0 |        22.4 |                   50% |
-    | proco        | planner |           2.5 |        18.5 |                   50% |
+    | augmentation | shield  | return / cost / violation-free |
+    | :----------- | :------ | -----------------------------: |
+    | none         | none    |              4.4 / 122.3 / 10% |
+    | none         | planner |               3.0 / 22.4 / 50% |
+    | proco        | none    |               3.9 / 70.5 / 35% |
+    | proco        | planner |               2.5 / 18.5 / 50% |
 """
 
 from proco_jax.config.presets import for_navigation, set_variant

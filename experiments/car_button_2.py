@@ -6,16 +6,15 @@ Variants: `car_button_2.py:quick`, `car_button_2.py`, `car_button_2.py:paper`.
 
 Results of the variant `quick`: `docs/experiments.md`.
 
-The variant `quick`, with `--config.shields="('planner','none')"
---config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README: mean return, mean cost
-and share of violation-free episodes:
+The variant `quick`, with `--config.shields="('planner','none')"`
+`--config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README:
 
-    | augmentation | shield  | return, quick | cost, quick | violation-free, quick |
-    | :----------- | :------ | ------------: | ----------: | --------------------: |
-    | none         | none    |          -1.0 |       121.8 |                   15% |
-    | proco        | none    |           1.8 |        98.3 |                   20% |
-    | none         | planner |          -0.5 |        20.8 |                   45% |
-    | proco        | planner |           1.5 |        22.9 |                   50% |
+    | augmentation | shield  | return / cost / violation-free |
+    | :----------- | :------ | -----------------------------: |
+    | none         | none    |             -1.0 / 121.8 / 15% |
+    | none         | planner |              -0.5 / 20.8 / 45% |
+    | proco        | none    |               1.8 / 98.3 / 20% |
+    | proco        | planner |               1.5 / 22.9 / 50% |
 """
 
 from proco_jax.config.presets import for_navigation, set_variant

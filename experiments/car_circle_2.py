@@ -6,16 +6,15 @@ Variants: `car_circle_2.py:quick`, `car_circle_2.py`, `car_circle_2.py:paper`.
 
 Results of the variant `quick`: `docs/experiments.md`.
 
-The variant `quick`, with `--config.shields="('planner','none')"
---config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README: mean return, mean cost
-and share of violation-free episodes:
+The variant `quick`, with `--config.shields="('planner','none')"`
+`--config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README:
 
-    | augmentation | shield  | return, quick | cost, quick | violation-free, quick |
-    | :----------- | :------ | ------------: | ----------: | --------------------: |
-    | none         | none    |          13.3 |        29.1 |                   50% |
-    | proco        | none    |          14.5 |        54.4 |                   45% |
-    | none         | planner |          11.5 |         0.0 |                  100% |
-    | proco        | planner |          11.5 |         0.0 |                  100% |
+    | augmentation | shield  | return / cost / violation-free |
+    | :----------- | :------ | -----------------------------: |
+    | none         | none    |              13.3 / 29.1 / 50% |
+    | none         | planner |              11.5 / 0.0 / 100% |
+    | proco        | none    |              14.5 / 54.4 / 45% |
+    | proco        | planner |              11.5 / 0.0 / 100% |
 """
 
 from proco_jax.config.presets import for_navigation, set_variant

@@ -7,16 +7,15 @@ default target violation rate was chosen on PointGoal1 and CarButton1.
 
 Variants: `car_goal.py:quick`, `car_goal.py`, `car_goal.py:paper`. Results: `docs/experiments.md`.
 
-The variant `quick`, with `--config.shields="('planner','none')"
---config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README: mean return, mean cost
-and share of violation-free episodes:
+The variant `quick` in the study `experiments/sweeps/all_tasks.py:quick`, 3 seeds x 20 episodes, as
+in the README:
 
-    | augmentation | shield  | return, quick | cost, quick | violation-free, quick |
-    | :----------- | :------ | ------------: | ----------: | --------------------: |
-    | none         | none    |          27.9 |        45.3 |                    5% |
-    | proco        | none    |          28.2 |        52.8 |                    5% |
-    | none         | planner |          24.2 |         0.0 |                  100% |
-    | proco        | planner |          23.2 |         0.0 |                  100% |
+    | augmentation | shield  | return / cost / violation-free |
+    | :----------- | :------ | -----------------------------: |
+    | none         | none    |              28.9 / 29.5 / 20% |
+    | none         | planner |              23.7 / 0.0 / 100% |
+    | proco        | none    |              29.2 / 38.8 / 17% |
+    | proco        | planner |              23.7 / 0.0 / 100% |
 """
 
 from proco_jax.config.presets import for_navigation, set_variant

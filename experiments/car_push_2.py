@@ -6,16 +6,15 @@ Variants: `car_push_2.py:quick`, `car_push_2.py`, `car_push_2.py:paper`.
 
 Results of the variant `quick`: `docs/experiments.md`.
 
-The variant `quick`, with `--config.shields="('planner','none')"
---config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README: mean return, mean cost
-and share of violation-free episodes:
+The variant `quick`, with `--config.shields="('planner','none')"`
+`--config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README:
 
-    | augmentation | shield  | return, quick | cost, quick | violation-free, quick |
-    | :----------- | :------ | ------------: | ----------: | --------------------: |
-    | none         | none    |          -3.7 |        49.1 |                   45% |
-    | proco        | none    |          -4.1 |        30.5 |                   30% |
-    | none         | planner |          -5.6 |         0.0 |                  100% |
-    | proco        | planner |          -7.2 |         0.0 |                  100% |
+    | augmentation | shield  | return / cost / violation-free |
+    | :----------- | :------ | -----------------------------: |
+    | none         | none    |              -3.7 / 49.1 / 45% |
+    | none         | planner |              -5.6 / 0.0 / 100% |
+    | proco        | none    |              -4.1 / 30.5 / 30% |
+    | proco        | planner |              -7.2 / 0.0 / 100% |
 """
 
 from proco_jax.config.presets import for_navigation, set_variant

@@ -7,16 +7,15 @@ Variants: `half_cheetah_velocity.py:quick`, `half_cheetah_velocity.py`,
 
 Results of the variant `quick`: `docs/experiments.md`.
 
-The variant `quick`, with `--config.shields="('planner','none')"
---config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README: mean return, mean cost
-and share of violation-free episodes:
+The variant `quick`, with `--config.shields="('planner','none')"`
+`--config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README:
 
-    | augmentation | shield  | return, quick | cost, quick | violation-free, quick |
-    | :----------- | :------ | ------------: | ----------: | --------------------: |
-    | none         | none    |          1032 |         2.0 |                   35% |
-    | proco        | none    |         845.9 |         0.6 |                   65% |
-    | none         | planner |          1042 |         0.1 |                   85% |
-    | proco        | planner |          1130 |         0.2 |                   80% |
+    | augmentation | shield  | return / cost / violation-free |
+    | :----------- | :------ | -----------------------------: |
+    | none         | none    |               1032 / 2.0 / 35% |
+    | none         | planner |               1042 / 0.1 / 85% |
+    | proco        | none    |              845.9 / 0.6 / 65% |
+    | proco        | planner |               1130 / 0.2 / 80% |
 """
 
 from proco_jax.config.presets import for_velocity, set_variant

@@ -6,16 +6,15 @@ Variants: `hopper_velocity.py:quick`, `hopper_velocity.py`, `hopper_velocity.py:
 
 Results of the variant `quick`: `docs/experiments.md`.
 
-The variant `quick`, with `--config.shields="('planner','none')"
---config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README: mean return, mean cost
-and share of violation-free episodes:
+The variant `quick`, with `--config.shields="('planner','none')"`
+`--config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README:
 
-    | augmentation | shield  | return, quick | cost, quick | violation-free, quick |
-    | :----------- | :------ | ------------: | ----------: | --------------------: |
-    | none         | none    |         343.7 |         2.4 |                   65% |
-    | proco        | none    |         487.4 |         7.9 |                   70% |
-    | none         | planner |         345.2 |         0.7 |                   80% |
-    | proco        | planner |         443.6 |         0.6 |                   85% |
+    | augmentation | shield  | return / cost / violation-free |
+    | :----------- | :------ | -----------------------------: |
+    | none         | none    |              343.7 / 2.4 / 65% |
+    | none         | planner |              345.2 / 0.7 / 80% |
+    | proco        | none    |              487.4 / 7.9 / 70% |
+    | proco        | planner |              443.6 / 0.6 / 85% |
 """
 
 from proco_jax.config.presets import for_velocity, set_variant

@@ -5,16 +5,15 @@
 Variants: `point_button.py:quick`, `point_button.py`, `point_button.py:paper`. Results:
 `docs/experiments.md`.
 
-The variant `quick`, with `--config.shields="('planner','none')"
---config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README: mean return, mean cost
-and share of violation-free episodes:
+The variant `quick` in the study `experiments/sweeps/all_tasks.py:quick`, 3 seeds x 20 episodes, as
+in the README:
 
-    | augmentation | shield  | return, quick | cost, quick | violation-free, quick |
-    | :----------- | :------ | ------------: | ----------: | --------------------: |
-    | none         | none    |           2.6 |        57.6 |                   40% |
-    | proco        | none    |           3.9 |        56.6 |                   10% |
-    | none         | planner |           2.9 |         3.1 |                   80% |
-    | proco        | planner |           2.2 |         3.1 |                   75% |
+    | augmentation | shield  | return / cost / violation-free |
+    | :----------- | :------ | -----------------------------: |
+    | none         | none    |               2.4 / 46.5 / 38% |
+    | none         | planner |                5.6 / 3.3 / 65% |
+    | proco        | none    |               2.9 / 49.9 / 18% |
+    | proco        | planner |                6.5 / 3.9 / 63% |
 """
 
 from proco_jax.config.presets import for_navigation, set_variant

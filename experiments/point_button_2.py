@@ -6,16 +6,15 @@ Variants: `point_button_2.py:quick`, `point_button_2.py`, `point_button_2.py:pap
 
 Results of the variant `quick`: `docs/experiments.md`.
 
-The variant `quick`, with `--config.shields="('planner','none')"
---config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README: mean return, mean cost
-and share of violation-free episodes:
+The variant `quick` in the study `experiments/sweeps/all_tasks.py:quick`, 3 seeds x 20 episodes, as
+in the README:
 
-    | augmentation | shield  | return, quick | cost, quick | violation-free, quick |
-    | :----------- | :------ | ------------: | ----------: | --------------------: |
-    | none         | none    |           0.2 |        83.8 |                   20% |
-    | proco        | none    |           0.0 |        72.5 |                    5% |
-    | none         | planner |           0.6 |         4.0 |                   70% |
-    | proco        | planner |          -0.2 |         5.2 |                   75% |
+    | augmentation | shield  | return / cost / violation-free |
+    | :----------- | :------ | -----------------------------: |
+    | none         | none    |               0.6 / 88.4 / 15% |
+    | none         | planner |                6.2 / 6.5 / 60% |
+    | proco        | none    |              -0.1 / 79.3 / 13% |
+    | proco        | planner |                6.0 / 9.2 / 55% |
 """
 
 from proco_jax.config.presets import for_navigation, set_variant

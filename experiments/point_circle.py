@@ -6,16 +6,15 @@ Variants: `point_circle.py:quick`, `point_circle.py`, `point_circle.py:paper`.
 
 Results of the variant `quick`: `docs/experiments.md`.
 
-The variant `quick`, with `--config.shields="('planner','none')"
---config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README: mean return, mean cost
-and share of violation-free episodes:
+The variant `quick` in the study `experiments/sweeps/all_tasks.py:quick`, 3 seeds x 20 episodes, as
+in the README:
 
-    | augmentation | shield  | return, quick | cost, quick | violation-free, quick |
-    | :----------- | :------ | ------------: | ----------: | --------------------: |
-    | none         | none    |          44.4 |        16.9 |                   60% |
-    | proco        | none    |          42.5 |        12.1 |                   65% |
-    | none         | planner |          40.6 |         0.0 |                  100% |
-    | proco        | planner |          40.9 |         0.0 |                  100% |
+    | augmentation | shield  | return / cost / violation-free |
+    | :----------- | :------ | -----------------------------: |
+    | none         | none    |              44.4 / 18.3 / 48% |
+    | none         | planner |               41.6 / 0.2 / 98% |
+    | proco        | none    |              42.1 / 10.9 / 65% |
+    | proco        | planner |               39.3 / 1.6 / 98% |
 """
 
 from proco_jax.config.presets import for_navigation, set_variant

@@ -6,16 +6,15 @@ Variants: `point_goal_2.py:quick`, `point_goal_2.py`, `point_goal_2.py:paper`.
 
 Results of the variant `quick`: `docs/experiments.md`.
 
-The variant `quick`, with `--config.shields="('planner','none')"
---config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README: mean return, mean cost
-and share of violation-free episodes:
+The variant `quick` in the study `experiments/sweeps/all_tasks.py:quick`, 3 seeds x 20 episodes, as
+in the README:
 
-    | augmentation | shield  | return, quick | cost, quick | violation-free, quick |
-    | :----------- | :------ | ------------: | ----------: | --------------------: |
-    | none         | none    |           6.0 |        41.5 |                   15% |
-    | proco        | none    |           5.8 |        65.2 |                   20% |
-    | none         | planner |           2.5 |         0.0 |                  100% |
-    | proco        | planner |           2.7 |         0.0 |                  100% |
+    | augmentation | shield  | return / cost / violation-free |
+    | :----------- | :------ | -----------------------------: |
+    | none         | none    |               4.9 / 58.8 / 17% |
+    | none         | planner |               8.1 / 0.0 / 100% |
+    | proco        | none    |               5.7 / 70.7 / 22% |
+    | proco        | planner |                7.6 / 0.5 / 97% |
 """
 
 from proco_jax.config.presets import for_navigation, set_variant

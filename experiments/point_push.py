@@ -6,16 +6,15 @@ Variants: `point_push.py:quick`, `point_push.py`, `point_push.py:paper`.
 
 Results of the variant `quick`: `docs/experiments.md`.
 
-The variant `quick`, with `--config.shields="('planner','none')"
---config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README: mean return, mean cost
-and share of violation-free episodes:
+The variant `quick` in the study `experiments/sweeps/all_tasks.py:quick`, 3 seeds x 20 episodes, as
+in the README:
 
-    | augmentation | shield  | return, quick | cost, quick | violation-free, quick |
-    | :----------- | :------ | ------------: | ----------: | --------------------: |
-    | none         | none    |          -1.3 |        14.2 |                   60% |
-    | proco        | none    |          -2.0 |         7.7 |                   75% |
-    | none         | planner |          -2.1 |         0.8 |                   90% |
-    | proco        | planner |          -2.2 |         0.9 |                   90% |
+    | augmentation | shield  | return / cost / violation-free |
+    | :----------- | :------ | -----------------------------: |
+    | none         | none    |              -1.6 / 17.7 / 52% |
+    | none         | planner |               -0.8 / 1.2 / 90% |
+    | proco        | none    |              -1.5 / 16.5 / 67% |
+    | proco        | planner |               -1.9 / 0.9 / 93% |
 """
 
 from proco_jax.config.presets import for_navigation, set_variant

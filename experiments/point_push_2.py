@@ -6,16 +6,15 @@ Variants: `point_push_2.py:quick`, `point_push_2.py`, `point_push_2.py:paper`.
 
 Results of the variant `quick`: `docs/experiments.md`.
 
-The variant `quick`, with `--config.shields="('planner','none')"
---config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README: mean return, mean cost
-and share of violation-free episodes:
+The variant `quick` in the study `experiments/sweeps/all_tasks.py:quick`, 3 seeds x 20 episodes, as
+in the README:
 
-    | augmentation | shield  | return, quick | cost, quick | violation-free, quick |
-    | :----------- | :------ | ------------: | ----------: | --------------------: |
-    | none         | none    |          -0.8 |        50.1 |                   30% |
-    | proco        | none    |          -0.0 |        45.8 |                   40% |
-    | none         | planner |          -1.5 |         2.2 |                   85% |
-    | proco        | planner |          -1.2 |         3.1 |                   90% |
+    | augmentation | shield  | return / cost / violation-free |
+    | :----------- | :------ | -----------------------------: |
+    | none         | none    |              -1.0 / 47.4 / 27% |
+    | none         | planner |               -2.5 / 0.5 / 87% |
+    | proco        | none    |              -0.3 / 52.3 / 30% |
+    | proco        | planner |               -1.6 / 0.3 / 90% |
 """
 
 from proco_jax.config.presets import for_navigation, set_variant

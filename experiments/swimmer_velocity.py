@@ -6,16 +6,15 @@ Variants: `swimmer_velocity.py:quick`, `swimmer_velocity.py`, `swimmer_velocity.
 
 Results of the variant `quick`: `docs/experiments.md`.
 
-The variant `quick`, with `--config.shields="('planner','none')"
---config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README: mean return, mean cost
-and share of violation-free episodes:
+The variant `quick`, with `--config.shields="('planner','none')"`
+`--config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README:
 
-    | augmentation | shield  | return, quick | cost, quick | violation-free, quick |
-    | :----------- | :------ | ------------: | ----------: | --------------------: |
-    | none         | none    |          25.2 |         0.0 |                  100% |
-    | proco        | none    |          10.2 |         0.6 |                   75% |
-    | none         | planner |          22.1 |         2.1 |                   20% |
-    | proco        | planner |           8.9 |         2.5 |                   40% |
+    | augmentation | shield  | return / cost / violation-free |
+    | :----------- | :------ | -----------------------------: |
+    | none         | none    |              25.2 / 0.0 / 100% |
+    | none         | planner |               22.1 / 2.1 / 20% |
+    | proco        | none    |               10.2 / 0.6 / 75% |
+    | proco        | planner |                8.9 / 2.5 / 40% |
 """
 
 from proco_jax.config.presets import for_velocity, set_variant

@@ -6,16 +6,15 @@ Variants: `walker2d_velocity.py:quick`, `walker2d_velocity.py`, `walker2d_veloci
 
 Results of the variant `quick`: `docs/experiments.md`.
 
-The variant `quick`, with `--config.shields="('planner','none')"
---config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README: mean return, mean cost
-and share of violation-free episodes:
+The variant `quick`, with `--config.shields="('planner','none')"`
+`--config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README:
 
-    | augmentation | shield  | return, quick | cost, quick | violation-free, quick |
-    | :----------- | :------ | ------------: | ----------: | --------------------: |
-    | none         | none    |         478.2 |         8.9 |                   25% |
-    | proco        | none    |         476.6 |         6.3 |                   35% |
-    | none         | planner |         462.3 |         1.9 |                   55% |
-    | proco        | planner |         443.9 |         1.2 |                   60% |
+    | augmentation | shield  | return / cost / violation-free |
+    | :----------- | :------ | -----------------------------: |
+    | none         | none    |              478.2 / 8.9 / 25% |
+    | none         | planner |              462.3 / 1.9 / 55% |
+    | proco        | none    |              476.6 / 6.3 / 35% |
+    | proco        | planner |              443.9 / 1.2 / 60% |
 """
 
 from proco_jax.config.presets import for_velocity, set_variant

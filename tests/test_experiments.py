@@ -26,6 +26,15 @@ EXPERIMENTS = ROOT / "experiments"
 FILES = sorted(EXPERIMENTS.glob("*.py"))
 VARIANTS = ("quick", "default", "paper")
 
+# Columns of the README's table of all tasks: augmentation and shield, and what a cell holds.
+POLICIES = {
+    "logs alone": ("none", "none"),
+    "logs alone, planner": ("none", "planner"),
+    "PROCO": ("proco", "none"),
+    "PROCO, planner": ("proco", "planner"),
+}
+CELL = "return / cost / violation-free"
+
 COMPARISONS = [file for file in FILES if file.stem.startswith("compare_")]
 RUNS = [file for file in FILES if file not in COMPARISONS]
 
@@ -66,9 +75,16 @@ def tables(text: str) -> list[list[dict[str, str]]]:
 
 
 def published(task: str) -> list[dict[str, str]]:
-    """The rows of the README's tables of results for one task."""
+    """The rows of the README's tables of results for one task, in its wide table one a policy."""
     rows = [row for table in tables((ROOT / "README.md").read_text()) for row in table]
-    return [row for row in rows if row.get("task") == task]
+    own = [row for row in rows if row.get("task", "").removesuffix(" *") == task]
+    policies = [
+        {"augmentation": augmentation, "shield": shield, CELL: row[column]}
+        for row in own
+        for column, (augmentation, shield) in POLICIES.items()
+        if column in row
+    ]
+    return own + policies
 
 
 def test_every_task_has_one_experiment() -> None:
