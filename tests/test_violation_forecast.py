@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from core_toys import FLAT_TASK, SPEC, tiny_config
+from core_toys import FLAT_TASK, SPEC, TASK, tiny_config
 from deployment_toys import POLICIES, deployed_program, guard_of, toy_deployed, toy_obs
 
 from proco_jax.config.schema import ANY_REWARD, RULES_ALONE
@@ -33,6 +33,7 @@ from proco_jax.deployment.violation_forecast import (
 )
 from proco_jax.rules.rule import parse_rule
 from proco_jax.training.loop import Program
+from proco_jax.types import TaskSpec
 
 STARTS, HORIZON = 3, 5
 
@@ -63,9 +64,9 @@ def counted(policies: tuple[Program, Deployed]) -> Any:
     return run
 
 
-def small_model(algorithm: str) -> tuple[Program, Deployed]:
+def small_model(algorithm: str, task: TaskSpec = FLAT_TASK) -> tuple[Program, Deployed]:
     # What is counted does not depend on rings, and without them programs compile fast.
-    program = deployed_program(algorithm, task=FLAT_TASK)
+    program = deployed_program(algorithm, task=task)
     deployed = toy_deployed(program)
     params = jax.tree.map(lambda x: 0.1 * x, guard_of(deployed).dynamics.params)
     return program, with_model(deployed, params=params)
@@ -77,17 +78,24 @@ def with_model(deployed: Deployed, **changes: Any) -> Deployed:
 
 
 def compile_counts(program: Program, settle: int = 0) -> Any:
+    def everywhere(value: jax.Array) -> Any:
+        def of(obs: jax.Array) -> jax.Array:
+            assert obs.shape[-1] == SPEC.size
+            return jnp.broadcast_to(value, obs.shape[:-1])
+
+        return of
+
     @jax.jit
     def run(deployed: Deployed, unsafe: jax.Array, ending: jax.Array) -> forecast.Counts:
         return forecast.count_violations(
             program,
             deployed,
-            lambda obs: jnp.broadcast_to(unsafe, obs.shape[:-1]),
+            everywhere(unsafe),
             toy_obs(STARTS),
             HORIZON,
             settle,
             jax.random.key(0),
-            lambda obs: jnp.broadcast_to(ending, obs.shape[:-1]),
+            everywhere(ending),
         )
 
     def counts(
@@ -137,10 +145,12 @@ def test_a_diverged_model_ends_trajectories_without_a_violation(counted, policie
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "algorithm", ["deployment_toys:make_unsampled", "deployment_toys:make_remembering"]
+    ("algorithm", "task"),
+    [("deployment_toys:make_unsampled", FLAT_TASK), ("deployment_toys:make_remembering", TASK)],
 )
-def test_policies_of_every_algorithm_can_be_forecast(algorithm):
-    program, deployed = small_model(algorithm)
+def test_policies_of_every_algorithm_can_be_forecast(algorithm, task):
+    """Also in observations with rings, of which an imagined state knows more than they show."""
+    program, deployed = small_model(algorithm, task)
     found = compile_counts(program)(False, np.inf, deployed)
     assert found == ([0] * POLICIES, [STARTS * HORIZON] * POLICIES)
 

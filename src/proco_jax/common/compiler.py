@@ -60,6 +60,6 @@ def _jit(
         traced = isinstance(jnp.zeros(()), Tracer)
         return (function if traced else compiled())(*args)
 
-    # The function of `jax.jit`, e.g. to see how many programs it has compiled.
+    # Returns the function of `jax.jit`, e.g. to see how many programs it has compiled.
     call.jitted = compiled  # type: ignore[attr-defined]
     return call
