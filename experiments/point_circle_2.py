@@ -6,15 +6,15 @@ Variants: `point_circle_2.py:quick`, `point_circle_2.py`, `point_circle_2.py:pap
 
 Results of the variant `quick`: `docs/experiments.md`.
 
-The variant `quick`, with `--config.shields="('planner','none')"`
-`--config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README:
+The variant `quick` in the study `experiments/sweeps/all_tasks.py:quick`, 3 seeds x 20 episodes, as
+in the README:
 
     | augmentation | shield  | return / cost / violation-free |
     | :----------- | :------ | -----------------------------: |
-    | none         | none    |              39.1 / 51.7 / 10% |
-    | none         | planner |              37.2 / 0.0 / 100% |
-    | proco        | none    |              37.1 / 17.8 / 50% |
-    | proco        | planner |              35.2 / 0.0 / 100% |
+    | none         | none    |              38.7 / 63.2 / 17% |
+    | none         | planner |              36.3 / 0.0 / 100% |
+    | proco        | none    |              37.2 / 17.1 / 55% |
+    | proco        | planner |               35.6 / 0.6 / 98% |
 """
 
 from proco_jax.config.presets import for_navigation, set_variant
