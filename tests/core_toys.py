@@ -183,10 +183,13 @@ def toy_context(
 
 
 def toy_program(
-    algorithm: str = "proco", augmentation: str = "proco", config: Config | None = None
+    algorithm: str = "proco",
+    augmentation: str = "proco",
+    config: Config | None = None,
+    task: TaskSpec = TASK,
 ) -> loop.Program:
-    """A program for the small observation."""
-    return loop.make_program(config or tiny_config(), TASK, algorithm, augmentation)
+    """A program for the small observation, or for another."""
+    return loop.make_program(config or tiny_config(), task, algorithm, augmentation)
 
 
 def toy_keys(members: int = 2) -> jax.Array:

@@ -10,11 +10,11 @@ from core_toys import (
     SPEC,
     TASK,
     drawn,
-    tiny_config,
     toy_cost_model,
     toy_dataset,
     toy_model,
     toy_normalizer,
+    toy_program,
 )
 
 from proco_jax.algorithms import feasibility
@@ -22,7 +22,7 @@ from proco_jax.algorithms.base import Algorithm, Previous
 from proco_jax.config.schema import ANY_REWARD, Config
 from proco_jax.deployment.acting import Deployed, initial_previous
 from proco_jax.deployment.shield import ShieldState
-from proco_jax.training.loop import Program, make_hyper, make_program
+from proco_jax.training.loop import Program, make_hyper
 from proco_jax.types import Array, TaskSpec
 
 POLICIES = 2
@@ -141,7 +141,7 @@ def deployed_program(
     algorithm: str = "proco", config: Config | None = None, task: TaskSpec = TASK
 ) -> Program:
     """The program of an algorithm with the augmentation that gives a shield its critics."""
-    return make_program(config or tiny_config(), task, algorithm, "proco")
+    return toy_program(algorithm, "proco", config, task)
 
 
 def _drawn_floats(like: Any, seed: int) -> Any:

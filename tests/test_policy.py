@@ -392,7 +392,7 @@ def test_policies_of_one_algorithm_share_what_is_compiled_and_act_as_apart(tmp_p
             shared = _shared_player(run, program, learner, shield, bare)
             np.testing.assert_array_equal(acts(shared), found[0])
         (compiled,) = [x.act for name, (_, x) in run.compiled.items() if name[1] == shield]
-        assert compiled.jitted()._cache_size() == 1
+        assert compiled._cache_size() == 1
     # Another config is another program.
     samples = dataclasses.replace(config.shield, samples=1)
     other = deployed_program("proco", dataclasses.replace(config, shield=samples))

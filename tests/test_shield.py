@@ -472,7 +472,7 @@ def compare_spread(folder: str, thresholds: tuple[float, ...]) -> None:
             assert len(found.addressable_shards) == POLICIES and not found.is_fully_replicated
     # A memory comes back where it was, so that the second step needs no other program.
     player: Any = play_with_a_memory()
-    assert player.act.func.jitted()._cache_size() == 1
+    assert player.act.func._cache_size() == 1
     print("on", len(found.sharding.device_set), "devices")
 
 

@@ -104,7 +104,7 @@ def _report(
     rows = {name: _final_rows(config, _folder(workdir, name)) for name in config.algorithms}
     # An algorithm of the user's own has another name in its rows.
     names = {name: mine[0]["algorithm"] if mine else name for name, mine in rows.items()}
-    _check_names(names)
+    stages.check_names(names)
     found = [row for mine in rows.values() for row in mine]
     policies = [
         (names[name], augmentation, shield)
@@ -145,18 +145,6 @@ def _final_rows(config: Config, folder: Path) -> list[Row]:
     path = folder / FILE
     rows = load_rows(path) if path.exists() else []
     return [row for row in rows if row["step"] == config.train.steps]
-
-
-def _check_names(names: Mapping[str, str]) -> None:
-    counts: dict[str, list[str]] = {}
-    for name, shown in names.items():
-        counts.setdefault(shown, []).append(name)
-    for shown, same in counts.items():
-        if len(same) > 1:
-            raise ValueError(
-                f"--config.algorithms: {' and '.join(same)} are both called {shown!r}; give your "
-                "own a name of its own"
-            )
 
 
 def _times(config: Config, workdir: Path) -> str:

@@ -5,7 +5,7 @@ The compiler's options depend on the device, which JAX looks for at a function's
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -38,6 +38,24 @@ def jit_compile_fast(
     return _jit(function, {}, static_argnums)
 
 
+def fast_options(options: Mapping[str, int] | None = None) -> dict[str, int] | None:
+    """`compiler_options` of `jax.jit` as `jit_compile_fast` chooses them for this device.
+
+    For a function that is called often and never within another traced one: it is spared the look
+    at whether it is, in each call.
+
+    Args:
+      options: further ones, on CPUs.
+    """
+    if jax.default_backend() != "cpu":
+        return None
+    chosen = dict(options or {})
+    # Later versions of jaxlib have no choice.
+    if JAXLIB_VERSION.startswith("0.10.") and _EMITTERS not in os.environ.get("XLA_FLAGS", ""):
+        chosen[_EMITTERS] = False
+    return chosen or None
+
+
 def _jit(
     function: Callable[..., Any], options: dict[str, int], static_argnums: int | tuple[int, ...]
 ) -> Callable[..., Any]:
@@ -45,14 +63,8 @@ def _jit(
 
     @functools.cache
     def compiled() -> Callable[..., Any]:
-        chosen = {}
-        if jax.default_backend() == "cpu":
-            chosen.update(options)
-            # Later versions of jaxlib have no choice.
-            choice = JAXLIB_VERSION.startswith("0.10.")
-            if choice and _EMITTERS not in os.environ.get("XLA_FLAGS", ""):
-                chosen[_EMITTERS] = False
-        return jax.jit(function, static_argnums=static_argnums, compiler_options=chosen or None)
+        chosen = fast_options(options)
+        return jax.jit(function, static_argnums=static_argnums, compiler_options=chosen)
 
     @functools.wraps(function)
     def call(*args: Any) -> Any:
@@ -60,6 +72,4 @@ def _jit(
         traced = isinstance(jnp.zeros(()), Tracer)
         return (function if traced else compiled())(*args)
 
-    # Returns the function of `jax.jit`, e.g. to see how many programs it has compiled.
-    call.jitted = compiled  # type: ignore[attr-defined]
     return call

@@ -14,7 +14,7 @@ from proco_jax.algorithms.base import Previous
 from proco_jax.augmentation.base import Context
 from proco_jax.common import sharding
 from proco_jax.common.checkpoint import load_arrays
-from proco_jax.common.compiler import jit_compile_fast
+from proco_jax.common.compiler import fast_options
 from proco_jax.common.files import sha256
 from proco_jax.common.random_streams import Stream, action_keys, stream_keys
 from proco_jax.config.schema import ALGORITHMS, ANY_REWARD, Config
@@ -291,7 +291,7 @@ def _make_acting(program: Program, shield: str, policies: int, seed: int) -> _Ac
     keys = stream_keys(seed, policies, Stream.EVALUATION)
     actor = make_actor(program, shield)
 
-    @jit_compile_fast
+    @functools.partial(jax.jit, compiler_options=fast_options())
     def act(deployed: Deployed, carry: Any, observed: Observed) -> tuple[Array, Any]:
         drawn = action_keys(keys, observed.seeds, observed.steps)
         previous = Previous(observed.action, observed.reward, observed.cost)

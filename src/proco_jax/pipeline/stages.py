@@ -383,17 +383,26 @@ def _make_programs(config: Config, spec: TaskSpec) -> dict[Learner, Program]:
     Raises:
       ValueError: if two algorithms have the same name.
     """
-    programs, called = {}, {}
-    for learner in learners_of(config):
-        program = make_program(config, spec, learner.algorithm, learner.augmentation)
-        name = program.algorithm.name
-        if called.setdefault(name, learner.algorithm) != learner.algorithm:
-            raise ValueError(
-                f"--config.algorithms: {called[name]} and {learner.algorithm} are both called "
-                f"{name!r}, and so would be their policies; give your own a name of its own"
-            )
-        programs[learner] = program
+    programs = {learner: make_program(config, spec, *learner) for learner in learners_of(config)}
+    check_names({learner.algorithm: made.algorithm.name for learner, made in programs.items()})
     return programs
+
+
+def check_names(names: Mapping[str, str]) -> None:
+    """Checks that algorithms, given by what makes them, differ in their own names.
+
+    Raises:
+      ValueError: if two have the same, and so would their policies and rows.
+    """
+    counts: dict[str, list[str]] = {}
+    for name, shown in names.items():
+        counts.setdefault(shown, []).append(name)
+    for shown, same in counts.items():
+        if len(same) > 1:
+            raise ValueError(
+                f"--config.algorithms: {' and '.join(same)} are both called {shown!r}; give your "
+                "own a name of its own"
+            )
 
 
 def _calibrated_shields(
