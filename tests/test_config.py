@@ -313,6 +313,8 @@ def test_defaults_can_be_run() -> None:
         ("rollouts__interval", 100, "a divisor of --config.train.chunk=250"),
         ("dynamics__elites", 9, "at most --config.dynamics.members=5"),
         ("shield__target_violation_rate", 1.0, "a number from 0 to 0.999999"),
+        ("shield__least_margin", 1.1, "a number from 0 to 1"),
+        ("shield__most_margin", 0.9, "a number from 1 to 1e+09"),
         ("shield__reward_quantile", 1.1, "a number from 0 to 1"),
         ("shield__planner_variations", 0, "a number from 1 to 100000"),
         ("shield__planner_noise", -0.1, "a number from 0 to 1e+09"),

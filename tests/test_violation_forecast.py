@@ -483,21 +483,40 @@ def test_more_starts_are_drawn_where_few_steps_say_that_the_rules_suffice(
 def test_the_planners_margin_covers_the_share_of_errors_that_it_is_asked_for():
     excess = np.random.default_rng(0).permutation(np.arange(1, 100)) / 100.0
     for coverage in (0.5, 0.9, 0.95):
-        found = planner_margin(excess, coverage, 0.0, 1.0)
+        found = planner_margin([excess], coverage, 0.0, 1.0, 1.0)
         # Of 99 errors and a new one, in any order.
         assert np.sum(excess <= found) + 1 >= coverage * 100
         assert found == pytest.approx(coverage)
 
 
-def test_the_planners_margin_is_at_most_that_of_the_labels():
-    for excess, wanted in ((-0.3, 0.01), (0.0, 0.01), (0.03, 0.03), (0.3, 0.05), (np.inf, 0.05)):
-        assert planner_margin(np.full(100, excess), 0.95, 0.01, 0.05) == pytest.approx(wanted)
+def test_the_planners_margin_is_between_its_least_and_its_most():
+    for excess, wanted in (
+        (-0.3, 0.01),
+        (0.0, 0.01),
+        (0.03, 0.03),
+        (0.08, 0.08),
+        (0.3, 0.1),
+        (np.inf, 0.1),
+    ):
+        found = planner_margin([np.full(100, excess)], 0.95, 0.01, 0.05, 0.1)
+        assert found == pytest.approx(wanted)
     # Too few errors to tell, or a share that no number of them covers.
     for count, coverage, wanted in ((18, 0.95, 0.05), (19, 0.95, 0.01), (0, 0.5, 0.05)):
-        assert planner_margin(np.zeros(count), coverage, 0.01, 0.05) == wanted
-    assert planner_margin(np.zeros(100), 1.0, 0.01, 0.05) == 0.05
+        assert planner_margin([np.zeros(count)], coverage, 0.01, 0.05, 0.1) == wanted
+    assert planner_margin([np.zeros(100)], 1.0, 0.01, 0.05, 0.1) == 0.1
     for coverage in (0.0, 1e-30, 1e-12):
-        assert planner_margin(np.arange(100) - 50.0, coverage, 0.01, 0.05) == 0.01
+        assert planner_margin([np.arange(100) - 50.0], coverage, 0.01, 0.05, 0.1) == 0.01
+
+
+def test_the_planners_margin_is_the_largest_that_a_set_of_logs_asks_for():
+    for few, many, wanted in (
+        (np.full(50, 0.02), np.full(500, 0.07), 0.07),
+        (np.full(50, 0.07), np.full(500, 0.02), 0.07),
+        # Ten errors do not tell, which counts as the margin of the labels.
+        (np.full(10, 0.02), np.full(500, 0.02), 0.05),
+        (np.full(10, 0.02), np.full(500, 0.07), 0.07),
+    ):
+        assert planner_margin([few, many], 0.95, 0.01, 0.05, 0.1) == pytest.approx(wanted)
 
 
 def test_the_least_reward_is_a_quantile_of_sums_of_usual_rewards():
@@ -527,5 +546,5 @@ def test_margins_that_hold_for_most_errors_hold_for_most_new_ones():
     covered = []
     for _ in range(400):
         errors = rng.normal(size=41)
-        covered.append(errors[-1] <= planner_margin(errors[:-1], 0.8, -10.0, 10.0))
+        covered.append(errors[-1] <= planner_margin([errors[:-1]], 0.8, -10.0, 10.0, 10.0))
     assert np.mean(covered) == pytest.approx(0.8, abs=3 * np.sqrt(0.8 * 0.2 / 400) + 1 / 41)

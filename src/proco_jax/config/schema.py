@@ -862,11 +862,12 @@ class ShieldConfig:
       planner_threshold: the largest V_h that the planner accepts. With rules: of the last state of
         a sequence, if the rules alone are not deployed. Without: of every fifth state and the last
         one; from `feasibility.unsafe` on no state is infeasible for the planner.
-      margin_coverage: share of held-out stretches, begun near the unsafe set, in which the margin
+      margin_coverage: share of logged stretches, begun near the unsafe set, in which the margin
         after 10 steps exceeds the predicted one by no more than the planner widens the rules. 0
-        always takes the least margin; 1, or too few stretches, `cost.margin`.
-      least_margin: by how much the planner widens the rules at least, as a share of `cost.margin`,
-        which is the most.
+        always takes the least margin, 1 the most.
+      least_margin: by how much the planner widens the rules at least, in units of `cost.margin`.
+      most_margin: likewise, at most. A wider margin where the model errs more is safer, unless the
+        model is wrong beyond the logs, where it only costs return.
       reward_quantile: the planner also searches where the policy's own continuation is feasible,
         but predicted to earn less than nothing, and less than this quantile of what the logs earn
         in `planner_horizon` steps, unless logged episodes end early. 0: never for reward alone,
@@ -888,6 +889,7 @@ class ShieldConfig:
     planner_threshold: float = setting(2.0, low=-LARGEST_NUMBER, high=LARGEST_NUMBER)
     margin_coverage: float = share(0.95)
     least_margin: float = share(0.4)
+    most_margin: float = setting(1.0, low=1.0, high=LARGEST_NUMBER)
     reward_quantile: float = share(0.0)
     planner_horizon: int = count(25, high=10_000)
     planner_variations: int = count(8, high=100_000)

@@ -3,7 +3,7 @@ searches from the logs, its threshold from the violation forecast.
 
 The planner judges imagined states by the rules, widened by a margin for what the model may err. A
 larger one keeps a robot further away from what is unsafe, which costs return, so it is no larger
-than held-out logs say. Where a policy would earn nothing, the planner searches for more.
+than logs say. Where a policy would earn nothing, the planner searches for more.
 
 A larger threshold lets a policy act more freely and violate more often. The violation forecast
 needs neither the simulator nor a true cost, so the threshold is chosen before anything is deployed.
@@ -52,25 +52,30 @@ NOISE, ROUNDING = 1e-3, 1e-5
 FURTHER = 2**30
 
 
-def planner_margin(excess: np.ndarray, coverage: float, least: float, most: float) -> float:
+def planner_margin(
+    excesses: Sequence[np.ndarray], coverage: float, least: float, labels: float, most: float
+) -> float:
     """By how much the planner widens the rules, in their unit.
 
-    The smallest margin that a new excess does not exceed with probability `coverage` (split
-    conformal prediction, for exchangeable excesses), between `least` and `most`; `most` where there
-    are too few excesses to tell.
+    Of held-out logs, the smallest margin that a new excess does not exceed with probability
+    `coverage` (split conformal prediction, for exchangeable excesses). Logs of training count
+    likewise: errors there are no larger than elsewhere, and held-out stretches are often few. The
+    largest of these margins is taken, between `least` and `most`.
 
     Args:
-      excess: `[M]`, by how much held-out margins of the rules exceed the predicted ones; may be
-        infinite.
-      coverage: in [0, 1].
-      least: for what held-out logs do not show, e.g. errors along the actions that a planner seeks.
-      most: the margin of the labels.
+      excesses: `[M]` of each set of logs, by how much the margins of the rules exceed the predicted
+        ones; may be infinite.
+      coverage: in [0, 1]; 0 gives `least`, 1 gives `most`.
+      least: for what logs do not show, e.g. errors along the actions that a planner seeks.
+      labels: the margin of the labels, also that of logs which hold too few excesses to tell.
+      most: not below `least`.
     """
     alpha = 1.0 - coverage
     if not 0.0 < alpha < 1.0:
         return most if alpha <= 0.0 else least
-    shift = conformal_shift(np.zeros(len(excess)), excess, alpha)
-    return min(max(shift, least), most)
+    # No more than `most`, so that infinity says that there are too few.
+    found = [conformal_shift(np.zeros(len(x)), np.minimum(x, most), alpha) for x in excesses]
+    return min(max(least, *(x if x < np.inf else labels for x in found)), most)
 
 
 def least_reward(

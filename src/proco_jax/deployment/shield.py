@@ -45,7 +45,7 @@ from proco_jax.rules.rule import Rule, voted_margin
 from proco_jax.types import Array
 
 # Incremented when a shield chooses other actions from the same state; results depend on it.
-SHIELD_VERSION = 10
+SHIELD_VERSION = 11
 # The depth of a state of which a rule cannot tell, finite so that sums remain comparable, and that
 # of one on the boundary.
 UNKNOWN_DEPTH, LEAST_DEPTH = 1e30, 1e-6

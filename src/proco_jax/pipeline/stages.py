@@ -496,23 +496,25 @@ def _least_reward(run: Run, world: WorldModel, logs: Logs) -> float:
 def _planner_margin(
     run: Run, nets: Nets, model: dynamics.Model, logs: Logs, grounding: Grounding
 ) -> float:
-    """The margin that the planner needs for what the model errs in held-out logs, in the unit of
-    the rules; that of the labels where they have several units."""
-    settings, most = run.config.shield, run.config.cost.margin
+    """The margin that the planner needs for what the model errs in logs, in the unit of the rules;
+    that of the labels where they have several units."""
+    settings, labels = run.config.shield, run.config.cost.margin
     score = rule_score(grounding)
     if score is None or margin_of(grounding) is None:
-        return most
+        return labels
     # What the planner judges by: where several rules vote, not the largest of their margins.
     margin = functools.partial(in_blocks, jax.jit(score))
     near = reports.nearness(run.config, logs, margin)
-    excess = dynamics_error.margin_excess(
-        nets.dynamics, model, margin, logs.holdout, near, MARGIN_STEPS
-    )
-    least, unit = settings.least_margin * most, grounding.rules[0].unit
-    found = planner_margin(excess, settings.margin_coverage, least, most)
+    excesses = [
+        dynamics_error.margin_excess(nets.dynamics, model, margin, episodes, near, MARGIN_STEPS)
+        for episodes in (logs.holdout, logs.episodes)
+    ]
+    least, most = settings.least_margin * labels, settings.most_margin * labels
+    found = planner_margin(excesses, settings.margin_coverage, least, labels, most)
+    unit = grounding.rules[0].unit
     run.log(
-        f"   margin of the planner: {found:.3g} {unit} (of the labels: {most:g} {unit}), by "
-        f"predictions of {len(excess)} held-out stretches"
+        f"   margin of the planner: {found:.3g} {unit} (of the labels: {labels:g} {unit}), by "
+        f"predictions of {len(excesses[0])} held-out stretches and {len(excesses[1])} of training"
     )
     return found
 
