@@ -6,15 +6,15 @@ Variants: `ant_velocity.py:quick`, `ant_velocity.py`, `ant_velocity.py:paper`.
 
 Results of the variant `quick`: `docs/experiments.md`.
 
-The variant `quick`, with `--config.shields="('planner','none')"`
-`--config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README:
+The variant `quick` in the study `experiments/sweeps/all_tasks.py:quick`, 3 seeds x 20 episodes, as
+in the README:
 
     | augmentation | shield  | return / cost / violation-free |
     | :----------- | :------ | -----------------------------: |
-    | none         | none    |                1788 / 6.2 / 5% |
-    | none         | planner |               1576 / 2.1 / 10% |
-    | proco        | none    |               1610 / 3.9 / 10% |
-    | proco        | planner |               1590 / 2.5 / 25% |
+    | none         | none    |               1146 / 2.1 / 37% |
+    | none         | planner |               1099 / 1.6 / 45% |
+    | proco        | none    |               1179 / 3.0 / 22% |
+    | proco        | planner |               1174 / 1.4 / 40% |
 """
 
 from proco_jax.config.presets import for_velocity, set_variant

@@ -5,15 +5,15 @@
 Variants: `car_button.py:quick`, `car_button.py`, `car_button.py:paper`. Results:
 `docs/experiments.md`.
 
-The variant `quick`, with `--config.shields="('planner','none')"`
-`--config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README:
+The variant `quick` in the study `experiments/sweeps/all_tasks.py:quick`, 3 seeds x 20 episodes, as
+in the README:
 
     | augmentation | shield  | return / cost / violation-free |
     | :----------- | :------ | -----------------------------: |
-    | none         | none    |              4.4 / 122.3 / 10% |
-    | none         | planner |               3.0 / 22.4 / 50% |
-    | proco        | none    |               3.9 / 70.5 / 35% |
-    | proco        | planner |               2.5 / 18.5 / 50% |
+    | none         | none    |               2.6 / 84.2 / 17% |
+    | none         | planner |                3.2 / 8.5 / 47% |
+    | proco        | none    |               2.6 / 69.2 / 27% |
+    | proco        | planner |               2.7 / 10.4 / 43% |
 """
 
 from proco_jax.config.presets import for_navigation, set_variant

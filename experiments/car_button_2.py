@@ -6,15 +6,15 @@ Variants: `car_button_2.py:quick`, `car_button_2.py`, `car_button_2.py:paper`.
 
 Results of the variant `quick`: `docs/experiments.md`.
 
-The variant `quick`, with `--config.shields="('planner','none')"`
-`--config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README:
+The variant `quick` in the study `experiments/sweeps/all_tasks.py:quick`, 3 seeds x 20 episodes, as
+in the README:
 
     | augmentation | shield  | return / cost / violation-free |
     | :----------- | :------ | -----------------------------: |
-    | none         | none    |             -1.0 / 121.8 / 15% |
-    | none         | planner |              -0.5 / 20.8 / 45% |
-    | proco        | none    |               1.8 / 98.3 / 20% |
-    | proco        | planner |               1.5 / 22.9 / 50% |
+    | none         | none    |              -0.1 / 84.4 / 22% |
+    | none         | planner |               3.7 / 15.0 / 43% |
+    | proco        | none    |               0.4 / 87.2 / 27% |
+    | proco        | planner |               3.4 / 17.5 / 40% |
 """
 
 from proco_jax.config.presets import for_navigation, set_variant

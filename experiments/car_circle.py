@@ -6,15 +6,15 @@ Variants: `car_circle.py:quick`, `car_circle.py`, `car_circle.py:paper`.
 
 Results of the variant `quick`: `docs/experiments.md`.
 
-The variant `quick`, with `--config.shields="('planner','none')"`
-`--config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README:
+The variant `quick` in the study `experiments/sweeps/all_tasks.py:quick`, 3 seeds x 20 episodes, as
+in the README:
 
     | augmentation | shield  | return / cost / violation-free |
     | :----------- | :------ | -----------------------------: |
-    | none         | none    |              15.6 / 122.9 / 5% |
-    | none         | planner |              15.6 / 0.0 / 100% |
-    | proco        | none    |             14.6 / 141.3 / 20% |
-    | proco        | planner |              14.8 / 0.0 / 100% |
+    | none         | none    |              15.9 / 107.0 / 8% |
+    | none         | planner |               13.8 / 2.1 / 97% |
+    | proco        | none    |             14.8 / 104.1 / 32% |
+    | proco        | planner |               14.0 / 0.7 / 97% |
 """
 
 from proco_jax.config.presets import for_navigation, set_variant

@@ -6,15 +6,15 @@ Variants: `car_circle_2.py:quick`, `car_circle_2.py`, `car_circle_2.py:paper`.
 
 Results of the variant `quick`: `docs/experiments.md`.
 
-The variant `quick`, with `--config.shields="('planner','none')"`
-`--config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README:
+The variant `quick` in the study `experiments/sweeps/all_tasks.py:quick`, 3 seeds x 20 episodes, as
+in the README:
 
     | augmentation | shield  | return / cost / violation-free |
     | :----------- | :------ | -----------------------------: |
-    | none         | none    |              13.3 / 29.1 / 50% |
-    | none         | planner |              11.5 / 0.0 / 100% |
-    | proco        | none    |              14.5 / 54.4 / 45% |
-    | proco        | planner |              11.5 / 0.0 / 100% |
+    | none         | none    |              13.4 / 29.6 / 52% |
+    | none         | planner |              11.8 / 0.0 / 100% |
+    | proco        | none    |              13.2 / 35.9 / 55% |
+    | proco        | planner |              11.6 / 0.0 / 100% |
 """
 
 from proco_jax.config.presets import for_navigation, set_variant

@@ -6,15 +6,15 @@ Variants: `car_goal_2.py:quick`, `car_goal_2.py`, `car_goal_2.py:paper`.
 
 Results of the variant `quick`: `docs/experiments.md`.
 
-The variant `quick`, with `--config.shields="('planner','none')"`
-`--config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README:
+The variant `quick` in the study `experiments/sweeps/all_tasks.py:quick`, 3 seeds x 20 episodes, as
+in the README:
 
     | augmentation | shield  | return / cost / violation-free |
     | :----------- | :------ | -----------------------------: |
-    | none         | none    |              10.6 / 105.9 / 5% |
-    | none         | planner |              10.6 / 0.0 / 100% |
-    | proco        | none    |               11.5 / 74.5 / 5% |
-    | proco        | planner |              11.5 / 0.0 / 100% |
+    | none         | none    |                9.4 / 86.7 / 8% |
+    | none         | planner |              10.1 / 0.0 / 100% |
+    | proco        | none    |               9.6 / 92.0 / 12% |
+    | proco        | planner |              11.0 / 0.0 / 100% |
 """
 
 from proco_jax.config.presets import for_navigation, set_variant

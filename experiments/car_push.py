@@ -6,15 +6,15 @@ Variants: `car_push.py:quick`, `car_push.py`, `car_push.py:paper`.
 
 Results of the variant `quick`: `docs/experiments.md`.
 
-The variant `quick`, with `--config.shields="('planner','none')"`
-`--config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README:
+The variant `quick` in the study `experiments/sweeps/all_tasks.py:quick`, 3 seeds x 20 episodes, as
+in the README:
 
     | augmentation | shield  | return / cost / violation-free |
     | :----------- | :------ | -----------------------------: |
-    | none         | none    |              -2.3 / 10.8 / 80% |
-    | none         | planner |              -0.2 / 0.0 / 100% |
-    | proco        | none    |              -2.2 / 21.7 / 60% |
-    | proco        | planner |              -1.0 / 0.0 / 100% |
+    | none         | none    |              -1.1 / 18.6 / 65% |
+    | none         | planner |              -1.5 / 0.0 / 100% |
+    | proco        | none    |              -1.2 / 28.2 / 52% |
+    | proco        | planner |              -0.3 / 0.0 / 100% |
 """
 
 from proco_jax.config.presets import for_navigation, set_variant

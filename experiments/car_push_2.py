@@ -6,15 +6,15 @@ Variants: `car_push_2.py:quick`, `car_push_2.py`, `car_push_2.py:paper`.
 
 Results of the variant `quick`: `docs/experiments.md`.
 
-The variant `quick`, with `--config.shields="('planner','none')"`
-`--config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README:
+The variant `quick` in the study `experiments/sweeps/all_tasks.py:quick`, 3 seeds x 20 episodes, as
+in the README:
 
     | augmentation | shield  | return / cost / violation-free |
     | :----------- | :------ | -----------------------------: |
-    | none         | none    |              -3.7 / 49.1 / 45% |
-    | none         | planner |              -5.6 / 0.0 / 100% |
-    | proco        | none    |              -4.1 / 30.5 / 30% |
-    | proco        | planner |              -7.2 / 0.0 / 100% |
+    | none         | none    |              -5.8 / 31.5 / 52% |
+    | none         | planner |              -6.6 / 0.0 / 100% |
+    | proco        | none    |              -4.5 / 43.2 / 42% |
+    | proco        | planner |              -6.8 / 0.0 / 100% |
 """
 
 from proco_jax.config.presets import for_navigation, set_variant

@@ -7,15 +7,15 @@ Variants: `half_cheetah_velocity.py:quick`, `half_cheetah_velocity.py`,
 
 Results of the variant `quick`: `docs/experiments.md`.
 
-The variant `quick`, with `--config.shields="('planner','none')"`
-`--config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README:
+The variant `quick` in the study `experiments/sweeps/all_tasks.py:quick`, 3 seeds x 20 episodes, as
+in the README:
 
     | augmentation | shield  | return / cost / violation-free |
     | :----------- | :------ | -----------------------------: |
-    | none         | none    |               1032 / 2.0 / 35% |
-    | none         | planner |               1042 / 0.1 / 85% |
-    | proco        | none    |              845.9 / 0.6 / 65% |
-    | proco        | planner |               1130 / 0.2 / 80% |
+    | none         | none    |              895.7 / 1.6 / 62% |
+    | none         | planner |              923.6 / 0.3 / 78% |
+    | proco        | none    |              922.2 / 1.8 / 37% |
+    | proco        | planner |              959.6 / 0.3 / 75% |
 """
 
 from proco_jax.config.presets import for_velocity, set_variant

@@ -6,15 +6,15 @@ Variants: `hopper_velocity.py:quick`, `hopper_velocity.py`, `hopper_velocity.py:
 
 Results of the variant `quick`: `docs/experiments.md`.
 
-The variant `quick`, with `--config.shields="('planner','none')"`
-`--config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README:
+The variant `quick` in the study `experiments/sweeps/all_tasks.py:quick`, 3 seeds x 20 episodes, as
+in the README:
 
     | augmentation | shield  | return / cost / violation-free |
     | :----------- | :------ | -----------------------------: |
-    | none         | none    |              343.7 / 2.4 / 65% |
-    | none         | planner |              345.2 / 0.7 / 80% |
-    | proco        | none    |              487.4 / 7.9 / 70% |
-    | proco        | planner |              443.6 / 0.6 / 85% |
+    | none         | none    |             383.9 / 13.9 / 45% |
+    | none         | planner |              379.0 / 0.6 / 80% |
+    | proco        | none    |             441.8 / 11.6 / 57% |
+    | proco        | planner |              420.1 / 0.3 / 85% |
 """
 
 from proco_jax.config.presets import for_velocity, set_variant

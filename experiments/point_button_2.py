@@ -12,9 +12,9 @@ in the README:
     | augmentation | shield  | return / cost / violation-free |
     | :----------- | :------ | -----------------------------: |
     | none         | none    |               0.6 / 88.4 / 15% |
-    | none         | planner |                6.2 / 6.5 / 60% |
+    | none         | planner |                4.8 / 4.1 / 75% |
     | proco        | none    |              -0.1 / 79.3 / 13% |
-    | proco        | planner |                6.0 / 9.2 / 55% |
+    | proco        | planner |                5.8 / 5.3 / 67% |
 """
 
 from proco_jax.config.presets import for_navigation, set_variant

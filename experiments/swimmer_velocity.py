@@ -6,15 +6,15 @@ Variants: `swimmer_velocity.py:quick`, `swimmer_velocity.py`, `swimmer_velocity.
 
 Results of the variant `quick`: `docs/experiments.md`.
 
-The variant `quick`, with `--config.shields="('planner','none')"`
-`--config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README:
+The variant `quick` in the study `experiments/sweeps/all_tasks.py:quick`, 3 seeds x 20 episodes, as
+in the README:
 
     | augmentation | shield  | return / cost / violation-free |
     | :----------- | :------ | -----------------------------: |
-    | none         | none    |              25.2 / 0.0 / 100% |
-    | none         | planner |               22.1 / 2.1 / 20% |
-    | proco        | none    |               10.2 / 0.6 / 75% |
-    | proco        | planner |                8.9 / 2.5 / 40% |
+    | none         | none    |               25.2 / 0.4 / 90% |
+    | none         | planner |               24.0 / 3.1 / 20% |
+    | proco        | none    |                8.8 / 1.2 / 55% |
+    | proco        | planner |                9.7 / 2.5 / 38% |
 """
 
 from proco_jax.config.presets import for_velocity, set_variant

@@ -6,15 +6,15 @@ Variants: `walker2d_velocity.py:quick`, `walker2d_velocity.py`, `walker2d_veloci
 
 Results of the variant `quick`: `docs/experiments.md`.
 
-The variant `quick`, with `--config.shields="('planner','none')"`
-`--config.evaluation.episodes=10`, 2 seeds x 10 episodes, as in the README:
+The variant `quick` in the study `experiments/sweeps/all_tasks.py:quick`, 3 seeds x 20 episodes, as
+in the README:
 
     | augmentation | shield  | return / cost / violation-free |
     | :----------- | :------ | -----------------------------: |
-    | none         | none    |              478.2 / 8.9 / 25% |
-    | none         | planner |              462.3 / 1.9 / 55% |
-    | proco        | none    |              476.6 / 6.3 / 35% |
-    | proco        | planner |              443.9 / 1.2 / 60% |
+    | none         | none    |              475.0 / 6.8 / 35% |
+    | none         | planner |              458.2 / 1.6 / 58% |
+    | proco        | none    |              468.2 / 7.8 / 35% |
+    | proco        | planner |              445.3 / 0.6 / 75% |
 """
 
 from proco_jax.config.presets import for_velocity, set_variant

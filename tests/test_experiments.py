@@ -177,9 +177,7 @@ def test_the_results_in_the_docstring_are_those_of_the_readme(file: Path) -> Non
     columns = set(rows[0])
     assert len(rows) >= 2 and len(columns) >= 3
     if CELL in columns:
-        # The README marks what was measured with fewer episodes.
-        starred = any(row.get("task", "").endswith(" *") for row in own)
-        assert ("3 seeds x 20 episodes" in docstring(file)) == (not starred)
+        assert "3 seeds x 20 episodes" in docstring(file)
     found = [{name: row[name] for name in columns} for row in own if columns <= set(row)]
     assert found, f"no table of results in the README has the columns {sorted(columns)}"
     for row in rows:
