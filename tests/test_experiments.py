@@ -77,7 +77,7 @@ def tables(text: str) -> list[list[dict[str, str]]]:
 def published(task: str) -> list[dict[str, str]]:
     """The rows of the README's tables of results for one task, in its wide table one a policy."""
     rows = [row for table in tables((ROOT / "README.md").read_text()) for row in table]
-    own = [row for row in rows if row.get("task", "").removesuffix(" *") == task]
+    own = [row for row in rows if row.get("task") == task]
     policies = [
         {"augmentation": augmentation, "shield": shield, CELL: row[column]}
         for row in own
