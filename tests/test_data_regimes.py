@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proco_jax.config.schema import DataConfig
+from proco_jax.config.schema import CollectConfig, DataConfig
 from proco_jax.data.checks import DataError
 from proco_jax.data.regimes import split_episodes
 
@@ -69,6 +69,18 @@ def test_nothing_left_says_how_many_what_cost_and_what_to_do():
     message = str(error.value)
     for part in ("keeps 0 of 4", "lowest costs are 3, 5, 9", "--config.data.episodes", "limited"):
         assert part in message
+    for word, changes in (
+        ("gains", {"collect": CollectConfig(behavior="controllers")}),
+        ("more episodes (--config.data.episodes)", {"collect": CollectConfig(behavior="policies")}),
+        ("logs with more episodes", {"source": "minari:D4RL/door/human-v2"}),
+    ):
+        with pytest.raises(DataError) as error:
+            split_episodes([0.0, 3.0], DataConfig(regime="safe", **changes))
+        assert word in str(error.value)
+        assert ("gains" in str(error.value)) == (word == "gains")
+    with pytest.raises(DataError) as error:
+        split_episodes([3.0], DataConfig(regime="full"))
+    assert "regime=" not in str(error.value)
     with pytest.raises(DataError, match="keeps 1 of 2 episodes, expected at least 2"):
         split_episodes([0.0, 3.0], DataConfig(regime="safe"))
     with pytest.raises(DataError, match="the dataset has no episode"):

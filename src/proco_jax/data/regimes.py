@@ -75,13 +75,16 @@ def _holdout_count(kept: int, share: float) -> int:
 def _too_few(costs: np.ndarray, kept: int, config: DataConfig) -> str:
     if not len(costs):
         return "the dataset has no episodes; collect or import another"
-    fix = "--config.data.regime=full" if config.regime == "limited" else "limited or full"
-    if config.regime == "safe":
-        fix = "--config.data.regime=limited or full"
+    remedies = ["logs with more episodes"]
+    if config.source == "collect":
+        remedies = ["more episodes (--config.data.episodes)"]
+        if config.collect.behavior == "controllers":
+            remedies.append("a more cautious mixture (--config.data.collect.gains='(2.,3.)')")
+    if config.regime != "full":
+        wider = "limited or full" if config.regime == "safe" else "full"
+        remedies.append(f"--config.data.regime={wider}")
     return (
         f"the regime {config.regime!r} keeps {kept} of {len(costs)} episodes, expected at least 2; "
         f"{int((costs == 0).sum())} have no cost, and the lowest costs are "
-        f"{', '.join(f'{c:g}' for c in np.sort(costs)[:3])}. Use more episodes "
-        "(--config.data.episodes), a more cautious mixture "
-        f"(--config.data.collect.gains='(2.,3.)'), or {fix}"
+        f"{', '.join(f'{c:g}' for c in np.sort(costs)[:3])}. Use {', or '.join(remedies)}"
     )
