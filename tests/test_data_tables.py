@@ -12,13 +12,17 @@ from test_data_dsrl import arrays, save
 from proco_jax.config.schema import Config, SystemConfig
 from proco_jax.data.checks import DataError
 from proco_jax.data.logs import load_logs
-from proco_jax.data.tables import find_tables, read_tables
+from proco_jax.data.tables import Logged, find_tables, read_tables
 from proco_jax.system.description import parse_system
 from proco_jax.types import Episode
 
 
 def read(folder, rows=ROWS, header=HEADER, gaps="refuse", system=None, log=None):
     path = write_csv(folder, rows, header)
+    return logged(path, gaps, system, log).episodes
+
+
+def logged(path, gaps="refuse", system=None, log=None) -> Logged:
     return read_tables(f"csv:{path}", system or pump(), gaps, log or (lambda line: None))
 
 
@@ -56,6 +60,68 @@ def test_costs_and_terminations_are_read_where_there_are_any(tmp_path) -> None:
     assert b.cost.tolist() == [0] and not b.terminated
 
 
+def with_costs(costs: list[str], rows: str = ROWS) -> str:
+    return "\n".join(f"{row},{c}" for row, c in zip(rows.splitlines(), costs, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("of_step", "costs", "unread"),
+    [
+        (False, "0 0 2 0 0", [0, 0]),
+        (False, "3 0 0 0 1", [3, 0]),
+        (False, "0 0 0 4 0", [0, 4]),
+        (True, "3 0 0 4 0", [0, 0]),
+        (True, "0 0 5 0 1", [5, 1]),
+    ],
+)
+def test_a_cost_in_a_row_without_a_step_is_not_forgotten(tmp_path, of_step, costs, unread) -> None:
+    text = replaced_once(PUMP, "| margin |", "| reward and cost of | step |\n| margin |")
+    path = write_csv(tmp_path, with_costs(costs.split()), f"{HEADER},cost")
+    found = logged(path, system=parse_system(text if of_step else PUMP))
+    assert found.unread_cost == unread
+    total = sum(e.cost.sum() for e in found.episodes) + sum(unread)
+    assert total == sum(map(float, costs.split()))
+
+
+def test_a_cost_lost_in_a_gap_counts_for_the_episode_before_it(tmp_path) -> None:
+    rows = "\n".join(f"c,{t},1,0,0.5,0,50,{t}" for t in range(8)).replace("c,3,1", "c,3,")
+    path = write_csv(tmp_path, with_costs(list("00010007"), rows), f"{HEADER},cost")
+    found = logged(path, "split")
+    assert [e.cost.tolist() for e in found.episodes] == [[0, 0], [0, 0, 7]]
+    assert found.unread_cost == [1, 0]
+    # Nothing comes before the first rows, and a row alone is no episode.
+    rows = rows.replace("c,0,1", "c,0,").replace("c,2,1", "c,2,")
+    write_csv(tmp_path, with_costs(list("02400000"), rows), f"{HEADER},cost")
+    found = logged(path, "split")
+    assert [e.cost.tolist() for e in found.episodes] == [[0, 0, 0]]
+    assert found.unread_cost == [6]
+
+
+def test_an_episode_with_a_cost_that_no_step_has_is_not_free_of_violations(tmp_path) -> None:
+    rows = [f"{name},{t},{t},0,0.5,0,50,1" for name in "cdef" for t in range(3)]
+    costs = ["9" if row.startswith("d,0") else "0" for row in rows]
+    path = write_csv(tmp_path, with_costs(costs, "\n".join(rows)), f"{HEADER},cost")
+    lines: list[str] = []
+    logs = load_logs(own_config(tmp_path, f"csv:{path}"), tmp_path / "run", lines.append)
+    assert logs.split.dropped == [1]
+    assert any("in 1 episodes a cost stands in a row" in line for line in lines)
+
+
+def test_files_of_one_log_have_the_same_optional_columns(tmp_path) -> None:
+    write_csv(tmp_path, with_costs(list("00000")), f"{HEADER},cost").rename(tmp_path / "a.csv")
+    write_csv(tmp_path, ROWS, HEADER).rename(tmp_path / "b.csv")
+    with pytest.raises(DataError, match=r"b\.csv: found no column 'cost', which other files"):
+        logged(tmp_path / "*.csv")
+
+
+@pytest.mark.parametrize("name", ["terminated", "time", "cost"])
+def test_an_optional_column_that_the_description_names_must_be_there(tmp_path, name) -> None:
+    named = "| speed | Speed (1/min) |"
+    text = replaced_once(PUMP, named, f"{named}\n| {name} | Other |")
+    with pytest.raises(DataError, match="found no column 'Other'"):
+        read(tmp_path, system=parse_system(text))
+
+
 def test_logs_without_costs_and_with_constant_numbers_are_said_so_in_words(tmp_path) -> None:
     lines: list[str] = []
     read(tmp_path, log=lines.append)
@@ -82,7 +148,10 @@ def test_a_constant_number_that_the_rule_reads_is_told(tmp_path) -> None:
         ),
         ("a,2,3", "a,2,three", "row 4, column 'pressure': found 'three', expected a number"),
         ("a,1,2", "a,1,inf", "row 3, column 'pressure': found inf"),
+        ("a,1,2", "a,1,1e39", "row 3, column 'pressure': found 1e\\+39, expected a finite"),
         ("a,1,2", "a,1,", "row 3, column 'pressure': a value is missing"),
+        ("a,2,", "a,1,", "row 4, column 'time': .* remove the rows that stand twice"),
+        ("a,2,", "a,,", "row 4, column 'time': the time is missing here"),
         ("a,2,", "a,9,", "row 4, column 'time': 8 s after the row before"),
         ("a,2,", "a,0,", "row 4, column 'time': the time does not increase"),
         ("a,2,", ",2,", "row 4, column 'episode': the episode is missing"),
@@ -127,6 +196,14 @@ def test_dates_are_times(tmp_path) -> None:
     assert_same(read(tmp_path, rows), pump_episodes())
     with pytest.raises(DataError, match="3 s after the row before"):
         read(tmp_path, rows.replace("12:00:02", "12:00:04"))
+    # A date that is missing ends an episode, wherever it stands.
+    more = "\n".join(f"c,2024-05-01T12:01:0{t},1,0,0.5,0,50,{t}" for t in range(7))
+    for lost, rewards in ((0, [[2, 3, 4, 5, 6]]), (3, [[1, 2], [5, 6]])):
+        gap = more.replace(f"c,2024-05-01T12:01:0{lost}", "c,")
+        with pytest.raises(DataError, match="the time is missing here or in the row before"):
+            read(tmp_path, f"{gap}\n{rows}")
+        found = read(tmp_path, f"{gap}\n{rows}", gaps="split")
+        assert [e.reward.tolist() for e in found[:-2]] == rewards
 
 
 def test_actions_that_use_little_of_their_range_are_told(tmp_path) -> None:
@@ -148,10 +225,15 @@ def test_a_parquet_file_is_read_as_the_same_csv_file(tmp_path) -> None:
     }
     parquet.write_table(pyarrow.table(typed), tmp_path / "logs.parquet")
     found = read_tables(f"parquet:{tmp_path}/*.parquet", pump(), "refuse", lambda line: None)
-    assert_same(found, pump_episodes())
+    assert_same(found.episodes, pump_episodes())
     typed["pressure"] = pyarrow.array([1.0, None, 3.0, 4.0, 5.0])
     parquet.write_table(pyarrow.table(typed), tmp_path / "logs.parquet")
     with pytest.raises(DataError, match="row 1, column 'pressure': a value is missing"):
+        read_tables(f"parquet:{tmp_path}/*.parquet", pump(), "refuse", lambda line: None)
+    stamps = [None, *(np.datetime64(f"2024-05-01T12:00:0{t}", "us") for t in (1, 2, 7, 8))]
+    typed |= {"pressure": pyarrow.array([1.0] * 5), "time": pyarrow.array(stamps)}
+    parquet.write_table(pyarrow.table(typed), tmp_path / "logs.parquet")
+    with pytest.raises(DataError, match="row 1, column 'time': the time is missing here or in"):
         read_tables(f"parquet:{tmp_path}/*.parquet", pump(), "refuse", lambda line: None)
 
 
@@ -163,8 +245,10 @@ def test_without_pyarrow_the_package_to_install_is_named(tmp_path, monkeypatch) 
 
 
 def test_a_pattern_without_files_is_an_error(tmp_path) -> None:
-    with pytest.raises(DataError, match="no file"):
+    with pytest.raises(DataError, match=r"^--config\.data\.source: no file"):
         find_tables(str(tmp_path / "*.csv"))
+    with pytest.raises(DataError, match=r"^--data: no file"):
+        find_tables(str(tmp_path / "*.csv"), "--data")
 
 
 def own_config(folder, source: str) -> Config:

@@ -47,7 +47,7 @@ def test_a_draft_cannot_be_used_before_it_is_filled_in_and_can_then(tmp_path) ->
     out.write_text(text)
     system = load_system(out)
     assert system.observed() == ["level", "flow_rate"] and system.cost_limit == 1.0
-    first, _ = read_tables(f"csv:{path}", system, "refuse", lambda line: None)
+    first, _ = read_tables(f"csv:{path}", system, "refuse", lambda line: None).episodes
     assert first.reward.tolist() == [2.0, 3.0] and first.action[0, 0] == pytest.approx(-0.9)
 
 

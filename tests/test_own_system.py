@@ -70,7 +70,8 @@ def test_the_shipped_logs_are_those_that_the_environment_makes(tmp_path) -> None
 
 def test_the_shipped_logs_never_violate_but_hold_states_that_no_command_saves() -> None:
     env, system = tank_module(), load_system(FOLDER / "tank.md")
-    episodes = read_tables(f"csv:{FOLDER / 'tank_logs.csv'}", system, "refuse", lambda line: None)
+    source = f"csv:{FOLDER / 'tank_logs.csv'}"
+    episodes = read_tables(source, system, "refuse", lambda line: None).episodes
     obs = np.concatenate([e.obs for e in episodes])
     assert len(episodes) == 120 and obs[:, 0].max() <= env.LIMIT
 

@@ -72,7 +72,7 @@ def write_draft(data: Path, out: Path, name: str, actions: Sequence[str] = ()) -
     """
     if out.exists():
         raise ValueError(f"{out} exists; name another file with --out")
-    (path, *_) = find_tables(str(data))
+    (path, *_) = find_tables(str(data), "--data")
     table = read_parquet(path) if path.suffix == ".parquet" else read_csv(path)
     draft = draft_description(table, name, actions)
     write_text(out, draft.text)

@@ -104,7 +104,8 @@ def _read(config: Config, log: Callable[[str], None]) -> Stored:
     """The whole dataset; of a system of the user's own, with actions scaled to [-1, 1]."""
     system, source = system_of(config), config.data.source
     if system is not None and source.startswith(TABLE_SOURCES):
-        return Stored(source, read_tables(source, system, config.data.gaps, log), {})
+        logged = read_tables(source, system, config.data.gaps, log)
+        return Stored(source, logged.episodes, {}, logged.unread_cost)
     root = dataset_root(config.data.root)
     dataset_id = find_dataset(config, root, log)
     if (root / dataset_id).is_dir():
@@ -239,12 +240,16 @@ def _fix_ends(
     """Marks terminations at the time limit as truncations, and drops transitions into resets.
 
     Returns:
-      The dataset, the cost of the transition dropped from each episode's end, and what was done.
+      The dataset, the cost in each episode's logs that none of its steps has, and what was done.
     """
     own = bool(config.system.file)
     if own and config.data.source.startswith(TABLE_SOURCES):
         # A row follows another one in time: ends are where the table says.
-        return stored, [0.0] * len(stored.episodes), []
+        unread = list(stored.unread_cost)
+        notes = [_unread_note(sum(cost > 0 for cost in unread))] if any(unread) else []
+        for note in notes:
+            log(f"{stored.dataset_id}: {note}")
+        return stored, unread, notes
     # The logs of a system of the user's own may run on beyond the episodes of its policies.
     task = None if own else find_run_task(config)
     limit = task.episode_steps if task else None
@@ -266,6 +271,13 @@ def _fix_ends(
                 f"{task.name} ends after {task.episode_steps}; mark the end of every episode"
             )
     return stored._replace(episodes=corrected.episodes), corrected.dropped_cost, notes
+
+
+def _unread_note(count: int) -> str:
+    return (
+        f"in {count} episodes a cost stands in a row that is not the result of a step: at a "
+        "beginning, at an end, or in a gap; these episodes count as violating"
+    )
 
 
 def _check_unchanged(path: Path, dataset_id: str, digest: str) -> None:

@@ -8,7 +8,7 @@ are read without Minari, after the checks of `hdf5_checks`, and nothing is ever 
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,11 +41,13 @@ class Stored(NamedTuple):
       dataset_id: Minari's id.
       episodes: all of them, in order.
       metadata: Minari's, with entries under `proco` if this package wrote the dataset.
+      unread_cost: for each episode, costs in the logs that none of its steps has; empty for none.
     """
 
     dataset_id: str
     episodes: list[Episode]
     metadata: dict[str, Any]
+    unread_cost: Sequence[float] = ()
 
     @property
     def details(self) -> dict[str, Any]:

@@ -23,8 +23,12 @@ from proco_jax.types import Episode
 
 # A time step may deviate by this share of the described one.
 IRREGULAR = 0.5
+# The networks compute in single precision.
+LARGEST = float(np.finfo(np.float32).max)
 # Actions that use less than this share of their range are told.
 LITTLE = 0.05
+# Columns that logs may lack.
+_OPTIONAL = ("time", "reward", "cost", "terminated")
 _SPLIT = (
     "Fill in what is missing, give the rows after it another episode, or split episodes there with "
     "--config.data.gaps=split"
@@ -56,8 +60,11 @@ class Table(NamedTuple):
         )
 
 
-def find_tables(pattern: str) -> list[Path]:
+def find_tables(pattern: str, flag: str = "--config.data.source") -> list[Path]:
     """The files that a path or a pattern such as `logs/*.csv` names.
+
+    Args:
+      flag: by which it was given, for the error.
 
     Raises:
       DataError: if there is none.
@@ -67,7 +74,7 @@ def find_tables(pattern: str) -> list[Path]:
     if not found and shipped.is_file():
         found = [shipped]
     if not found:
-        raise DataError(f"--config.data.source: no file {pattern!r}; give the path of the logs")
+        raise DataError(f"{flag}: no file {pattern!r}; give the path of the logs")
     return found
 
 
@@ -124,10 +131,23 @@ def read_parquet(path: Path) -> Table:
     return Table(path, columns, 0)
 
 
+class Logged(NamedTuple):
+    """What the files of a source hold.
+
+    Attributes:
+      episodes: actions scaled to [-1, 1].
+      unread_cost: for each episode, the costs that belong to none of its steps: of its first row,
+        or of its last one if costs are of steps, and of rows lost in the gap after it.
+    """
+
+    episodes: list[Episode]
+    unread_cost: list[float]
+
+
 def read_tables(
     source: str, system: System, gaps: str, log: Callable[[str], None] = print
-) -> list[Episode]:
-    """The episodes of the files that a source names, actions scaled to [-1, 1].
+) -> Logged:
+    """The episodes of the files that a source names.
 
     Args:
       source: `csv:<files>` or `parquet:<files>`.
@@ -143,14 +163,17 @@ def read_tables(
     tables = [read(path) for path in find_tables(pattern)]
     if not any(table.size for table in tables):
         raise DataError(f"{tables[0].path}: found no rows")
-    episodes = [episode for table in tables for episode in _episodes(table, system, gaps, log)]
+    _check_alike(tables, system)
+    found = [_episodes(table, system, gaps, log) for table in tables]
+    episodes = [episode for logged in found for episode in logged.episodes]
+    unread = [cost for logged in found for cost in logged.unread_cost]
     if not episodes:
         raise DataError(f"{source}: no episode has two rows, as a step needs")
     cost = system.column("cost")
     has_cost = any(cost in table.columns for table in tables)
     for note in log_notes(episodes, system, "" if has_cost else f"column {cost!r}"):
         log(f"{source}: {note}")
-    return episodes
+    return Logged(episodes, unread)
 
 
 def scale_actions(
@@ -234,14 +257,24 @@ def _constant_notes(obs: np.ndarray, system: System) -> Iterator[str]:
             yield f"warning: {name} is always {obs[0, i]:g}; the networks ignore it.{note}"
 
 
-def _episodes(table: Table, system: System, gaps: str, log: Callable[[str], None]) -> list[Episode]:
+def _check_alike(tables: Sequence[Table], system: System) -> None:
+    """Refuses an optional column that some of the files have and others do not."""
+    for name in _OPTIONAL:
+        column = system.column(name)
+        without = [table.path for table in tables if column not in table.columns]
+        if 0 < len(without) < len(tables):
+            raise DataError(
+                f"{without[0]}: found no column {column!r}, which other files of the logs have; "
+                "add it to all of them, or remove it from all"
+            )
+
+
+def _episodes(table: Table, system: System, gaps: str, log: Callable[[str], None]) -> Logged:
     needed = [*system.observed(), *(a.name for a in system.actions)]
-    _check_columns(table, system, ["episode", *needed])
+    named = [name for name in _OPTIONAL if name in system.columns]
+    _check_columns(table, system, ["episode", *needed, *named])
     values = np.stack([column_numbers(table, system.column(name)) for name in needed], axis=1)
-    has = {name: system.column(name) in table.columns for name in ("time", "reward", "cost")}
-    for name in ("reward", "cost"):
-        if not has[name] and name in system.columns:
-            _check_columns(table, system, [name])
+    has = {name: system.column(name) in table.columns for name in _OPTIONAL}
     if system.reward is None and not has["reward"]:
         raise DataError(
             f"{table.path}: found no column {system.column('reward')!r}; add the reward of each "
@@ -258,16 +291,39 @@ def _episodes(table: Table, system: System, gaps: str, log: Callable[[str], None
         where = table.at(row, system.column("cost"))
         raise DataError(f"{where}: found {cost[row]:g}, expected 0 or more")
     o = len(system.observed())
-    found, notes = [], []
+    found, notes, unread = [], [], []
     for rows in _groups(table, system, time):
-        for part in _parts(table, system, rows, values, time, gaps, notes):
-            found.append((part, values[part, :o], values[part[:-1], o:]))
+        parts = list(_parts(table, system, rows, values, time, gaps, notes))
+        found += [(part, values[part, :o], values[part[:-1], o:]) for part in parts]
+        unread += _unread_costs(rows, parts, cost, system.of_step)
     if notes:
         log(f"{table.path}: {len(notes)} gaps, where episodes are split; the first: {notes[0]}")
-    return [
+    episodes = [
         _episode(table, system, part, obs, action, reward, cost, flags)
         for part, obs, action in found
     ]
+    return Logged(episodes, unread)
+
+
+def _unread_costs(
+    rows: np.ndarray, parts: Sequence[np.ndarray], cost: np.ndarray, of_step: bool
+) -> list[float]:
+    """The costs of an episode's rows that no step of its parts has, by part.
+
+    A row that was lost counts for the part before it, which leads there, or else for the first.
+    """
+    if not parts:
+        return []
+    read = np.concatenate([_rows_of_steps(part, of_step) for part in parts])
+    left = np.flatnonzero(~np.isin(rows, read) & (cost[rows] > 0))
+    starts = np.flatnonzero(np.isin(rows, [part[0] for part in parts]))
+    owner = np.maximum(np.searchsorted(starts, left, side="right") - 1, 0)
+    return np.bincount(owner, cost[rows[left]], len(parts)).tolist()
+
+
+def _rows_of_steps(part: np.ndarray, of_step: bool) -> np.ndarray:
+    """The rows with reward and cost of each step."""
+    return part[:-1] if of_step else part[1:]
 
 
 def _episode(
@@ -283,7 +339,7 @@ def _episode(
     scaled = scale_actions(
         action, system, lambda row, name: table.at(int(part[row]), system.column(name))
     )
-    of = part[:-1] if system.of_step else part[1:]
+    of = _rows_of_steps(part, system.of_step)
     for name, column in (("reward", reward), ("cost", cost)):
         missing = np.flatnonzero(~np.isfinite(column[of]))
         if missing.size and (name == "cost" or system.reward is None):
@@ -333,10 +389,14 @@ def column_numbers(table: Table, column: str) -> np.ndarray:
                 f"{table.at(row, column)}: found {cells[row]!r:.60}, expected a number with a "
                 "decimal point, or an empty cell where it is missing"
             ) from None
-    infinite = np.isinf(numbers)
+    # NaN, a missing value, is not above.
+    infinite = np.abs(numbers) > LARGEST
     if infinite.any():
         row = int(np.argmax(infinite))
-        raise DataError(f"{table.at(row, column)}: found {numbers[row]}, expected a finite number")
+        raise DataError(
+            f"{table.at(row, column)}: found {numbers[row]:g}, expected a finite number of at most "
+            f"{LARGEST:.3g}, or an empty cell where it is missing"
+        )
     return numbers
 
 
@@ -358,16 +418,25 @@ def _is_number(cell: Any) -> bool:
 def column_times(table: Table, column: str) -> np.ndarray:
     """A column of times in seconds: numbers, or dates and times as in ISO 8601.
 
+    Times that are missing are NaN.
+
     Raises:
       DataError: naming the first cell that is no time.
     """
     cells = table.columns[column]
     if isinstance(cells, np.ndarray) and cells.dtype.kind == "M":
-        return cells.astype("datetime64[us]").astype(np.int64) / 1e6
-    if not len(cells) or _is_number(cells[0]):
+        seconds = cells.astype("datetime64[us]").astype(np.int64) / 1e6
+        return np.where(np.isnat(cells), np.nan, seconds)
+    if isinstance(cells, np.ndarray) and cells.dtype.kind in "biuf":
         return column_numbers(table, column)
-    seconds = np.zeros(len(cells))
+    missing = [_is_number(cell) and math.isnan(_number(cell)) for cell in cells]
+    known = next((cell for cell, lost in zip(cells, missing, strict=True) if not lost), None)
+    if known is None or _is_number(known):
+        return column_numbers(table, column)
+    seconds = np.full(len(cells), np.nan)
     for row, cell in enumerate(cells):
+        if missing[row]:
+            continue
         try:
             stamp = datetime.datetime.fromisoformat(str(cell).strip())
         except ValueError:
@@ -415,11 +484,17 @@ def _groups(table: Table, system: System, time: np.ndarray | None) -> Iterator[n
         if time is not None and len(rows) > 1:
             back = np.diff(time[rows]) <= 0
             if back.any():
-                row = int(rows[int(np.argmax(back)) + 1])
+                i = int(np.argmax(back))
+                row = int(rows[i + 1])
+                remedy = (
+                    "remove the rows that stand twice"
+                    if time[rows[i]] == time[row]
+                    else "sort the rows by time"
+                )
                 raise DataError(
                     f"{table.at(row, system.column('time'))}: the time does not increase within "
-                    f"the episode {labels[row]!r:.60}; sort the rows by time, and give each "
-                    "episode a name of its own"
+                    f"the episode {labels[row]!r:.60}; {remedy}, and give each episode a name of "
+                    "its own"
                 )
         yield rows
 
@@ -453,9 +528,12 @@ def _parts(
         cut[1:] = ~(np.abs(step - system.step_s) <= IRREGULAR * system.step_s)
         if cut.any():
             i = int(np.argmax(cut))
+            where = table.at(int(rows[i]), system.column("time"))
             notes.append(
-                f"{table.at(int(rows[i]), system.column('time'))}: {step[i - 1]:g} s after the row "
-                f"before, expected the described step of {system.step_s:g} s"
+                f"{where}: {step[i - 1]:g} s after the row before, expected the described step of "
+                f"{system.step_s:g} s"
+                if np.isfinite(step[i - 1])
+                else f"{where}: the time is missing here or in the row before"
             )
     if notes and gaps == "refuse":
         raise DataError(f"{notes[0]}. {_SPLIT}")
