@@ -109,9 +109,20 @@ def test_metrics_cannot_hide_stage_or_step(tmp_path):
         MetricsWriter(tmp_path).write("train", 1, {"step": 2.0})
 
 
+def test_lines_that_were_all_removed_may_be_followed_by_new_ones(tmp_path):
+    MetricsWriter(tmp_path).write("train", 1, {"loss": 1.0})
+    # Killed before a checkpoint, twice: each time the training begins anew.
+    for _ in range(2):
+        writer = MetricsWriter(tmp_path)
+        writer.resume("train", 0)
+        assert read(tmp_path) == []
+        writer.write("train", 1, {"loss": 2.0})
+    assert [line["loss"] for line in load_metrics(tmp_path / FILE)] == [2.0]
+
+
 def test_tensorboard_is_asked_for_clearly_when_absent(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(RuntimeError, match="--extra tensorboard"):
+    with pytest.raises(ImportError, match="--extra tensorboard"):
         MetricsWriter(tmp_path, tensorboard=True)
 
 

@@ -62,6 +62,24 @@ def test_a_maker_that_fails_leaves_its_work_to_the_next_one(tmp_path: Path) -> N
     assert not calls[0].exists()
 
 
+def test_a_kill_after_the_description_was_written_does_not_damage_the_artifact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, make = counting()
+
+    def killed(self: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "rename", killed)
+        artifact(tmp_path, "cost", INPUTS, make, print)
+    assert list((tmp_path / "cost").glob("*.partial/artifact.json"))
+    for _ in range(2):
+        folder = artifact(tmp_path, "cost", INPUTS, make, print)
+    meta = json.loads((folder / "artifact.json").read_text())
+    assert list(meta["files"]) == ["arrays/data"]
+
+
 @pytest.mark.parametrize("damage", ["changed", "removed", "added", "meta", "meta list", "no files"])
 def test_a_damaged_artifact_is_an_error_that_names_its_folder(tmp_path: Path, damage: str) -> None:
     calls, make = counting()

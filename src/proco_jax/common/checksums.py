@@ -14,6 +14,8 @@ from typing import Any
 from proco_jax.common.files import write_text
 
 NAME = "checksums.json"
+# The entry of a report with the digest of what it reports on.
+MADE_OF = "made_of"
 
 
 def write_recorded(path: Path, text: str) -> None:
@@ -122,8 +124,10 @@ def _read_or_nothing(folder: Path) -> dict[str, list[str]]:
 
 
 def _begins(content: bytes, known: list[str]) -> bool:
-    """Whether a file begins with whole lines that have one of these digests."""
+    """Whether a file begins with whole lines, or none, that have one of these digests."""
     found = hashlib.sha256()
+    if found.hexdigest() in known:
+        return True
     for line in content.splitlines(keepends=True):
         found.update(line)
         if found.hexdigest() in known:

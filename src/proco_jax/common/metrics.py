@@ -26,7 +26,7 @@ class MetricsWriter:
         shows stages with the same metrics in one plot.
 
     Raises:
-      RuntimeError: if `tensorboard` is set and tensorboardX is not installed.
+      ImportError: if `tensorboard` is set and tensorboardX is not installed.
     """
 
     def __init__(self, workdir: Path, *, tensorboard: bool = False) -> None:
@@ -135,7 +135,7 @@ def _import_tensorboard() -> Any:
     try:
         import tensorboardX
     except ModuleNotFoundError as error:
-        raise RuntimeError(
+        raise ImportError(
             "TensorBoard output needs tensorboardX, which is not installed: run "
             "`uv sync --extra tensorboard`, or go without --tensorboard (metrics.jsonl is "
             "always written)"

@@ -88,6 +88,8 @@ def artifact(
                     return folder
                 partial = folder.with_name(f"{folder.name}.partial")
                 partial.mkdir(parents=True, exist_ok=True)
+                # A maker may have been killed between its description and the rename.
+                (partial / META).unlink(missing_ok=True)
                 make(partial)
                 meta = {"kind": kind, "inputs": inputs, "files": digests(partial)}
                 write_text(partial / META, json.dumps(meta, indent=1) + "\n")
