@@ -78,6 +78,13 @@ def test_model_that_predicts_no_change_of_a_group_has_an_r2_of_zero_there():
     assert report["speed"]["model"] == pytest.approx(1.0, abs=1e-4)
 
 
+def test_a_group_that_never_changes_in_held_out_episodes_has_no_r2():
+    still = episode(1)
+    still = still._replace(reward=0 * still.reward)
+    report = dynamics_error.one_step_r2(WORLD, model(), dataset(episode(0)), dataset(still))
+    assert set(report) == {"place", "speed"}
+
+
 def test_open_loop_of_a_perfect_model_has_no_error():
     def margin(obs: np.ndarray) -> np.ndarray:
         return -np.abs(obs[..., 0])

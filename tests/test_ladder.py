@@ -40,6 +40,9 @@ def test_only_the_embedded_collection_has_known_seeds():
     config.data.source = "minari:some/data-v0"
     with pytest.raises(ValueError, match="expected collect"):
         counterfactuals.recorded_seeds(config, [0])
+    config = Config(task="SafetyHopperVelocity")
+    with pytest.raises(ValueError, match="expected a navigation task"):
+        counterfactuals.recorded_seeds(config, [])
     config = Config()
     config.data.episodes = 0
     with pytest.raises(DataError):

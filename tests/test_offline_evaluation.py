@@ -158,3 +158,25 @@ def test_errors_of_stretches_are_those_after_so_many_steps() -> None:
         assert row["stretches"] == len(errors)
         share = np.mean(errors, axis=0)[varies] / np.mean(changes, axis=0)[varies]
         assert row["error"] == pytest.approx(share.mean(), rel=1e-3)
+
+
+@pytest.mark.slow
+def test_stretches_leave_out_what_never_changes_in_held_out_episodes() -> None:
+    program, model = toy_world()
+    (e,) = drawn_episodes(3)
+    e.obs[:, 0] = 0.5
+    names = [str(i) for i in range(SPEC.size)]
+    (row,) = model_report(program.dynamics, model, [e], names, 1)["stretches"]
+    assert row["error"] < 100
+    e.obs[:] = e.obs[0]
+    assert model_report(program.dynamics, model, [e], names, 1)["stretches"] == []
+
+
+def test_without_held_out_episodes_nothing_is_promised() -> None:
+    program, model = toy_world()
+    report = model_report(program.dynamics, model, [], [], 4)
+    assert report["held_out_episodes"] == 0 and "holdout_share" in report["unknown"]
+    pairs = forecast_margins(program.dynamics, model, lambda obs: obs[..., 0], [], 4)
+    found = policy_report(imagined(), SPEC, pairs, 4)
+    assert found["bound"] == found["flagged"] == 1.0
+    assert found["violating_episodes"] == episode_share(1, 12, 4)

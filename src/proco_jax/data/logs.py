@@ -37,6 +37,10 @@ from proco_jax.system.description import System, system_of, task_of
 from proco_jax.types import Dataset, Episode
 
 CARD = "dataset.json"
+_NOTHING_HELD_OUT = (
+    "no episode is held out (--config.data.holdout_share), so what is measured on held-out "
+    "transitions and states is measured on those of training"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +94,9 @@ def load_logs(config: Config, workdir: str | Path, log: Callable[[str], None] = 
     # An episode that lost a costly transition is still one that violated.
     costs = [return_and_cost(e)[1] + x for e, x in zip(stored.episodes, dropped_cost, strict=True)]
     split = split_episodes(costs, config.data)
+    if not split.holdout:
+        notes.append(_NOTHING_HELD_OUT)
+        log(f"{stored.dataset_id}: {_NOTHING_HELD_OUT}")
     digest = logs_digest(stored.episodes, split)
     _check_unchanged(Path(workdir) / CARD, stored.dataset_id, digest)
     card = make_card(stored, split, spec, config, clipped, digest, notes)

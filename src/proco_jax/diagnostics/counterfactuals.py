@@ -61,14 +61,20 @@ def recorded_seeds(config: Config, indices: Sequence[int]) -> list[int]:
     """The seeds that episodes of the dataset were recorded with.
 
     Raises:
-      ValueError: if the data are not of the embedded collection.
+      ValueError: if the data are not of the embedded collection, or of a velocity task.
     """
     if config.data.source != "collect":
         raise ValueError(
             f"--config.data.source: found {config.data.source!r}, expected collect: the simulator "
             "can only restore states of the embedded collection, whose seeds are known"
         )
-    seeds = episode_seeds(make_recipe(get_task(config.task), config.data))
+    task = get_task(config.task)
+    if np.isfinite(task.velocity_limit):
+        raise ValueError(
+            f"--config.task: found {config.task}, expected a navigation task: the simulator can "
+            "restore logged states of these alone"
+        )
+    seeds = episode_seeds(make_recipe(task, config.data))
     return [seeds[i] for i in indices]
 
 

@@ -26,7 +26,8 @@ def one_step_r2(
     """One-step R2 on held-out episodes by sensor group, beside two simple predictors.
 
     R2 is `1 - sum of squared errors / sum of squared changes`, so persistence
-    is 0; ridge regression is fitted on the training logs from the same inputs.
+    is 0; ridge regression is fitted on the training logs from the same inputs. A group that never
+    changes in the held-out episodes is left out.
     """
     rows = spread(holdout.size, MOST_ROWS)
     obs, action, change = _changes(holdout, rows)
@@ -44,6 +45,8 @@ def one_step_r2(
         if not len(index):
             continue
         total = np.sum((change[:, index] / size[index]) ** 2)
+        if not total:
+            continue
         scores = {
             name: 1.0 - float(np.sum(((p - change)[:, index] / size[index]) ** 2) / total)
             for name, p in (("model", model_change), ("ridge", ridge_change))

@@ -42,6 +42,11 @@ CANNOT_TELL = (
     "what happens where the logs have no data, what the observation does not show, or how the "
     "system changes after the logs were recorded: a real trial under supervision stays necessary."
 )
+NOTHING_HELD_OUT = (
+    "No episode is held out from training, so how much the model errs on other episodes is not "
+    "known, and nothing better than 100% can be promised: hold some out with "
+    "--config.data.holdout_share."
+)
 
 # Raw obs `[..., O]` to a margin `[...]`, 0 or above where a state is unsafe.
 Margin = Callable[[Array], Array]
@@ -190,6 +195,8 @@ def forecast_margins(
     Episodes count to their end or to the horizon. The model starts from the first observation and
     sees no later one.
     """
+    if not episodes:
+        return np.zeros(0), np.zeros(0)
     length = min(horizon, max(len(e.reward) for e in episodes))
     count = np.array([min(len(e.reward), length) for e in episodes])
     action = np.stack([_padded(e.action, length) for e in episodes])
@@ -218,10 +225,13 @@ def model_report(
       horizon: longest stretch.
 
     Returns:
-      JSON data. `one_step` holds, for each number, the share of logged changes inside of the
-      model's 90% interval; `stretches`, for numbers of steps ahead, the mean absolute error as a
-      share of that of a forecast without change, in the mean over the numbers that vary.
+      JSON data; without episodes, that nothing is known. `one_step` holds, for each number, the
+      share of logged changes inside of the model's 90% interval; `stretches`, for numbers of steps
+      ahead, the mean absolute error as a share of that of a forecast without change, in the mean
+      over the numbers that change.
     """
+    if not episodes:
+        return {"held_out_episodes": 0, "unknown": NOTHING_HELD_OUT}
     obs = np.concatenate([e.obs[:-1] for e in episodes])
     next_obs = np.concatenate([e.obs[1:] for e in episodes])
     action = np.concatenate([e.action for e in episodes])
@@ -268,8 +278,10 @@ def _stretches(
         guess = guess[:, ahead - 1]
         error = np.abs(guess - true).mean(axis=0)[varies]
         still = np.abs(obs - true).mean(axis=0)[varies]
-        share = error / np.maximum(still, 1e-12)
-        rows.append({"steps": ahead, "stretches": len(starts), "error": float(share.mean())})
+        # What never changes in the held-out episodes has no such share.
+        share = error[still > 0] / still[still > 0]
+        if len(share):
+            rows.append({"steps": ahead, "stretches": len(starts), "error": float(share.mean())})
     return rows
 
 

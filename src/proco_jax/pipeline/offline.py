@@ -12,6 +12,7 @@ from proco_jax.evaluation.offline import (
     CANNOT_TELL,
     CONFIDENCE,
     FILE,
+    NOTHING_HELD_OUT,
     SUPPORT,
     Margin,
     forecast_margins,
@@ -60,9 +61,11 @@ def evaluate_offline(
     system = load_system(config.system.file)
     horizon = system.episode_steps
     found = run.read_json(FILE) or {}
-    held_out = logs.holdout or logs.episodes
+    held_out = logs.holdout
     kept = [*logs.episodes, *logs.holdout]
     key = digest({"logs": logs.digest, "horizon": horizon, "margin": margin is not None})
+    if not held_out:
+        run.log(f"   {NOTHING_HELD_OUT}")
     if found.get("key") != key:
         found = {
             "key": key,
@@ -75,8 +78,9 @@ def evaluate_offline(
     pairs = None
     if margin is not None:
         pairs = forecast_margins(nets.dynamics, model, margin, held_out, horizon)
-        found["model"]["largest_margin"] = _agreement(*pairs)
-    steps = int(np.median([len(e.reward) for e in held_out]))
+        if held_out:
+            found["model"]["largest_margin"] = _agreement(*pairs)
+    steps = int(np.median([len(e.reward) for e in held_out])) if held_out else horizon
     obs = np.concatenate([e.obs for e in kept])
     logged_range = tuple(np.quantile(obs, SUPPORT, axis=0))
     first = np.stack([e.obs[0] for e in kept])
