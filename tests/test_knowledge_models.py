@@ -125,6 +125,16 @@ def test_a_model_labels_states(tmp_path: Path) -> None:
     assert ground.usage().calls == 6
 
 
+def test_a_label_less_sure_than_even_odds_is_not_turned_around(tmp_path: Path) -> None:
+    labels = [{"state": i, "unsafe": i == 1, "confidence": 0.2} for i in (1, 2)]
+    answer, _ = in_turn(completion(json.dumps({"labels": labels})))
+    with serve(answer) as address:
+        config = config_for(tmp_path, address, labeler="states", votes=1)
+        found = ask(config, tmp_path)[0].label(states(2))
+    # Unsure is unsafe.
+    np.testing.assert_array_equal(found.unsafe, [0.5, 0.5])
+
+
 BAD_RULES = {
     "no JSON": completion("I would say that it is dangerous."),
     "broken JSON": completion('{"rule": "nearest(holes_lidar'),

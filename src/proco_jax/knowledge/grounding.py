@@ -403,8 +403,11 @@ def _state_labeler(config: Config, knowledge: Knowledge, asker: Asker, log: Log)
 def _states_question(knowledge: Knowledge, texts: list[str], margin: float, vote: int) -> Question:
     def accept(reply: StatesReply) -> np.ndarray:
         check_count(reply, len(texts))
+        # Less than even odds would turn the label around.
+        sures = [max(x.confidence, 0.5) for x in reply.labels]
         return np.array(
-            [x.confidence if x.unsafe else 1.0 - x.confidence for x in reply.labels], np.float32
+            [sure if x.unsafe else 1.0 - sure for x, sure in zip(reply.labels, sures, strict=True)],
+            np.float32,
         )
 
     messages = states_messages(knowledge, texts, margin)

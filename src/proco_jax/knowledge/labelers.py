@@ -9,7 +9,7 @@ import numpy as np
 from proco_jax.knowledge.files import Knowledge, KnowledgeError
 from proco_jax.observation import ObservationSpec
 from proco_jax.rules.ring_functions import bearing_of
-from proco_jax.rules.rule import Rule
+from proco_jax.rules.rule import Rule, one_unit
 from proco_jax.types import LabeledStates
 
 Labeler = Callable[[np.ndarray], LabeledStates]
@@ -44,8 +44,9 @@ def shipped_rule(knowledge: Knowledge) -> Rule:
     """
     if knowledge.rule is None:
         raise KnowledgeError(
-            f"the knowledge file {knowledge.name!r} holds no rule; write a section '## Rule',"
-            " or let a model write one with --config.knowledge.model=NAME"
+            f"the knowledge of {knowledge.name!r} holds no rule; let a model write one with"
+            " --config.knowledge.model=NAME, or use a file with a section '## Rule'"
+            " (--config.knowledge.file) without --config.knowledge.text"
         )
     return knowledge.rule
 
@@ -55,7 +56,7 @@ def rule_labeler(rules: Sequence[Rule], widening: float) -> Labeler:
 
     The probability is the share of rules that call a state unsafe, the
     confidence the share that agrees with the majority, the margin the largest
-    of the rules' margins (unsure is unsafe), NaN where their units differ. A
+    of the rules' margins (unsure is unsafe), NaN where they compare in several units. A
     rule that cannot tell (its margin is no number) votes unsafe.
 
     Args:
@@ -65,14 +66,14 @@ def rule_labeler(rules: Sequence[Rule], widening: float) -> Labeler:
     if not rules:
         raise ValueError("expected at least one rule")
     margins_of = jax.jit(lambda obs: jax.numpy.stack([r.margin(obs) for r in rules]))
-    one_unit = len({r.unit for r in rules}) == 1
+    comparable = one_unit(rules)
 
     def label(obs: np.ndarray) -> LabeledStates:
         obs = np.asarray(obs, np.float32)
         margins = _in_chunks(margins_of, obs, len(rules))
         votes = ~(margins < -widening)
         unsafe = votes.mean(axis=0, dtype=np.float32)
-        margin = margins.max(axis=0) if one_unit else np.full(len(obs), np.nan, np.float32)
+        margin = margins.max(axis=0) if comparable else np.full(len(obs), np.nan, np.float32)
         return LabeledStates(obs, unsafe, margin, np.maximum(unsafe, 1 - unsafe))
 
     return label

@@ -144,7 +144,8 @@ def conformal_threshold(unsafe_scores: np.ndarray, recall: float) -> float:
         raise ValueError(
             f"a recall of {recall} cannot be calibrated on {len(unsafe_scores)} held-out unsafe "
             f"states, at least {needed} are needed: label more states "
-            "(--config.knowledge.rule_states) or state a lower --config.cost.recall"
+            "(--config.knowledge.rule_states, or --config.knowledge.states where a language model "
+            "labels states) or state a lower --config.cost.recall"
         )
     return float(np.sort(unsafe_scores)[k - 1])
 

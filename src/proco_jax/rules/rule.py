@@ -10,7 +10,7 @@ from proco_jax.observation import ObservationSpec
 from proco_jax.rules.functions import FUNCTIONS
 from proco_jax.rules.syntax import Call, Name, Node, Number, RuleError, parse
 from proco_jax.rules.typecheck import OPERATORS, Refusal, Run, Value
-from proco_jax.rules.units import field_unit, own_symbols, show
+from proco_jax.rules.units import SEVERAL, field_unit, own_symbols, show
 from proco_jax.types import Array
 
 _COMPONENTS = "xyz"
@@ -41,8 +41,8 @@ class Rule:
     Attributes:
       text: as it was written.
       fields: names of the fields it reads, sorted.
-      unit: of its margin in base units; `a plain number` where comparisons of
-        several units are joined (each margin is then in its own).
+      unit: of its margin in base units; `several units` where comparisons in
+        several are joined (each margin is then in its own).
     """
 
     text: str
@@ -68,6 +68,12 @@ class Rule:
     def unsafe(self, obs: Array, widening: float = 0.0) -> Array:
         """`[...]` booleans: whether the rule, widened, calls these states unsafe."""
         return self.margin(obs) >= -widening
+
+
+def one_unit(rules: Sequence[Rule]) -> bool:
+    """Whether all comparisons of these rules, one or more, have the same unit."""
+    units = {rule.unit for rule in rules}
+    return len(units) == 1 and units != {show(SEVERAL)}
 
 
 def voted_margin(rules: Sequence[Rule], obs: Array) -> Array:

@@ -13,7 +13,7 @@ from fractions import Fraction
 import jax.numpy as jnp
 
 from proco_jax.observation import Field
-from proco_jax.rules.units import PLAIN, Dimension, power, product, show
+from proco_jax.rules.units import PLAIN, SEVERAL, Dimension, power, product, show
 from proco_jax.types import Array
 
 Run = Callable[[Array], Array | float]
@@ -156,9 +156,9 @@ def _at_least(arguments: Sequence[Value]) -> Value:
 
 
 def _mixed(arguments: Sequence[Value]) -> Dimension:
-    """The common unit of several truths; plain where they differ."""
+    """The common unit of several truths."""
     dimensions = {a.dimension for a in arguments}
-    return dimensions.pop() if len(dimensions) == 1 else PLAIN
+    return dimensions.pop() if len(dimensions) == 1 else SEVERAL
 
 
 def _both(arguments: Sequence[Value]) -> Value:

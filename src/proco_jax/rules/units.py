@@ -9,6 +9,8 @@ from fractions import Fraction
 Dimension = tuple[tuple[str, Fraction], ...]
 
 PLAIN: Dimension = ()
+# Of a truth that joins comparisons of different dimensions.
+SEVERAL: Dimension = (("several units", Fraction(1)),)
 
 # Symbol: factor to the base unit, and the exponents of the base units.
 _KNOWN: dict[str, tuple[float, dict[str, int]]] = {

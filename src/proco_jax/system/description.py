@@ -37,7 +37,7 @@ from proco_jax.knowledge.files import (
 from proco_jax.observation import ObservationSpec
 from proco_jax.rules.rule import Quantity, parse_quantity
 from proco_jax.rules.syntax import RuleError
-from proco_jax.rules.units import own_symbols, parse_unit
+from proco_jax.rules.units import PLAIN, SEVERAL, own_symbols, parse_unit, show
 
 SETTINGS = {
     "step": "length of a step with its unit of time, such as 1 s",
@@ -292,7 +292,7 @@ def _columns(section: str, names: list[str]) -> dict[str, str]:
 def _margin(settings: dict[str, str], knowledge: Knowledge) -> float | None:
     if "margin" not in settings:
         return None
-    if knowledge.rule is None or knowledge.rule.unit == "a plain number":
+    if knowledge.rule is None or knowledge.rule.unit in (show(PLAIN), show(SEVERAL)):
         return _positive("margin", settings["margin"])
     own = own_symbols(f.unit for f in knowledge.spec.fields)
     return _amount("margin", settings["margin"], knowledge.rule.unit, own)
