@@ -67,7 +67,12 @@ def test_nothing_left_says_how_many_what_cost_and_what_to_do():
     with pytest.raises(DataError) as error:
         split_episodes([5.0, 3.0, 9.0, 40.0], DataConfig(regime="safe"))
     message = str(error.value)
-    for part in ("keeps 0 of 4", "lowest costs are 3, 5, 9", "--config.data.episodes", "limited"):
+    for part in (
+        "keeps 0 of 4",
+        "lowest costs are 3, 5, 9",
+        "episodes",
+        "--config.data.regime=full",
+    ):
         assert part in message
     for word, changes in (
         ("gains", {"collect": CollectConfig(behavior="controllers")}),
@@ -78,9 +83,12 @@ def test_nothing_left_says_how_many_what_cost_and_what_to_do():
             split_episodes([0.0, 3.0], DataConfig(regime="safe", **changes))
         assert word in str(error.value)
         assert ("gains" in str(error.value)) == (word == "gains")
-    with pytest.raises(DataError) as error:
-        split_episodes([3.0], DataConfig(regime="full"))
-    assert "regime=" not in str(error.value)
+        assert str(error.value).endswith("--config.data.regime=limited or full")
+    # A wider regime adds nothing.
+    for costs, regime in (([3.0], "full"), ([0.0], "safe")):
+        with pytest.raises(DataError) as error:
+            split_episodes(costs, DataConfig(regime=regime))
+        assert "regime=" not in str(error.value)
     with pytest.raises(DataError, match="keeps 1 of 2 episodes, expected at least 2"):
         split_episodes([0.0, 3.0], DataConfig(regime="safe"))
     with pytest.raises(DataError, match="the dataset has no episode"):

@@ -51,7 +51,7 @@ def make_card(
         "dataset_id": stored.dataset_id,
         "digest": digest,
         "task": task.name if task else config.task,
-        "cost_limit": task.cost_limit if task else None,
+        "cost_limit": config.cost_limit,
         "regime": config.data.regime,
         "limited_share": config.data.limited_share if config.data.regime == "limited" else None,
         "seed": config.data.seed,

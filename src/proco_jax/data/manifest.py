@@ -118,6 +118,6 @@ def _read(folder: Path) -> dict[str, Any]:
 
 def _remedy(folder: Path) -> str:
     return (
-        f"restore the file from a copy, or remove {folder} and run the same command again, which "
-        "makes or imports the dataset anew"
+        f"restore the file from a copy, or remove {folder} and run the command again that made the "
+        "dataset (a run with --config.data.source=collect or dsrl:... makes its own)"
     )

@@ -80,11 +80,13 @@ def _too_few(costs: np.ndarray, kept: int, config: DataConfig) -> str:
         remedies = ["more episodes (--config.data.episodes)"]
         if config.collect.behavior == "controllers":
             remedies.append("a more cautious mixture (--config.data.collect.gains='(2.,3.)')")
-    if config.regime != "full":
-        wider = "limited or full" if config.regime == "safe" else "full"
-        remedies.append(f"--config.data.regime={wider}")
+    safe = int((costs == 0).sum())
+    if config.regime != "full" and safe < len(costs):
+        # `limited` keeps violating episodes in proportion to the others.
+        limited = config.regime == "safe" and safe
+        remedies.append(f"--config.data.regime={'limited or full' if limited else 'full'}")
     return (
         f"the regime {config.regime!r} keeps {kept} of {len(costs)} episodes, expected at least 2; "
-        f"{int((costs == 0).sum())} have no cost, and the lowest costs are "
+        f"{safe} have no cost, and the lowest costs are "
         f"{', '.join(f'{c:g}' for c in np.sort(costs)[:3])}. Use {', or '.join(remedies)}"
     )
