@@ -218,6 +218,18 @@ def test_segments_join_a_logged_past_and_an_imagined_future_by_hand():
         assert seen == begins
 
 
+def test_a_step_stands_at_every_place_that_its_past_allows_with_equal_probability():
+    # A recovery of two steps, each drawn for half of the segments: the first step can only begin
+    # one, the second begins a half and follows the first in the other half.
+    recovery = FROM_LOGS._replace(
+        length=jnp.array([0, 2]), origin=jnp.array([2, 4]), source=jnp.array([RISK, RECOVERY])
+    )
+    buffer = filled(recovery)
+    begins = np.concatenate([draw_segments(buffer, 0.5, seed).obs[:, 0, 0] for seed in range(5)])
+    assert set(begins) == {60.0, 61.0}
+    assert np.mean(begins == 61.0) == pytest.approx(0.25, abs=0.04)
+
+
 def test_segments_never_hold_an_unwritten_step_nor_one_of_unknown_origin():
     lost = FROM_LOGS._replace(origin=jnp.array([NOWHERE, NOWHERE]))
     for buffer in (filled(FROM_LOGS, room=3), filled(FROM_LOGS, lost)):

@@ -246,6 +246,12 @@ def test_the_multiplier_stays_within_its_bounds():
     assert last(0.0) == pytest.approx(imagination.SMALLEST_MULTIPLIER)
 
 
+def test_a_rate_of_zero_keeps_the_multiplier():
+    for multiplier in (0.0, 0.3, 5.0):
+        inputs = (jnp.float32(x) for x in (multiplier, 0.9, 0.02, 0.0, 0.6))
+        assert imagination.ascend(*inputs) == jnp.float32(multiplier)
+
+
 def test_steps_by_hand():
     (obs, age), steps = act(begun([-2.0, 1.0, -4.0]), horizon=2)
     np.testing.assert_allclose(obs[:, 0], [0.0, 3.0, -2.0], atol=1e-6)

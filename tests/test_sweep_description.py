@@ -1,5 +1,6 @@
 """What a sweep expands to: units, runs, members; which settings members may differ in."""
 
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,10 @@ def test_names_depend_on_nothing_but_the_configs() -> None:
         ({"algorithms": ("proco", "proco")}, "twice"),
         ({"seeds": -1}, "0 or more"),
         (
+            {"algorithms": ("bc",), "hyperparameters": {"fisor.learning_rate": (1e-3,)}},
+            "fisor.learning_rate: found among the hyperparameters, but it concerns none",
+        ),
+        (
             {"settings": {"train.batch": 8}, "hyperparameters": {"train.batch": (8, 16)}},
             "both",
         ),
@@ -84,6 +89,23 @@ def test_names_depend_on_nothing_but_the_configs() -> None:
 def test_a_wrong_description_is_an_error_that_names_it(change: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=re.escape(words)):
         expand(Sweep(**(AXES | change)))
+
+
+@pytest.mark.parametrize("updates", [(0, 600), (0,)])
+def test_the_improvement_concerns_what_learns_from_its_episodes(updates: tuple[int, ...]) -> None:
+    axes = {"proco.imagination.updates": updates, "proco.imagination.episodes": (8, 16)}
+    sweep = Sweep(**(AXES | {"algorithms": ("proco", "bc"), "hyperparameters": axes}))
+    runs = [run.config for unit in expand(sweep) for run in unit.runs]
+    found = {
+        name: {
+            (c.proco.imagination.updates, c.proco.imagination.episodes)
+            for c in runs
+            if c.algorithms == (name,)
+        }
+        for name in ("proco", "bc")
+    }
+    assert found["proco"] == set(itertools.product(updates, (8, 16)))
+    assert len(found["bc"]) == (4 if any(updates) else 1)
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda path: path.stem)

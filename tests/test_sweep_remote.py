@@ -265,6 +265,10 @@ def test_a_failure_is_seen_by_the_report_until_it_is_mended(
     root = open_remote(place.address, str(tmp_path / "b"))
     root.get_results()
     assert sweep_progress([root.root]).failed == {UNITS[0].name: "FloatingPointError: loss"}
+    # Trained by another machine, to be evaluated later.
+    place.remove(f"failed/{UNITS[0].name}")
+    root.get_results()
+    assert sweep_progress([root.root]).failed == {}
     run(work, UNITS[:1])
     assert place.names("failed") == []
 

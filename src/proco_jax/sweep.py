@@ -142,6 +142,7 @@ def _run(root: Root, remote: "Remote | None", units: Sequence[Unit], own: Sequen
         from proco_jax.sweeps.remote import RemoteWork
 
         work = RemoteWork(work, remote, trains_only=_EVALUATE.value == LATER)
+    others = [unit for unit in units if unit not in own]
     if _EVALUATE.value == "only":
         trained = [u for u in own if work.is_trained(u)]
         if len(trained) < len(own):
@@ -149,7 +150,7 @@ def _run(root: Root, remote: "Remote | None", units: Sequence[Unit], own: Sequen
                 f"{len(own) - len(trained)} of {len(own)} units are not trained yet and are left "
                 "out; the same command evaluates them once they are"
             )
-        own = trained
+        own, others = trained, [u for u in others if work.is_trained(u)]
     if _ENGINE.value == "ray":
         from proco_jax.sweeps.ray_engine import run_on_ray
 
@@ -160,7 +161,6 @@ def _run(root: Root, remote: "Remote | None", units: Sequence[Unit], own: Sequen
         work.prepare()
         outcome = run_units(root, own, work.is_done, work, command_line.say)
         if _TAKE_OVER.value:
-            others = [unit for unit in units if unit not in own]
             more = run_units(root, others, work.is_done, work, command_line.say)
             outcome = outcome.plus(more)
     command_line.say(

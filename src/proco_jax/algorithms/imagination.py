@@ -399,7 +399,7 @@ def ascend(multiplier: Array, cost: Array, target: Array, rate: Array, limit: Ar
     """The multiplier after a step of dual ascent in its logarithm.
 
     It grows by the factor exp(rate) where the cost is twice the target or more, shrinks by as much
-    where there is no cost, and stays within SMALLEST_MULTIPLIER and `limit`.
+    where there is no cost, and stays within SMALLEST_MULTIPLIER and `limit`. A rate of 0 keeps it.
 
     Args:
       multiplier: now.
@@ -409,7 +409,8 @@ def ascend(multiplier: Array, cost: Array, target: Array, rate: Array, limit: Ar
       limit: largest multiplier.
     """
     excess = jnp.clip((cost - target) / target, -1.0, 1.0)
-    return jnp.minimum(jnp.maximum(multiplier * jnp.exp(rate * excess), SMALLEST_MULTIPLIER), limit)
+    moved = jnp.clip(multiplier * jnp.exp(rate * excess), SMALLEST_MULTIPLIER, limit)
+    return jnp.where(rate > 0, moved, multiplier)
 
 
 def policy_loss(

@@ -136,7 +136,8 @@ def sample_segments(
     origin = jnp.maximum(held.origin[chosen], 0)[:, None]
     length = held.length[chosen][:, None]
     past = jnp.where(held.source[chosen] == RECOVERY, 0, data.step[origin[:, 0]])
-    first = jnp.maximum(step - jax.random.randint(place_key, (count,), 0, size), -past)
+    places = jnp.minimum(size, step + past + 1)
+    first = step - jax.random.randint(place_key, (count,), 0, places)
     # Steps since the start of the trajectory, negative ones in the logs.
     since = first[:, None] + jnp.arange(size)
     mask = (since < length) & (length > 0)

@@ -54,6 +54,8 @@ _NOT_SETTINGS = (
     "evaluation.interim_episodes",
 )
 _LONGEST_NAME = 100
+_IMAGINATION = "proco.imagination."
+_UPDATES = f"{_IMAGINATION}updates"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,17 +198,37 @@ def is_member_setting(name: str, algorithm: str) -> bool:
     return isinstance(getattr(getattr(Config(), section), field, None), float)
 
 
+def _concerns(sweep: Sweep, base: Config, name: str, algorithm: str) -> bool:
+    """Whether a setting varies in the runs of an algorithm: one of another algorithm does not.
+
+    Those of the improvement in imagination concern all algorithms that learn from the episodes of
+    the improved policy.
+    """
+    section = name.partition(".")[0]
+    if section not in ALGORITHMS or section == algorithm:
+        return True
+    updates = sweep.hyperparameters.get(_UPDATES, (base.proco.imagination.updates,))
+    learns = "proco" in base.augmentations and any(count > 0 for count in updates)
+    return name.startswith(_IMAGINATION) and learns
+
+
 def _runs(sweep: Sweep) -> Iterator[tuple[str, SweepRun, str]]:
     """Label of the unit, run, and a hash of what the runs of a unit share."""
     for experiment in sweep.experiments:
         base = _base(sweep, experiment)
         regimes = sweep.regimes or (base.data.regime,)
         algorithms = sweep.algorithms or base.algorithms
+        for name in sweep.hyperparameters:
+            if not any(_concerns(sweep, base, name, algorithm) for algorithm in algorithms):
+                raise ValueError(
+                    f"{name}: found among the hyperparameters, but it concerns none of the "
+                    f"algorithms {', '.join(algorithms)}; leave it out, or add its algorithm"
+                )
         for regime, algorithm in itertools.product(regimes, algorithms):
             own = {
                 name: values
                 for name, values in sweep.hyperparameters.items()
-                if name.split(".")[0] not in ALGORITHMS or name.split(".")[0] == algorithm
+                if _concerns(sweep, base, name, algorithm)
             }
             base_name = f"{base.experiment}-{regime}-{algorithm.replace(':', '.')}"
             for values in itertools.product(*own.values()):

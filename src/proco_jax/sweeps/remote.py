@@ -90,6 +90,8 @@ class Remote(NamedTuple):
                     write_text(folder / TRAINED, "{}\n")
                 if unit in failed and (text := self.place.read(f"failed/{unit}")):
                     write_text(folder / FAILURE, text)
+                else:
+                    (folder / FAILURE).unlink(missing_ok=True)
             elif not all(self.root.run_finished(run) for run in runs):
                 self._get_results(unit)
 
