@@ -74,13 +74,14 @@ def test_nothing_left_says_how_many_what_cost_and_what_to_do():
         "--config.data.regime=full",
     ):
         assert part in message
-    for word, changes in (
-        ("gains", {"collect": CollectConfig(behavior="controllers")}),
-        ("more episodes (--config.data.episodes)", {"collect": CollectConfig(behavior="policies")}),
-        ("logs with more episodes", {"source": "minari:D4RL/door/human-v2"}),
+    policies = CollectConfig(behavior="policies")
+    for word, data in (
+        ("gains", DataConfig(collect=CollectConfig(behavior="controllers"))),
+        ("more episodes (--config.data.episodes)", DataConfig(collect=policies)),
+        ("logs with more episodes", DataConfig(source="minari:D4RL/door/human-v2")),
     ):
         with pytest.raises(DataError) as error:
-            split_episodes([0.0, 3.0], DataConfig(regime="safe", **changes))
+            split_episodes([0.0, 3.0], data)
         assert word in str(error.value)
         assert ("gains" in str(error.value)) == (word == "gains")
         assert str(error.value).endswith("--config.data.regime=limited or full")
