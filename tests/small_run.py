@@ -17,8 +17,10 @@ from proco_jax.pipeline.workdir import open_run
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT_S = 1200
-# As the command line gives them.
+# As the command line gives them, for each experiment.
 SMALL = {name: str(value) for name, value in small_settings.SMALL.items()}
+HOPPER = {name: str(value) for name, value in small_settings.SMALL_HOPPER.items()}
+BASES = {"point_goal": SMALL, "hopper_velocity": HOPPER}
 
 
 # Runs a module like `python -m`, but is killed once a checkpoint of a part was saved at a step.
@@ -39,10 +41,12 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
 """
 
 
-def small_config(home: Path, **changes: str) -> Config:
+def small_config(home: Path, experiment_file: str = "point_goal", **changes: str) -> Config:
     """The config of `command` with the same arguments."""
-    settings = {name: _value(text) for name, text in (SMALL | changes).items()}
-    return small_settings.small_config({"data.root": str(home / "data")} | settings)
+    given = BASES[experiment_file] | changes
+    settings = {name: _value(text) for name, text in given.items()}
+    settings = {"data.root": str(home / "data")} | settings
+    return small_settings.small_config(settings, experiment_file)
 
 
 def run_here(config: Config, workdir: Path, log: Callable[[str], None] = lambda line: None) -> Path:
@@ -53,7 +57,7 @@ def run_here(config: Config, workdir: Path, log: Callable[[str], None] = lambda 
 
 
 def command(module: str, home: Path, name: str, **changes: str) -> list[str]:
-    """The command line of `module` on a small PointGoal1 run in the folder `home / name`."""
+    """The command line of `module` on a small run in the folder `home / name`."""
     return [sys.executable, "-m", module, *_flags(home, name, **changes)]
 
 
@@ -84,9 +88,9 @@ def finish(
     )
 
 
-def _flags(home: Path, name: str, **changes: str) -> list[str]:
-    settings = {"data.root": str(home / "data")} | SMALL | changes
-    return small_settings.small_flags(home / name, settings)
+def _flags(home: Path, name: str, experiment_file: str = "point_goal", **changes: str) -> list[str]:
+    settings = {"data.root": str(home / "data")} | BASES[experiment_file] | changes
+    return small_settings.small_flags(home / name, settings, experiment_file)
 
 
 def _value(text: str) -> Any:

@@ -36,6 +36,12 @@ def test_settings_without_sense_are_refused_before_any_work(tmp_path, changes, o
     assert not list(tmp_path.iterdir())
 
 
+def test_worlds_whose_steps_cannot_be_divided_are_refused(tmp_path):
+    settings = dataclasses.replace(SETTINGS, worlds=50)
+    with pytest.raises(ValueError, match="--worlds: found 50, expected a multiple of 4"):
+        train_behaviors(get_task("SafetyPointGoal1"), settings, tmp_path / "a.npz", "", print)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("unchecked_keys")
 def test_a_training_writes_its_file_once(tmp_path):

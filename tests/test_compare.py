@@ -5,12 +5,14 @@ pipeline itself.
 """
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from small_run import small_config
+from test_own_system import tank_config
 from test_report_results import row
 
 from proco_jax import compare
@@ -161,6 +163,23 @@ def test_another_config_is_refused_before_anything_is_done(
     assert pipeline.made == ["bc"] and not (workdir / "fisor").exists()
 
 
+def test_a_system_without_an_environment_is_refused(tmp_path: Path, pipeline: Pipeline) -> None:
+    config = tank_config(**{"system.env": ""})
+    with pytest.raises(ValueError, match=r"--config\.system\.env: found none, but a comparison"):
+        compare.compare_algorithms(config, tmp_path / "run")
+    assert not pipeline.made and not (tmp_path / "run").exists()
+
+
+def test_rows_of_a_removed_run_are_left_out(tmp_path: Path, pipeline: Pipeline) -> None:
+    workdir = tmp_path / "run"
+    compare.compare_algorithms(config_of(tmp_path, "bc", "cpq"), workdir)
+    for name in ("bc", "cpq"):
+        shutil.rmtree(workdir / name)
+    compare.compare_algorithms(config_of(tmp_path, "bc", **{"train.steps": "20"}), workdir)
+    rows = load_rows(workdir / "results.json")
+    assert {(one["algorithm"], one["step"]) for one in rows} == {("bc", 20)}
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [({"train.steps": "7"}, r"train\.steps"), ({"task": "SafetyPointGoal9"}, "PointGoal9")],
@@ -187,3 +206,16 @@ def test_several_workdirs_give_one_comparison(
     write_runs(tmp_path / "same", [workdir / "bc", workdir])
     runs = {one["run"] for one in content_of(tmp_path / "same")["policies"]}
     assert runs == {str(workdir / "bc"), str(workdir)}
+
+
+def test_runs_of_different_lengths_are_told_apart(
+    tmp_path: Path, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [tmp_path / name for name in ("short", "long")]
+    for folder, steps in zip(folders, ("20", "60"), strict=True):
+        compare.compare_algorithms(config_of(tmp_path, "bc", **{"train.steps": steps}), folder)
+    monkeypatch.setattr("proco_jax.report.__main__.write_comparison", _without_pictures)
+    write_runs(tmp_path / "both", folders)
+    policies = content_of(tmp_path / "both")["policies"]
+    assert {one["run"] for one in policies} == {str(folder) for folder in folders}
+    assert {one["status"] for one in policies} == {"complete"}

@@ -149,6 +149,15 @@ def test_findings_state_what_was_measured(whole: dict[str, Any]) -> None:
     assert "The cost limit is met by 1 of the former and 0 of the latter." in shield["text"]
 
 
+def test_nothing_is_confident_of_a_single_episode() -> None:
+    pair = [row(x, "none", [1.0], [cost], seed=0) for x, cost in (("proco", 5.0), ("none", 90.0))]
+    found = compare(pair)
+    (gain,) = found.content["gains"]
+    assert gain["cost"] == {"point": -85.0, "low": -85.0, "high": -85.0}
+    training = found.content["findings"][0]
+    assert (training["cost_lower"], training["cost_lower_confident"]) == (1, 0)
+
+
 def test_a_finding_is_about_one_contrast() -> None:
     left = [one for one in rows() if one["augmentation"] != "proco"]
     content = compare(left).content

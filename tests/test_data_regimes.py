@@ -70,7 +70,7 @@ def test_nothing_left_says_how_many_what_cost_and_what_to_do():
     for part in (
         "keeps 0 of 4",
         "lowest costs are 3, 5, 9",
-        "episodes",
+        "--config.data.episodes",
         "--config.data.regime=full",
     ):
         assert part in message

@@ -221,3 +221,16 @@ def test_a_run_without_ranges_is_told_what_to_do(workdir, tmp_path) -> None:
     (other / "dataset.json").write_text("{}")
     with pytest.raises(ValueError, match="does not hold the range of the logs"):
         export_run(other, tmp_path / "out", "bc", "proco")
+
+
+def test_an_export_that_is_interrupted_leaves_nothing_to_deploy(workdir, tmp_path, monkeypatch):
+    def interrupted(*rest):
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("proco_jax.pipeline.export.exporting.measure_latency", interrupted)
+        export_run(workdir, out, "bc", "proco", "none")
+    assert not out.exists()
+    export_run(workdir, out, "bc", "proco", "none")
+    assert (out / "policy.json").exists() and not out.with_name("out.partial").exists()

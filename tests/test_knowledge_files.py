@@ -170,14 +170,16 @@ def test_rules_vote_and_what_cannot_be_told_is_unsafe() -> None:
     np.testing.assert_allclose(labels.margin[:2], [-0.5, 1.5], atol=1e-6)
 
 
-def test_a_rule_that_joins_several_units_has_no_margin() -> None:
+def test_the_margin_of_a_rule_that_joins_several_units_has_none() -> None:
     mixed = parse_rule("load > 1 kPa or nearest(radar) <= 2 m", SPEC)
     assert mixed.unit == parse_rule(f"not ({mixed.text})", SPEC).unit == "several units"
     plain, length = (parse_rule(x, SPEC) for x in ("load > 1 kPa", "nearest(radar) <= 2 m"))
     assert one_unit([plain]) and one_unit([length, length])
     assert not one_unit([mixed]) and not one_unit([plain, length]) and not one_unit([])
+    # Near its boundary is still near, so that states there can be chosen.
     obs = np.zeros((2, SPEC.size), np.float32)
-    assert np.isnan(rule_labeler([mixed], 0.1)(obs).margin).all()
+    np.testing.assert_allclose(rule_labeler([mixed], 0.1)(obs).margin, mixed.margin(obs))
+    assert np.isnan(rule_labeler([plain, length], 0.1)(obs).margin).all()
 
 
 def test_labels_of_many_states_are_those_of_each() -> None:

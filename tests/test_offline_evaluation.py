@@ -11,6 +11,7 @@ from deployment_toys import POLICIES, deployed_program, guard_of, toy_deployed, 
 
 from proco_jax.deployment.violation_forecast import episode_interval, episode_share
 from proco_jax.evaluation.offline import (
+    NOTHING_HELD_OUT,
     ImaginedEpisodes,
     forecast_margins,
     imagine_episodes,
@@ -18,6 +19,7 @@ from proco_jax.evaluation.offline import (
     policy_report,
 )
 from proco_jax.models import dynamics, object_map
+from proco_jax.report import markdown
 from proco_jax.training.loop import Program
 from proco_jax.types import Episode
 
@@ -180,3 +182,6 @@ def test_without_held_out_episodes_nothing_is_promised() -> None:
     found = policy_report(imagined(), SPEC, pairs, 4)
     assert found["bound"] == found["flagged"] == 1.0
     assert found["violating_episodes"] == episode_share(1, 12, 4)
+    logged = {"mean": 1.0, "25%": 0.5, "median": 1.0, "75%": 1.5}
+    content = {"policies": {}, "logged_return": logged, "model": report, "cannot_tell": "Much."}
+    assert NOTHING_HELD_OUT in markdown._offline_tables(content)

@@ -40,9 +40,13 @@ pytestmark = pytest.mark.slow
 
 MAIN = "proco_jax.main"
 KEY = "sk-test-0123456789abcdef"
-RULE = json.dumps({"rule": "nearest(hazards_lidar) <= 0.2 m", "explanation": "on a hazard"})
-# Steps that chunks do not divide; all else as in `SMALL`.
-WHOLE = {"algorithms": "('proco', 'bc')", "dynamics.steps": "50"}
+RULE = json.dumps({"rule": "torso_velocity_x > 0.7402 m/s", "explanation": "too fast"})
+# Steps that chunks do not divide.
+WHOLE = {
+    "experiment_file": "hopper_velocity",
+    "algorithms": "('proco', 'bc')",
+    "dynamics.steps": "50",
+}
 # One policy without world model, and one under a shield.
 PLAIN = WHOLE | {"algorithms": "('bc',)", "augmentations": "('none',)", "shields": "('none',)"}
 GUARDED = WHOLE | {"algorithms": "('bc',)", "shields": "('filter',)", "shield.samples": "3"}
@@ -51,6 +55,7 @@ KILLED = WHOLE | {
     "augmentations": "('proco',)",
     "shields": "('planner',)",
 }
+NAVIGATION = KILLED | {"experiment_file": "point_goal", "shields": "('planner', 'none')"}
 FILES = (
     "config.json",
     "dataset.json",
@@ -66,10 +71,19 @@ FILES = (
     "report.md",
     "pictures/dataset.png",
     "pictures/cost.png",
-    "pictures/feasibility_map.png",
+    "pictures/open_loop.png",
 )
 LEARNERS = ("proco-proco", "proco-none", "bc-proco", "bc-none")
-KINDS = ("dynamics", "bonus", "labels", "cost", "accurate_cost", "policies", "episodes")
+KINDS = (
+    "dynamics",
+    "bonus",
+    "termination",
+    "labels",
+    "cost",
+    "accurate_cost",
+    "policies",
+    "episodes",
+)
 
 
 class Killed(BaseException):
@@ -101,6 +115,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def finished(home: Path) -> Path:
     """The workdir of a run that nothing disturbed."""
     return run_here(small_config(home, **WHOLE), home / "finished")
+
+
+@pytest.fixture(scope="module")
+def navigation(home: Path) -> tuple[Path, list[str]]:
+    """The workdir and the log of a run on PointGoal1, whose observations have rings."""
+    lines: list[str] = []
+    return run_here(small_config(home, **NAVIGATION), home / "navigation", lines.append), lines
 
 
 @pytest.fixture(scope="module")
@@ -258,12 +279,23 @@ def test_without_augmentation_and_shield_a_run_needs_neither_dynamics_nor_knowle
     assert entries(home / "plain", "policies") < entries(home, "policies")
 
 
-def test_the_planner_searches_for_as_much_reward_as_the_logs_earn(
-    home: Path, finished: Path
+def test_a_run_with_rings_has_their_map_and_a_model_of_the_bonus(
+    navigation: tuple[Path, list[str]],
 ) -> None:
-    guard = load_policies(finished, "proco", "proco")[1].shield
+    workdir, lines = navigation
+    for name in (*FILES, "pictures/feasibility_map.png"):
+        assert (workdir / name).stat().st_size, name
+    assert len(rows_of(workdir, shield="planner", step=40)) == 2
+    assert sum("rare bonus of" in line for line in lines) == 1
+
+
+def test_the_planner_searches_for_as_much_reward_as_the_logs_earn(
+    home: Path, navigation: tuple[Path, list[str]]
+) -> None:
+    workdir, _ = navigation
+    guard = load_policies(workdir, "proco", "proco")[1].shield
     assert guard is not None
-    config = small_config(home, **WHOLE)
+    config = small_config(home, **NAVIGATION)
     with open_run(config, home / "rewards", log=lambda line: None) as run:
         logs, _ = stages.load_inputs(run)
     low, high = (float(x) for x in guard.dynamics.targets.usual)
@@ -271,7 +303,7 @@ def test_the_planner_searches_for_as_much_reward_as_the_logs_earn(
     horizon, quantile = config.shield.planner_horizon, config.shield.reward_quantile
     wanted = least_reward(rewards, (low, high), horizon, quantile)
     assert wanted > ANY_REWARD and float(guard.least_reward) == np.float32(wanted)
-    forecast = json.loads((finished / "violation_forecast.json").read_text())
+    forecast = json.loads((workdir / "violation_forecast.json").read_text())
     assert {report["least_reward"] for report in forecast.values()} == {wanted}
 
 
@@ -498,7 +530,7 @@ def test_the_command_prints_the_table_of_a_finished_run_and_refuses_another_conf
 
 def file_with_rule(folder: Path, rule: str) -> dict[str, str]:
     """Settings of a knowledge file: the shipped one with another rule."""
-    text = (ROOT / "experiments" / "knowledge" / "SafetyPointGoal1.md").read_text()
+    text = (ROOT / "experiments" / "knowledge" / "SafetyHopperVelocity.md").read_text()
     path = folder / "robot.md"
     path.write_text(re.sub(r"```[a-z]*\n.*?```", f"```rule\n{rule}\n```", text, flags=re.DOTALL))
     return {"knowledge.file": str(path)}
@@ -507,9 +539,9 @@ def file_with_rule(folder: Path, rule: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("rule", "reason", "loaded"),
     [
-        ("nearest(hazards_lidar) <= 0.2", "cannot mix m with a plain number", False),
-        ("nearest(hazards_lidar) < 0 m", "calls no state unsafe", True),
-        ("nearest(hazards_lidar) <= 50 m", "calls every state unsafe", True),
+        ("torso_velocity_x > 0.7402", "cannot mix a plain number with m/s", False),
+        ("torso_velocity_x > 50 m/s", "calls no state unsafe", True),
+        ("torso_velocity_x > -50 m/s", "calls every state unsafe", True),
     ],
 )
 def test_a_rule_that_says_nothing_ends_a_run_before_anything_is_fitted(
@@ -522,10 +554,45 @@ def test_a_rule_that_says_nothing_ends_a_run_before_anything_is_fitted(
     assert (tmp_path / "run" / "dataset.json").exists() == loaded
 
 
+def test_what_depends_on_a_changed_rule_is_made_anew_unless_the_run_is_finished(
+    home: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(rule: str, name: str) -> Path:
+        changes = KILLED | {"shields": "('filter',)", **file_with_rule(tmp_path, rule)}
+        config = small_config(home, **changes)
+        with open_run(config, tmp_path / name, home / "store", log=lambda line: None) as run:
+            stages.make_results(run)
+        return tmp_path / name
+
+    slow, fast = (f"torso_velocity_x > {limit} m/s" for limit in (0.7402, 0.8))
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, stages, "_evaluate_all")
+        run(slow, "run")
+    old = {name: (tmp_path / "run" / name).read_text() for name in FILES[:7]}
+    again, fresh = run(fast, "run"), run(fast, "fresh")
+    for name in ("cost.json", "dynamics.json", "violation_forecast.json", "done.json"):
+        assert (again / name).read_text() == (fresh / name).read_text() != old.get(name), name
+    assert rows_of(again, step=40) == rows_of(fresh, step=40)
+    assert (again / "dataset.json").read_text() == old["dataset.json"]
+    results = (again / "results.json").read_bytes()
+    with pytest.raises(ValueError, match="it has changed since the run in"):
+        run(slow, "run")
+    assert (again / "results.json").read_bytes() == results
+    # Without the file the results can still be seen.
+    run(fast, "run")
+    (tmp_path / "robot.md").unlink()
+    config = small_config(
+        home,
+        **KILLED | {"shields": "('filter',)", "knowledge.file": str(tmp_path / "robot.md")},
+    )
+    with open_run(config, again, home / "store", log=lambda line: None) as opened:
+        assert stages.finished(opened)
+
+
 def test_rules_that_contradict_the_logs_are_told_in_log_and_report(
     home: Path, finished: Path, tmp_path: Path
 ) -> None:
-    rule, lines = "nearest(hazards_lidar) <= 0.8 m", []
+    rule, lines = "torso_velocity_x > 0.3 m/s", []
     config = small_config(home, **WHOLE, **file_with_rule(tmp_path, rule))
     with open_run(config, tmp_path / "run", home / "store", log=lines.append) as run:
         stages.run_knowledge(run)
@@ -547,7 +614,7 @@ def test_a_model_is_asked_again_for_a_rule_that_says_nothing_and_never_twice(
 
     def answer(request: dict) -> Answer:
         asked.append(request)
-        useless = json.dumps({"rule": "nearest(hazards_lidar) <= 50 m"})
+        useless = json.dumps({"rule": "torso_velocity_x > -50 m/s"})
         return completion(useless if len(asked) == 1 else RULE)
 
     with serve(answer) as address:
@@ -565,13 +632,11 @@ def writes_the_rule(request: dict) -> Answer:
 
 
 def labels_states(request: dict) -> Answer:
-    """Reads the distance to the nearest hazard out of the description, as a model would."""
+    """Reads the speed out of the description, as a model would."""
     text = request["messages"][1]["content"].split("<states>")[1].split("</states>")[0]
-    near = [
-        float((re.search(r"hazards_lidar: nearest ([\d.]+) m", state) or [0, "9"])[1])
-        for state in text.split("State ")[1:]
-    ]
-    labels = [{"state": i, "unsafe": d <= 0.4, "confidence": 0.9} for i, d in enumerate(near, 1)]
+    speeds = [float(x) for x in re.findall(r"torso_velocity_x: (-?[\d.]+) m/s", text)]
+    assert len(speeds) == text.count("State ")
+    labels = [{"state": i, "unsafe": v > 0.7, "confidence": 0.9} for i, v in enumerate(speeds, 1)]
     return completion(json.dumps({"labels": labels}))
 
 
@@ -611,21 +676,22 @@ def test_a_cost_network_is_fitted_to_the_labels_of_a_language_model(
 
 
 def test_the_ladder_works_on_a_finished_run(
-    home: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+    home: Path, navigation: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = small_config(home, **WHOLE)
+    finished, _ = navigation
+    config = small_config(home, **NAVIGATION)
     timing = (finished / "timing.json").read_bytes()
     ladder.climb(config, finished, ["real"], 1)
     path = finished / "ladder" / "ladder.json"
     report = json.loads(path.read_text())
-    assert list(report["rungs"]) == ["run: proco-proco", "run: proco-none", "real"]
+    assert list(report["rungs"]) == ["run: proco-proco", "real"]
     assert report["rungs"]["real"]["seeds"] == 1
     # Two elites, four starts, two generations, and half as many recovery rollouts.
     assert report["rollouts"]["trajectories"] == 24
     assert capsys.readouterr().out.count("| real |") == 1
     # The run's own policies stand beside the rungs with their earlier evaluation.
-    own = [report["rungs"][f"run: proco-{x}"] for x in ("proco", "none")]
-    assert [(row["seeds"], row["episodes"]) for row in own] == [(2, 1), (2, 1)]
+    own = report["rungs"]["run: proco-proco"]
+    assert (own["seeds"], own["episodes"]) == (2, 1)
     # A rung that is asked for again is not trained again, and the other rungs are kept.
     report["rungs"]["full"] = report["rungs"]["real"]
     write_recorded(path, json.dumps(report))
@@ -642,7 +708,7 @@ def ablate(home: Path, finished: Path, name: str, seeds: int) -> tuple[dict, Pat
     """Makes one ablation of the finished run; returns its row and its folder."""
     ablations.ablate(small_config(home, **WHOLE), finished, [name], seeds)
     rows = json.loads((finished / "ablations" / "ablations.json").read_text())
-    return rows[name], finished / "ablations" / name.replace(" ", "_")
+    return rows[name], finished / "ablations" / f"{name.replace(' ', '_')}-{seeds}"
 
 
 def test_an_ablation_trains_what_its_setting_changes_and_shares_the_rest(
@@ -676,7 +742,7 @@ def test_a_target_violation_rate_chooses_one_threshold(
     shield = load_policies(folder, "proco", "proco")[1].shield
     assert shield is not None and shield.judge is not None
     assert shield.judge.widening == forecast["proco-proco"]["margin"]
-    usual = small_config(home)
+    usual = small_config(home, **WHOLE)
     widening = shield.judge.widening / usual.cost.margin
     assert usual.shield.least_margin <= widening <= usual.shield.most_margin
     assert float(shield.qh_threshold) == chosen["qh_threshold"]

@@ -56,12 +56,14 @@ def ablate(
     if unknown := sorted(set(names) - set(ABLATIONS)):
         raise ValueError(f"--only: found {', '.join(unknown)}, expected some of {list(ABLATIONS)}")
     check_finished(workdir)
+    stages.check_episodes(config, "an ablation")
     use_cores_as_devices(max(seeds, config.seeds, config.dynamics.members))
     with open_run(config, workdir, store, log=command_line.say) as own:
+        stages.check_made(own)
         report = own.read_json("ablations/ablations.json") or {}
         for name in names:
             own.log(f"\n#### {name}")
-            folder = workdir / "ablations" / name.replace(" ", "_")
+            folder = workdir / "ablations" / f"{name.replace(' ', '_')}-{seeds}"
             report[name] = _one(own, folder, ABLATIONS[name], seeds)
             own.write_json("ablations/ablations.json", report)
     command_line.say("\n" + table(report))

@@ -56,6 +56,7 @@ def compare_algorithms(
     """
     validate(config)
     task_of(config)
+    stages.check_episodes(config, "a comparison")
     runs = {name: replaced(config, {"algorithms": (name,)}) for name in config.algorithms}
     for name, own in runs.items():
         check_same(own, _folder(workdir, name))
@@ -126,7 +127,8 @@ def _report(
         notes={names[name]: problem for name, problem in failed.items()},
     )
     if found:
-        write_rows(workdir / FILE, found)
+        # Folders of algorithms may have been removed to start anew.
+        write_rows(workdir / FILE, found, whole=True)
     count = len(config.algorithms)
     title = (
         f"{config.experiment}, variant {config.variant}: {count} "

@@ -129,6 +129,7 @@ def climb(
     use_cores_as_devices(max(seeds, config.seeds, config.dynamics.members))
     with open_run(config, workdir, store, log=command_line.say) as own:
         counterfactuals.recorded_seeds(config, [])
+        stages.check_made(own)
         own = dataclasses.replace(own, timed=False)
         folder = workdir / "ladder"
         folder.mkdir(exist_ok=True)

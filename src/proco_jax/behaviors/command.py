@@ -1,6 +1,7 @@
 """Trains the behavior policies of a task and writes their file."""
 
 import dataclasses
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -81,7 +82,7 @@ def train_behaviors(
       FloatingPointError: if the training diverges.
     """
     ppo = ppo or learner_of(task)
-    _check(task, settings, out)
+    _check(task, settings, ppo or learner_of(task), out)
     identity, commit = _identity(task, settings, ppo), code_commit()
     with locked(out.with_name(f".{out.name}.lock"), log, "behavior policies"):
         if out.exists():
@@ -126,7 +127,14 @@ def learner_of(task: Task) -> PPOSettings:
     return VELOCITY_LEARNER if task.kind == "Velocity" else NAVIGATION_LEARNER
 
 
-def _check(task: Task, settings: TrainingSettings, out: Path) -> None:
+def _check(task: Task, settings: TrainingSettings, ppo: PPOSettings, out: Path) -> None:
+    shared = math.gcd(_ROLLOUT_STEPS // ppo.repeat, ppo.minibatches)
+    if settings.steps and settings.worlds % (ppo.minibatches // shared):
+        raise ValueError(
+            f"--worlds: found {settings.worlds}, expected a multiple of "
+            f"{ppo.minibatches // shared}: an update divides the steps of all worlds into "
+            f"{ppo.minibatches} minibatches"
+        )
     if out.suffix != ".npz":
         raise ValueError(f"--out: found {out}, expected a file that ends in .npz")
     if task.kind == "Velocity" and settings.planar_steps:

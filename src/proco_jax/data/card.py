@@ -42,7 +42,7 @@ def make_card(
       config: of the run.
       clipped: number of steps whose action lay outside [-1, 1].
       digest: of the logs, see `Logs`.
-      corrections: sentences about ends of episodes that were corrected.
+      corrections: sentences on what was corrected, or must be known, about the logs.
     """
     task = find_run_task(config)
     kept = sorted([*split.train, *split.holdout])

@@ -282,8 +282,8 @@ def _fix_ends(
 
 def _unread_note(count: int) -> str:
     return (
-        f"in {count} episodes a cost stands in a row that is not the result of a step: at a "
-        "beginning, at an end, or in a gap; these episodes count as violating"
+        f"episodes with a cost in a row whose cost belongs to no step (their first or last row, or "
+        f"in a gap after them): {count}; they count as violating"
     )
 
 

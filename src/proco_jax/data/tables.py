@@ -136,8 +136,9 @@ class Logged(NamedTuple):
 
     Attributes:
       episodes: actions scaled to [-1, 1].
-      unread_cost: for each episode, the costs that belong to none of its steps: of its first row,
-        or of its last one if costs are of steps, and of rows lost in the gap after it.
+      unread_cost: for each episode, the costs that belong to none of its steps: that of its first
+        row, or instead of its last one if costs are of steps, and those of rows lost in the gap
+        after it.
     """
 
     episodes: list[Episode]
@@ -260,6 +261,8 @@ def _constant_notes(obs: np.ndarray, system: System) -> Iterator[str]:
 def _check_alike(tables: Sequence[Table], system: System) -> None:
     """Refuses an optional column that some of the files have and others do not."""
     for name in _OPTIONAL:
+        if name == "reward" and system.reward is not None:
+            continue  # The column is not read.
         column = system.column(name)
         without = [table.path for table in tables if column not in table.columns]
         if 0 < len(without) < len(tables):

@@ -196,10 +196,15 @@ def machine_name() -> str:
     return f"{model}, {os.cpu_count()} cores, {platform.system()}"
 
 
-def write_rows(path: Path, rows: Iterable[Row]) -> list[Row]:
+def write_rows(path: Path, rows: Iterable[Row], whole: bool = False) -> list[Row]:
     """Adds rows to a results file, replacing those with the same identity.
 
     The file is replaced atomically, and its checksum recorded.
+
+    Args:
+      path: of the file.
+      rows: to add.
+      whole: whether they are all that the file shall hold.
 
     Returns:
       All rows now in the file, ordered by policy (as in `final_rows`), step and seed.
@@ -207,7 +212,8 @@ def write_rows(path: Path, rows: Iterable[Row]) -> list[Row]:
     Raises:
       ValueError: if a row does not have exactly `KEYS`, or the file is damaged.
     """
-    known = {_identity(row): row for row in (load_rows(path) if path.exists() else [])}
+    before = load_rows(path) if path.exists() and not whole else []
+    known = {_identity(row): row for row in before}
     for row in rows:
         known[_identity(_checked(row, "a new row"))] = row
     ordered = sorted(known.values(), key=_order)

@@ -9,7 +9,7 @@ import numpy as np
 from proco_jax.knowledge.files import Knowledge, KnowledgeError
 from proco_jax.observation import ObservationSpec
 from proco_jax.rules.ring_functions import bearing_of
-from proco_jax.rules.rule import Rule, one_unit
+from proco_jax.rules.rule import Rule
 from proco_jax.types import LabeledStates
 
 Labeler = Callable[[np.ndarray], LabeledStates]
@@ -56,7 +56,7 @@ def rule_labeler(rules: Sequence[Rule], widening: float) -> Labeler:
 
     The probability is the share of rules that call a state unsafe, the
     confidence the share that agrees with the majority, the margin the largest
-    of the rules' margins (unsure is unsafe), NaN where they compare in several units. A
+    of the rules' margins (unsure is unsafe), NaN where their units differ. A
     rule that cannot tell (its margin is no number) votes unsafe.
 
     Args:
@@ -66,7 +66,7 @@ def rule_labeler(rules: Sequence[Rule], widening: float) -> Labeler:
     if not rules:
         raise ValueError("expected at least one rule")
     margins_of = jax.jit(lambda obs: jax.numpy.stack([r.margin(obs) for r in rules]))
-    comparable = one_unit(rules)
+    comparable = len({rule.unit for rule in rules}) == 1
 
     def label(obs: np.ndarray) -> LabeledStates:
         obs = np.asarray(obs, np.float32)

@@ -1,6 +1,7 @@
 """Export of a policy of a finished run, with the names and units of its system."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +35,26 @@ def export_run(
     policy = load_policy(workdir, algorithm, augmentation, shield, seed)
     inputs, actions, described = _names(workdir, policy.task)
     more = {"algorithm": algorithm, "augmentation": augmentation, "seed": seed, **described}
-    exporting.export_policy(policy, out, inputs, actions, more)
+    # So that a folder of that name always holds a whole policy that was compared.
+    partial = out.with_name(f"{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    exporting.export_policy(policy, partial, inputs, actions, more)
     if (workdir / DESCRIPTION).exists():
-        write_text(out / DESCRIPTION, (workdir / DESCRIPTION).read_text(encoding="utf-8"))
-    equality = exporting.check_equal(policy, out)
+        write_text(partial / DESCRIPTION, (workdir / DESCRIPTION).read_text(encoding="utf-8"))
+    equality = exporting.check_equal(policy, partial)
     if equality.differing > equality.states // 100:
         raise ValueError(
             f"the exported policy differs from load_policy in {equality.differing} of "
-            f"{equality.states} states, by up to {equality.largest:g}; do not deploy {out}"
+            f"{equality.states} states, by up to {equality.largest:g}; do not deploy what is left "
+            f"in {partial}"
         )
-    latency = exporting.measure_latency(out)
-    meta = json.loads((out / exporting.META).read_text(encoding="utf-8"))
+    latency = exporting.measure_latency(partial)
+    meta = json.loads((partial / exporting.META).read_text(encoding="utf-8"))
     meta |= {"equality": equality._asdict(), "latency": latency}
-    write_text(out / exporting.META, json.dumps(meta, indent=2, allow_nan=False) + "\n")
+    write_text(partial / exporting.META, json.dumps(meta, indent=2, allow_nan=False) + "\n")
+    if out.exists():
+        out.rmdir()
+    partial.rename(out)
     return meta
 
 

@@ -155,6 +155,9 @@ def training_inputs(config: Config, learner: Learner, made_of: Mapping[str, Any]
         if learner.algorithm == "proco":
             # They are imagined after its training.
             del settings["proco"]["imagination"]["episodes"]
+        if learner.algorithm == "cdt" and learner.augmentation != "none":
+            # By which law imagined segments are drawn.
+            settings["segments"] = 2
     else:
         # An algorithm of the user's own may read any setting, and its code may change.
         unread = {"experiment", "variant", "system", "env", "shield", "evaluation", "shields"}
@@ -162,7 +165,7 @@ def training_inputs(config: Config, learner: Learner, made_of: Mapping[str, Any]
         settings |= {name: whole[name] for name in others}
         # It changes no result.
         del settings["data"]["verify"]
-        settings["source"] = _source_digest(learner.algorithm)
+        settings["source"] = source_digest(learner.algorithm)
     return {
         "version": VERSION,
         "algorithm": learner.algorithm,
@@ -172,9 +175,12 @@ def training_inputs(config: Config, learner: Learner, made_of: Mapping[str, Any]
     }
 
 
-def _source_digest(algorithm: str) -> str | None:
-    """SHA-256 of the file of a `module:function`; None if it has no file."""
-    found = importlib.util.find_spec(algorithm.partition(":")[0])
+def source_digest(algorithm: str) -> str | None:
+    """SHA-256 of the file of a `module:function`; None if none is found."""
+    try:
+        found = importlib.util.find_spec(algorithm.partition(":")[0])
+    except ImportError:
+        return None
     origin = None if found is None else found.origin
     return sha256(Path(origin)) if origin and Path(origin).is_file() else None
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from proco_jax.algorithms import feasibility
 from proco_jax.augmentation.buffer import Buffer
+from proco_jax.common.checksums import MADE_OF
 from proco_jax.config.schema import Config
 from proco_jax.data.logs import Logs
 from proco_jax.diagnostics import critics as diagnostics
@@ -42,12 +43,14 @@ def report_dynamics(
     logs: Logs,
     margin: dynamics_error.Margin,
     unit: str,
+    made_of: str,
 ) -> None:
     """Writes `dynamics.json`: one-step errors by sensor group, and open-loop errors.
 
     Args:
       margin: of the rules.
       unit: of the margin.
+      made_of: digest of model and rules.
     """
     near = nearness(run.config, logs, margin)
     open_loop, by_ring = [], []
@@ -70,6 +73,7 @@ def report_dynamics(
         "usual_reward": earned if np.any(model.approach) else "predicted by the networks",
         "near": near,
         "unit": unit,
+        MADE_OF: made_of,
     }
     run.write_json("dynamics.json", report)
 
@@ -83,8 +87,14 @@ def nearness(config: Config, logs: Logs, margin: dynamics_error.Margin) -> float
     return max(float(np.quantile(-margin(logged), 0.25)), 1e-6)
 
 
-def report_cost(run: Run, nets: Nets, fitted: FittedCost, logs: Logs, grounding: Grounding) -> None:
-    """Writes `cost.json` (recall, precision, provenance of the labels) and draws the network."""
+def report_cost(
+    run: Run, nets: Nets, fitted: FittedCost, logs: Logs, grounding: Grounding, made_of: str
+) -> None:
+    """Writes `cost.json` (recall, precision, provenance of the labels) and draws the network.
+
+    Args:
+      made_of: digest of network and rules.
+    """
     usage = grounding.usage()
     true = diagnostics.cost_agreement(
         nets.cost, fitted.model, [*logs.holdout, *logs.dropped[:DIAGNOSED]]
@@ -105,6 +115,7 @@ def report_cost(run: Run, nets: Nets, fitted: FittedCost, logs: Logs, grounding:
                 rule.text: {"logged_unsafe": share.logged, "varied_unsafe": share.varied}
                 for rule, share in zip(grounding.rules, grounding.shares, strict=True)
             },
+            MADE_OF: made_of,
         },
     )
     held_out = fitted.held_out

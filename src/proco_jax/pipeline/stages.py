@@ -20,9 +20,10 @@ from proco_jax.algorithms import find_maker
 from proco_jax.augmentation.base import Context, WorldModel
 from proco_jax.common import checksums, sharding
 from proco_jax.common.batching import in_blocks
-from proco_jax.common.files import write_text
+from proco_jax.common.checksums import MADE_OF
+from proco_jax.common.files import sha256, write_text
 from proco_jax.common.shipped import find_shipped
-from proco_jax.config.schema import ANY_REWARD, RULES_ALONE, Config, replaced
+from proco_jax.config.schema import ALGORITHMS, ANY_REWARD, RULES_ALONE, Config, replaced
 from proco_jax.data.logs import Logs, load_logs, to_dataset, verify_logs
 from proco_jax.deployment.acting import Deployed, member
 from proco_jax.deployment.calibration import forecast_table, least_reward, planner_margin
@@ -58,6 +59,7 @@ from proco_jax.pipeline.world_model import (
 )
 from proco_jax.report.markdown import write_report
 from proco_jax.report.tables import print_summary, summarize
+from proco_jax.rules.rule import one_unit
 from proco_jax.system.description import task_of
 from proco_jax.training.loop import Program, make_program
 from proco_jax.types import TaskSpec
@@ -115,8 +117,6 @@ def make_results(run: Run, render: bool = False, evaluate: bool = True) -> None:
       evaluate: False stops once the policies are saved; the run is then not finished.
     """
     task = task_of(run.config)
-    if run.config.system.file:
-        _keep_description(run)
     if run.config.data.verify == "full":
         verify_logs(run.config, run.workdir, run.log)
     if render and run.config.system.file:
@@ -134,7 +134,8 @@ def make_results(run: Run, render: bool = False, evaluate: bool = True) -> None:
     if not evaluate:
         return
     run.metrics.seal()
-    run.write_json(DONE, {"steps": run.config.train.steps, "files": _made(run)})
+    done = {"steps": run.config.train.steps, "files": _made(run)}
+    run.write_json(DONE, done | {"sources": _sources(run.config)})
 
 
 def load_inputs(run: Run) -> tuple[Logs, Grounding | None]:
@@ -161,15 +162,67 @@ def _keep_description(run: Run) -> None:
 
 
 def finished(run: Run) -> bool:
-    """Whether the run is done and all that it made is there; what was removed is made anew."""
+    """Whether the run is done and all that it made is there; what was removed is made anew.
+
+    Raises:
+      ValueError: if a file of the user's own has changed since.
+    """
+    if run.config.system.file:
+        _keep_description(run)
     done = run.read_json(DONE)
     if done is None:
         return False
+    before = done.get("sources") or {}
+    for name, found in _sources(run.config).items():
+        # A file that is not there any more does not keep anyone from seeing the results.
+        if found is not None and before.get(name, found) != found:
+            raise ValueError(
+                f"{name}: it has changed since the run in {run.workdir} was made with it; restore "
+                "it, or start a new run with another --workdir, which takes what does not depend "
+                "on it from the store"
+            )
     # Runs of earlier versions did not list them.
     missing = [name for name in done.get("files") or () if not (run.workdir / name).exists()]
     if missing:
         run.log(f"{', '.join(missing)}: not there any more; made anew")
     return not missing
+
+
+def check_made(run: Run) -> None:
+    """Checks that a run is finished, for commands that go on from it.
+
+    Raises:
+      ValueError: if something is missing, or a file of the user's own has changed.
+    """
+    if not finished(run):
+        raise ValueError(
+            f"{run.workdir} lacks files of its run; run python -m proco_jax.main with the same "
+            "--config and --workdir first"
+        )
+
+
+def check_episodes(config: Config, command: str) -> None:
+    """Checks that policies can be evaluated in real episodes, for commands that compare these.
+
+    Raises:
+      ValueError: if the config has no environment.
+    """
+    if config.system.file and not config.system.env:
+        raise ValueError(
+            f"--config.system.env: found none, but {command} compares policies by their episodes "
+            "in an environment; without one, see the section 'Offline evaluation' in the report "
+            "of a run"
+        )
+
+
+def _sources(config: Config) -> dict[str, str | None]:
+    """Digests of the files of the user's own on which results depend; None for one that is not
+    there."""
+    found = {x: policies.source_digest(x) for x in config.algorithms if x not in ALGORITHMS}
+    if config.knowledge.file and set(config.augmentations) != {"none"}:
+        path = find_shipped(config.knowledge.file)
+        found[config.knowledge.file] = sha256(path) if path.is_file() else None
+    return found
 
 
 def _made(run: Run) -> list[str]:
@@ -222,14 +275,17 @@ def fit_world_model(run: Run, nets: Nets, data: Data, logs: Logs, grounding: Gro
         if ending_folder is not None:
             inputs["termination"] = ending_folder.name
         margin = margin_of(grounding)
-        if margin is not None and run.read_json("dynamics.json") is None:
+        rules = [rule.text for rule in grounding.rules]
+        made_of = digest({"dynamics": dynamics_folder.name, "rules": rules})
+        if margin is not None and not _is_there(run, "dynamics.json", made_of):
             unit = grounding.rules[0].unit
-            reports.report_dynamics(run, nets, data, model, logs, margin, unit)
+            reports.report_dynamics(run, nets, data, model, logs, margin, unit, made_of)
     with run.stage("cost", "Knowledge and cost"):
         labels, labels_folder = label(run, nets, data, model, dynamics_folder, grounding)
         fitted = fit_cost(run, nets, data.normalizer, labels, labels_folder)
-        if run.read_json("cost.json") is None:
-            reports.report_cost(run, nets, fitted, logs, grounding)
+        made_of = digest({"cost": fitted.folder.name, "rules": rules})
+        if not _is_there(run, "cost.json", made_of):
+            reports.report_cost(run, nets, fitted, logs, grounding, made_of)
         inputs["cost"] = fitted.folder.name
         accurate = None
         if run.config.proco.imagination.updates:
@@ -237,6 +293,12 @@ def fit_world_model(run: Run, nets: Nets, data: Data, logs: Logs, grounding: Gro
             accurate, folder = fit_accurate_cost(run, nets, data.normalizer, *labeled)
             inputs["accurate_cost"] = folder.name
     return Fitted(model, events, ending, fitted, accurate, inputs)
+
+
+def _is_there(run: Run, name: str, made_of: str) -> bool:
+    """Whether a report is there, of what is there now; earlier versions did not say of what."""
+    report = run.read_json(name)
+    return report is not None and report.get(MADE_OF, made_of) == made_of
 
 
 def make_contexts(
@@ -416,8 +478,9 @@ def _calibrated_shields(
     """The shields of all policies with critics, their thresholds set by the violation forecast.
 
     Writes `violation_forecast.json`. A forecast that is there is not made again, so thresholds and
-    margin stay as they are when a run is resumed, unless it is that of another version of the
-    shield. The reward below which the planner searches follows from the logs each time.
+    margin stay as they are when a run is resumed, unless it is that of other policies or of another
+    version of the shield. The reward below which the planner searches follows from the logs each
+    time.
     """
     score = rule_score(grounding)
     episodes = [e.obs[:-1] for e in logs.holdout or logs.episodes]
@@ -442,7 +505,8 @@ def _calibrated_shields(
             if score is None
             else _unsafe_by_rule(score)
         )
-        if _forecast_version(report.get(policy.name)) != SHIELD_VERSION:
+        made_of = digest(policy.inputs)
+        if not _is_current(report.get(policy.name), made_of):
             if widening is None and grounding.rules:
                 widening = _planner_margin(run, nets, context.world.dynamics, logs, grounding)
             judged = shield._replace(judge=_judge(grounding, widening))
@@ -460,6 +524,7 @@ def _calibrated_shields(
                 "margin": widening,
                 "least_reward": least if least > ANY_REWARD else None,
                 "shield_version": SHIELD_VERSION,
+                MADE_OF: made_of,
             }
             run.write_json(FORECAST, report)
         try:
@@ -500,7 +565,7 @@ def _planner_margin(
     that of the labels where they have several units."""
     settings, labels = run.config.shield, run.config.cost.margin
     score = rule_score(grounding)
-    if score is None or margin_of(grounding) is None:
+    if score is None or not one_unit(grounding.rules):
         return labels
     # What the planner judges by: where several rules vote, not the largest of their margins.
     margin = functools.partial(in_blocks, jax.jit(score))
@@ -534,11 +599,14 @@ def _judge(grounding: Grounding, widening: float | None) -> Judge | None:
     return Judge(grounding.rules, widening)
 
 
-def _forecast_version(entry: Any) -> Any:
-    """The shield's version in an entry of the forecast; its own for one that cannot be read."""
+def _is_current(entry: Any, made_of: str) -> bool:
+    """Whether an entry of the forecast is of these policies and this version of the shield. One
+    that cannot be read is told where it is used."""
     if not isinstance(entry, Mapping):
-        return None if entry is None else SHIELD_VERSION
-    return entry.get("shield_version")
+        return entry is not None
+    # Earlier versions did not say of which policies.
+    same = entry.get(MADE_OF, made_of) == made_of
+    return same and entry.get("shield_version") == SHIELD_VERSION
 
 
 def _log_choice(run: Run, name: str, row: Mapping[str, Any]) -> None:

@@ -290,6 +290,9 @@ def label(
         "encoder": dataclasses.asdict(config.encoder),
         "seed": config.seed,
     }
+    if config.knowledge.labeler == "states":
+        # How the confidence of an answer is read.
+        inputs["answers"] = 2
 
     def make(folder: Path) -> None:
         rows = np.linspace(0, len(data.train.obs) - 1, LOGGED_CANDIDATES).astype(np.int64)

@@ -21,7 +21,7 @@ from pathlib import Path
 from absl import app, flags
 
 from proco_jax.common.object_store import is_address
-from proco_jax.evaluation.results import FILE, IDENTITY, load_rows
+from proco_jax.evaluation.results import FILE, load_rows
 from proco_jax.report.comparison import compare, setting_of
 from proco_jax.report.comparison_files import read_logs, write_comparison
 from proco_jax.report.markdown import results_markdown, write_report
@@ -29,6 +29,7 @@ from proco_jax.report.tables import summarize
 from proco_jax.sweeps.folder import check_root
 from proco_jax.sweeps.report import write_sweep_report
 
+_POLICY = ("task", "source", "regime", "cost_limit", "algorithm", "augmentation", "shield")
 _COMPARISON = flags.DEFINE_string("comparison", None, "Folder for a comparison of the runs.")
 _WRITE = flags.DEFINE_bool("write", False, "Write report.md and its pictures of each run again.")
 _SWEEP = flags.DEFINE_list(
@@ -108,12 +109,9 @@ def write_runs(folder: Path, workdirs: Sequence[Path]) -> Path:
       ValueError: if a file is damaged.
     """
     found = {workdir: load_rows(workdir / FILE) for workdir in workdirs}
-    identities = [
-        (row["task"], row["source"], row["regime"], row["cost_limit"], *(row[n] for n in IDENTITY))
-        for rows in found.values()
-        for row in rows
-    ]
-    ambiguous = len(set(identities)) < len(identities)
+    # Rows of one policy, whatever their seeds and steps are.
+    policies = [{tuple(row[name] for name in _POLICY) for row in rows} for rows in found.values()]
+    ambiguous = len(set().union(*policies)) < sum(map(len, policies))
     rows, logs = [], {}
     for workdir, mine in found.items():
         for row in mine:
@@ -121,7 +119,9 @@ def write_runs(folder: Path, workdirs: Sequence[Path]) -> Path:
             setting = setting_of(rows[-1])
             if setting not in logs:
                 # A comparison has a run of each algorithm in a folder of its own.
-                cards = map(read_logs, (workdir, workdir / row["algorithm"]))
+                cards = map(
+                    read_logs, (workdir, *sorted(x for x in workdir.iterdir() if x.is_dir()))
+                )
                 logs[setting] = next((card for card in cards if card is not None), None)
     known = {setting: card for setting, card in logs.items() if card is not None}
     title = f"Comparison of {len(workdirs)} {'run' if len(workdirs) == 1 else 'runs'}"

@@ -407,14 +407,16 @@ def _finding(
     planned = main_gains([gain for gain in gains if gain["axis"] == axis])
     done = [gain for gain in planned if gain["cost"] is not None]
     costs, returns = [gain["cost"] for gain in done], [gain["return"] for gain in done]
+    # The interval of a single episode has no width, and tells nothing.
+    several = [gain for gain in done if gain["seeds"] * gain["episodes"] > 1]
     numbers: dict[str, Any] = {
         "axis": axis,
         "planned": len(planned),
         "compared": len(done),
         "cost_lower": sum(cost["point"] < 0 for cost in costs),
-        "cost_lower_confident": sum(cost["high"] < 0 for cost in costs),
-        "cost_higher_confident": sum(cost["low"] > 0 for cost in costs),
-        "return_lower_confident": sum(one["high"] < 0 for one in returns),
+        "cost_lower_confident": sum(gain["cost"]["high"] < 0 for gain in several),
+        "cost_higher_confident": sum(gain["cost"]["low"] > 0 for gain in several),
+        "return_lower_confident": sum(gain["return"]["high"] < 0 for gain in several),
         "cost_range": _range(costs),
         "return_range": _range(returns),
     }

@@ -179,8 +179,8 @@ def _gains(content: Mapping[str, Any]) -> Table:
         "seeds x episodes": lambda e: (
             Cell(f"{e['seeds']} x {e['episodes']}", e["seeds"]) if e["seeds"] else Cell(ABSENT)
         ),
-        "mean cost": lambda e: _difference_cell(e["cost"], 1, better=-1),
-        "mean return": lambda e: _difference_cell(e["return"], 2, better=1),
+        "mean cost": lambda e: _difference_cell(e, "cost", 1, better=-1),
+        "mean return": lambda e: _difference_cell(e, "return", 2, better=1),
     }
     title = "Gains of training, knowledge and shield"
     return _table(title, GAINS_CAPTION, text, numbers, entries)
@@ -240,11 +240,16 @@ def _contrast(entry: Mapping[str, Any]) -> tuple[str, str]:
     return contrast_words(entry["axis"], policy_of(entry["policy"]), policy_of(entry["baseline"]))
 
 
-def _difference_cell(interval: Mapping[str, float] | None, digits: int, better: int) -> Cell:
-    """A difference, highlighted where its interval excludes 0; `better` is the sign that is."""
+def _difference_cell(entry: Mapping[str, Any], name: str, digits: int, better: int) -> Cell:
+    """A difference, highlighted where its interval excludes 0; `better` is the sign that is.
+
+    The interval of a single episode has no width, and tells nothing.
+    """
+    interval = entry[name]
     if interval is None:
         return Cell(ABSENT)
-    tone = _tone(better * interval["low"], better * interval["high"])
+    several = entry["seeds"] * entry["episodes"] > 1
+    tone = _tone(better * interval["low"], better * interval["high"]) if several else ""
     return Cell(signed(Interval(**interval), digits), interval["point"], tone)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from proco_jax.common import checksums, metrics
+from proco_jax.common.checksums import MADE_OF
 from proco_jax.common.files import write_text
 from proco_jax.config.schema import RULES_ALONE
 from proco_jax.evaluation import results
@@ -171,6 +172,7 @@ def _section(workdir: Path, section: _Section, shown: set[Path]) -> str:
         for path in sorted(folder.glob(f"{name}*.png"))
         if path not in shown
     ]
+    content.pop(MADE_OF, None)
     text = [section.text + "\n"] if section.text else []
     tables = section.tables(content)
     return "\n".join([f"## {section.heading}\n", *text, tables, *_embedded(workdir, drawn, shown)])
@@ -259,11 +261,13 @@ def _offline_tables(content: Mapping[str, Any]) -> str:
     logged = nested_tables({"logged_return": content["logged_return"]})
     model = content["model"]
     held_out = (
-        f"The model on {model['held_out_episodes']} held-out episodes. *One step*: share of logged "
-        f"changes inside of its {model['stated']:.0%} interval. *Stretches*: mean absolute error "
-        "after so many imagined steps with the logged actions, as a share of that of a forecast "
-        "without change. *Largest margin*: of whole episodes, imagined and logged, in the unit of "
-        "the rule.\n"
+        f"{model['unknown']}\n"
+        if "unknown" in model
+        else f"The model on {model['held_out_episodes']} held-out episodes. *One step*: share of "
+        f"logged changes inside of its {model['stated']:.0%} interval. *Stretches*: mean absolute "
+        "error after so many imagined steps with the logged actions, as a share of that of a "
+        "forecast without change. *Largest margin*: of whole episodes, imagined and logged, in the "
+        "unit of the rule.\n"
     )
     return "\n".join(
         [

@@ -56,6 +56,7 @@ _NOT_SETTINGS = (
 _LONGEST_NAME = 100
 _IMAGINATION = "proco.imagination."
 _UPDATES = f"{_IMAGINATION}updates"
+_EPISODE_SHARE = "augmentation.episode_share"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +71,8 @@ class Sweep:
       augmentations: as `--config.augmentations`; empty for those of the experiments.
       shields: as `--config.shields`; empty for those of the experiments.
       hyperparameters: dotted names of settings and the values that they take; all combinations are
-        run. Settings of an algorithm (`bc.learning_rate`) vary in its own runs alone.
+        run. Settings of an algorithm (`bc.learning_rate`) vary in its own runs alone, those of the
+        improvement (`proco.imagination`) also where another algorithm learns from its episodes.
       settings: values by dotted names, the same in all runs.
       seeds: policies of each run; 0 for as many as the experiments have.
       seed: the first of them.
@@ -155,8 +157,8 @@ def expand(sweep: Sweep) -> list[Unit]:
     """The units of a sweep, in the order of its axes.
 
     Raises:
-      ValueError: on an unknown experiment or setting, an axis without values or with one twice, or
-        a run whose config is invalid.
+      ValueError: on an unknown experiment or setting, an axis without values, with one twice, or
+        that varies in no run, or a run whose config is invalid.
     """
     _check_axes(sweep)
     groups: dict[str, list[SweepRun]] = {}
@@ -202,13 +204,14 @@ def _concerns(sweep: Sweep, base: Config, name: str, algorithm: str) -> bool:
     """Whether a setting varies in the runs of an algorithm: one of another algorithm does not.
 
     Those of the improvement in imagination concern all algorithms that learn from the episodes of
-    the improved policy.
+    the improved policy (`pipeline/imagined_episodes.py`).
     """
     section = name.partition(".")[0]
     if section not in ALGORITHMS or section == algorithm:
         return True
     updates = sweep.hyperparameters.get(_UPDATES, (base.proco.imagination.updates,))
-    learns = "proco" in base.augmentations and any(count > 0 for count in updates)
+    shares = sweep.hyperparameters.get(_EPISODE_SHARE, (base.augmentation.episode_share,))
+    learns = set(base.augmentations) != {"none"} and max(updates) > 0 and max(shares) > 0
     return name.startswith(_IMAGINATION) and learns
 
 
@@ -221,8 +224,9 @@ def _runs(sweep: Sweep) -> Iterator[tuple[str, SweepRun, str]]:
         for name in sweep.hyperparameters:
             if not any(_concerns(sweep, base, name, algorithm) for algorithm in algorithms):
                 raise ValueError(
-                    f"{name}: found among the hyperparameters, but it concerns none of the "
-                    f"algorithms {', '.join(algorithms)}; leave it out, or add its algorithm"
+                    f"{name}: found among the hyperparameters, but it varies in no run of the "
+                    f"algorithms {', '.join(algorithms)}; leave it out, give one value among the "
+                    "settings, or add its algorithm"
                 )
         for regime, algorithm in itertools.product(regimes, algorithms):
             own = {
