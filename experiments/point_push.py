@@ -12,9 +12,9 @@ in the README:
     | augmentation | shield  | return / cost / violation-free |
     | :----------- | :------ | -----------------------------: |
     | none         | none    |              -1.6 / 17.7 / 52% |
-    | none         | planner |               -0.8 / 1.2 / 90% |
+    | none         | planner |               -0.9 / 0.7 / 93% |
     | proco        | none    |              -1.5 / 16.5 / 67% |
-    | proco        | planner |               -1.9 / 0.9 / 93% |
+    | proco        | planner |               -1.4 / 1.1 / 88% |
 """
 
 from proco_jax.config.presets import for_navigation, set_variant
