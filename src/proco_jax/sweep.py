@@ -91,6 +91,11 @@ def main(argv: Sequence[str]) -> None:
         workdir = flags.FLAGS.workdir
         if not workdir and not _DRY_RUN.value:
             raise ValueError("--workdir: found none, expected the folder of the sweep")
+        if _TAKE_OVER.value and _ENGINE.value == "ray":
+            raise ValueError(
+                "--take_over: found with --engine=ray, whose queue hands out the units of its "
+                "share alone; leave one of both out"
+            )
         units = expand(load_sweep(_SWEEP.value or ""))
         share = find_share(_SHARD.value, os.environ)
         remote = _open_remote(workdir or "")
