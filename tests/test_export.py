@@ -17,7 +17,7 @@ from proco_jax.deployment import exporting
 from proco_jax.deployment.acting import initial_previous
 from proco_jax.deployment.exported_runner import Policy
 from proco_jax.deployment.policy import load_policy, save_policies
-from proco_jax.pipeline.export import export_run
+from proco_jax.pipeline.export import PARTIAL, export_run
 from proco_jax.training.loop import Program
 
 REMEMBERING = "deployment_toys:make_remembering"
@@ -231,6 +231,8 @@ def test_an_export_that_is_interrupted_leaves_nothing_to_deploy(workdir, tmp_pat
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("proco_jax.pipeline.export.exporting.measure_latency", interrupted)
         export_run(workdir, out, "bc", "proco", "none")
-    assert not out.exists()
+    assert [path.name for path in out.iterdir()] == [PARTIAL]
     export_run(workdir, out, "bc", "proco", "none")
-    assert (out / "policy.json").exists() and not out.with_name("out.partial").exists()
+    assert (out / "policy.json").exists() and not (out / PARTIAL).exists()
+    with pytest.raises(ValueError, match="is not empty"):
+        export_run(workdir, out, "bc", "proco", "none")

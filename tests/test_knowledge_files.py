@@ -170,7 +170,7 @@ def test_rules_vote_and_what_cannot_be_told_is_unsafe() -> None:
     np.testing.assert_allclose(labels.margin[:2], [-0.5, 1.5], atol=1e-6)
 
 
-def test_the_margin_of_a_rule_that_joins_several_units_has_none() -> None:
+def test_a_rule_of_several_units_has_a_margin_but_no_common_unit() -> None:
     mixed = parse_rule("load > 1 kPa or nearest(radar) <= 2 m", SPEC)
     assert mixed.unit == parse_rule(f"not ({mixed.text})", SPEC).unit == "several units"
     plain, length = (parse_rule(x, SPEC) for x in ("load > 1 kPa", "nearest(radar) <= 2 m"))

@@ -78,7 +78,7 @@ def test_names_depend_on_nothing_but_the_configs() -> None:
         ({"seeds": -1}, "0 or more"),
         (
             {"algorithms": ("bc",), "hyperparameters": {"fisor.learning_rate": (1e-3,)}},
-            "fisor.learning_rate: found among the hyperparameters, but it varies in no run",
+            "fisor.learning_rate: found among the hyperparameters, but no run of",
         ),
         (
             {"settings": {"train.batch": 8}, "hyperparameters": {"train.batch": (8, 16)}},

@@ -3,10 +3,10 @@
     python -m proco_jax.ablations --config=experiments/point_goal.py --seeds=2
 
 Works on the finished run of that config, with PROCO's algorithm and augmentation alone. Each change
-is a run of its own below `ablations/`, which can be resumed; it takes artifacts from the store of
-the finished run wherever their inputs agree. The table goes to `ablations/ablations.json` and to
-the terminal. What other algorithms, no augmentation or other shields give is not an ablation but an
-axis of the run itself (`--config.algorithms`, `augmentations`, `shields`).
+is a run of its own, `ablations/<change>-<seeds>`, which can be resumed; it takes artifacts from the
+store of the finished run wherever their inputs agree. The table goes to `ablations/ablations.json`
+and to the terminal. What other algorithms, no augmentation or other shields give is not an ablation
+but an axis of the run itself (`--config.algorithms`, `augmentations`, `shields`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -63,8 +63,10 @@ def ablate(
         report = own.read_json("ablations/ablations.json") or {}
         for name in names:
             own.log(f"\n#### {name}")
-            folder = workdir / "ablations" / f"{name.replace(' ', '_')}-{seeds}"
-            report[name] = _one(own, folder, ABLATIONS[name], seeds)
+            # A change of deployment alone shares the trainings of the finished run, of all seeds.
+            count = seeds if needs_training(ABLATIONS[name]) else config.seeds
+            folder = workdir / "ablations" / f"{name.replace(' ', '_')}-{count}"
+            report[name] = _one(own, folder, ablated(config, ABLATIONS[name], count), seeds)
             own.write_json("ablations/ablations.json", report)
     command_line.say("\n" + table(report))
 
@@ -89,10 +91,7 @@ def table(report: Mapping[str, Mapping[str, Any]]) -> str:
     return markdown_table(head, rows)
 
 
-def _one(own: Run, folder: Path, settings: Mapping[str, Any], seeds: int) -> dict[str, Any]:
-    # A change of deployment alone shares the trainings of the finished run, all seeds of them.
-    count = seeds if needs_training(settings) else own.config.seeds
-    config = ablated(own.config, settings, count)
+def _one(own: Run, folder: Path, config: Config, seeds: int) -> dict[str, Any]:
     if not config.knowledge.cache:
         # A language model must not write new rules for every ablation.
         replies = str((own.workdir / CACHE_NAME).absolute())

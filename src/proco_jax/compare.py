@@ -60,6 +60,7 @@ def compare_algorithms(
     runs = {name: replaced(config, {"algorithms": (name,)}) for name in config.algorithms}
     for name, own in runs.items():
         check_same(own, _folder(workdir, name))
+        stages.check_sources(own, _folder(workdir, name))
     use_cores_as_devices(max(config.seeds, config.dynamics.members))
     store = store or workdir.absolute().parent / STORE
     failed: dict[str, str] = {}

@@ -93,8 +93,8 @@ def main(argv: Sequence[str]) -> None:
             raise ValueError("--workdir: found none, expected the folder of the sweep")
         if _TAKE_OVER.value and _ENGINE.value == "ray":
             raise ValueError(
-                "--take_over: found with --engine=ray, whose queue hands out the units of its "
-                "share alone; leave one of both out"
+                "--take_over has no effect with --engine=ray, whose queue holds only the units of "
+                "its own share; leave out one of the two"
             )
         units = expand(load_sweep(_SWEEP.value or ""))
         share = find_share(_SHARD.value, os.environ)

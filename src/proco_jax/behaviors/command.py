@@ -82,7 +82,7 @@ def train_behaviors(
       FloatingPointError: if the training diverges.
     """
     ppo = ppo or learner_of(task)
-    _check(task, settings, ppo or learner_of(task), out)
+    _check(task, settings, ppo, out)
     identity, commit = _identity(task, settings, ppo), code_commit()
     with locked(out.with_name(f".{out.name}.lock"), log, "behavior policies"):
         if out.exists():

@@ -282,8 +282,8 @@ def _fix_ends(
 
 def _unread_note(count: int) -> str:
     return (
-        f"episodes with a cost in a row whose cost belongs to no step (their first or last row, or "
-        f"in a gap after them): {count}; they count as violating"
+        f"{count} episode(s) count as violating because of a cost that belongs to none of their "
+        "steps (in the first or last row, or in the gap after the episode)"
     )
 
 

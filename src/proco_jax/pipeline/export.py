@@ -12,6 +12,9 @@ from proco_jax.pipeline.workdir import DESCRIPTION
 from proco_jax.system.description import parse_system
 from proco_jax.types import TaskSpec
 
+# Where an export is made before it was compared.
+PARTIAL = ".partial"
+
 
 def export_run(
     workdir: Path,
@@ -30,13 +33,13 @@ def export_run(
       ValueError: if the folder is not empty, or the exported policy acts differently.
       FileNotFoundError: if there is no such policy.
     """
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and any(path.name != PARTIAL for path in out.iterdir()):
         raise ValueError(f"--out: {out} is not empty; name a new folder")
     policy = load_policy(workdir, algorithm, augmentation, shield, seed)
     inputs, actions, described = _names(workdir, policy.task)
     more = {"algorithm": algorithm, "augmentation": augmentation, "seed": seed, **described}
-    # So that a folder of that name always holds a whole policy that was compared.
-    partial = out.with_name(f"{out.name}.partial")
+    # So that the folder holds a whole policy that was compared, or none.
+    partial = out / PARTIAL
     shutil.rmtree(partial, ignore_errors=True)
     exporting.export_policy(policy, partial, inputs, actions, more)
     if (workdir / DESCRIPTION).exists():
@@ -52,9 +55,9 @@ def export_run(
     meta = json.loads((partial / exporting.META).read_text(encoding="utf-8"))
     meta |= {"equality": equality._asdict(), "latency": latency}
     write_text(partial / exporting.META, json.dumps(meta, indent=2, allow_nan=False) + "\n")
-    if out.exists():
-        out.rmdir()
-    partial.rename(out)
+    for path in sorted(partial.iterdir(), key=lambda path: path.name == exporting.META):
+        path.rename(out / path.name)
+    partial.rmdir()
     return meta
 
 

@@ -50,12 +50,17 @@ def evaluate_offline(
     logs: Logs,
     model: dynamics.Model,
     margin: Margin | None,
+    knows: str,
     trained: Sequence[Trained],
     deployed: Mapping[str, Deployed],
 ) -> None:
     """Writes `offline_evaluation.json`: the model on held-out logs, and each policy in the model.
 
     What is there already, of the same policies, is not made again.
+
+    Args:
+      margin: what violates; None without knowledge.
+      knows: digest of what the margin is made of.
     """
     config = run.config
     system = load_system(config.system.file)
@@ -63,7 +68,7 @@ def evaluate_offline(
     found = run.read_json(FILE) or {}
     held_out = logs.holdout
     kept = [*logs.episodes, *logs.holdout]
-    key = digest({"logs": logs.digest, "horizon": horizon, "margin": margin is not None})
+    key = digest({"logs": logs.digest, "horizon": horizon, "margin": margin and knows})
     if not held_out:
         run.log(f"   {NOTHING_HELD_OUT}")
     if found.get("key") != key:

@@ -125,6 +125,8 @@ def make_results(run: Run, render: bool = False, evaluate: bool = True) -> None:
     if finished(run) and (not render or _rendered(run)):
         return
     # The user's own algorithms and environments that cannot be used are an error before any work.
+    # As they are now, when they are read: they may be edited while the run goes on.
+    sources = _sources(run.config)
     for name in run.config.algorithms:
         find_maker(name)
     if evaluate and run.config.system.env:
@@ -135,7 +137,7 @@ def make_results(run: Run, render: bool = False, evaluate: bool = True) -> None:
         return
     run.metrics.seal()
     done = {"steps": run.config.train.steps, "files": _made(run)}
-    run.write_json(DONE, done | {"sources": _sources(run.config)})
+    run.write_json(DONE, done | {"sources": sources})
 
 
 def load_inputs(run: Run) -> tuple[Logs, Grounding | None]:
@@ -169,23 +171,11 @@ def finished(run: Run) -> bool:
     """
     if run.config.system.file:
         _keep_description(run)
-    done = run.read_json(DONE)
-    if done is None:
-        return False
-    before = done.get("sources") or {}
-    for name, found in _sources(run.config).items():
-        # A file that is not there any more does not keep anyone from seeing the results.
-        if found is not None and before.get(name, found) != found:
-            raise ValueError(
-                f"{name}: it has changed since the run in {run.workdir} was made with it; restore "
-                "it, or start a new run with another --workdir, which takes what does not depend "
-                "on it from the store"
-            )
-    # Runs of earlier versions did not list them.
-    missing = [name for name in done.get("files") or () if not (run.workdir / name).exists()]
+    check_sources(run.config, run.workdir)
+    missing = _missing(run)
     if missing:
         run.log(f"{', '.join(missing)}: not there any more; made anew")
-    return not missing
+    return missing == []
 
 
 def check_made(run: Run) -> None:
@@ -194,11 +184,44 @@ def check_made(run: Run) -> None:
     Raises:
       ValueError: if something is missing, or a file of the user's own has changed.
     """
-    if not finished(run):
+    if run.config.system.file:
+        _keep_description(run)
+    check_sources(run.config, run.workdir)
+    missing = _missing(run)
+    if missing != []:
+        lost = "a finished run" if missing is None else ", ".join(missing)
         raise ValueError(
-            f"{run.workdir} lacks files of its run; run python -m proco_jax.main with the same "
-            "--config and --workdir first"
+            f"{run.workdir}: found no {lost}; python -m proco_jax.main with the same --config and "
+            "--workdir makes what is missing"
         )
+
+
+def _missing(run: Run) -> list[str] | None:
+    """The files that a finished run lacks; None if it is not finished."""
+    done = run.read_json(DONE)
+    if done is None:
+        return None
+    # Runs of earlier versions did not list them.
+    return [name for name in done.get("files") or () if not (run.workdir / name).exists()]
+
+
+def check_sources(config: Config, workdir: Path) -> None:
+    """Checks that the files of the user's own are those with which a run was made, if it is
+    finished.
+
+    Raises:
+      ValueError: if one has changed.
+    """
+    done = checksums.read_json(workdir / DONE)
+    before = {} if done is None else done.get("sources") or {}
+    for name, found in _sources(config).items():
+        then = before.get(name)
+        # A file that is or was not there does not keep anyone from seeing the results.
+        if found is not None and then is not None and then != found:
+            raise ValueError(
+                f"{name} has changed since the run in {workdir} was made with it; restore the file,"
+                " remove that folder to make the run again, or give another --workdir"
+            )
 
 
 def check_episodes(config: Config, command: str) -> None:
@@ -430,7 +453,10 @@ def _learn_and_evaluate(
         with run.stage("offline", "Offline evaluation"):
             model = fit_dynamics(run, nets, data)[0] if fitted is None else fitted.dynamics
             margin = offline.unsafe_margin(nets, grounding, fitted and fitted.cost)
-            offline.evaluate_offline(run, nets, logs, model, margin, trained, deployed)
+            network = None if fitted is None else fitted.cost.folder.name
+            rules = [] if grounding is None else [rule.text for rule in grounding.rules]
+            knows = digest({"rules": rules, "cost": network})
+            offline.evaluate_offline(run, nets, logs, model, margin, knows, trained, deployed)
     if not config.system.file or config.system.env:
         with run.stage("evaluation", "Evaluation"):
             _evaluate_all(run, task, trained, deployed)

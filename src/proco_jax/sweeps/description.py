@@ -224,9 +224,9 @@ def _runs(sweep: Sweep) -> Iterator[tuple[str, SweepRun, str]]:
         for name in sweep.hyperparameters:
             if not any(_concerns(sweep, base, name, algorithm) for algorithm in algorithms):
                 raise ValueError(
-                    f"{name}: found among the hyperparameters, but it varies in no run of the "
-                    f"algorithms {', '.join(algorithms)}; leave it out, give one value among the "
-                    "settings, or add its algorithm"
+                    f"{name}: found among the hyperparameters, but no run of the algorithms "
+                    f"{', '.join(algorithms)} depends on it; leave it out, set it under settings, "
+                    "or add the algorithm it belongs to"
                 )
         for regime, algorithm in itertools.product(regimes, algorithms):
             own = {
