@@ -95,7 +95,6 @@ def load_logs(config: Config, workdir: str | Path, log: Callable[[str], None] = 
     costs = [return_and_cost(e)[1] + x for e, x in zip(stored.episodes, dropped_cost, strict=True)]
     split = split_episodes(costs, config.data)
     if not split.holdout:
-        notes.append(_NOTHING_HELD_OUT)
         log(f"{stored.dataset_id}: {_NOTHING_HELD_OUT}")
     digest = logs_digest(stored.episodes, split)
     _check_unchanged(Path(workdir) / CARD, stored.dataset_id, digest)
