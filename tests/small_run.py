@@ -43,9 +43,8 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 def small_config(home: Path, experiment_file: str = "point_goal", **changes: str) -> Config:
     """The config of `command` with the same arguments."""
-    given = BASES[experiment_file] | changes
-    settings = {name: _value(text) for name, text in given.items()}
-    settings = {"data.root": str(home / "data")} | settings
+    texts = _texts(home, experiment_file, changes)
+    settings = {name: _value(text) for name, text in texts.items()}
     return small_settings.small_config(settings, experiment_file)
 
 
@@ -89,8 +88,12 @@ def finish(
 
 
 def _flags(home: Path, name: str, experiment_file: str = "point_goal", **changes: str) -> list[str]:
-    settings = {"data.root": str(home / "data")} | BASES[experiment_file] | changes
-    return small_settings.small_flags(home / name, settings, experiment_file)
+    texts = _texts(home, experiment_file, changes)
+    return small_settings.small_flags(home / name, texts, experiment_file)
+
+
+def _texts(home: Path, experiment_file: str, changes: dict[str, str]) -> dict[str, str]:
+    return {"data.root": str(home / "data")} | BASES[experiment_file] | changes
 
 
 def _value(text: str) -> Any:

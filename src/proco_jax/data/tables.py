@@ -404,10 +404,13 @@ def column_numbers(table: Table, column: str) -> np.ndarray:
 
 
 def _number(cell: Any) -> float:
+    return math.nan if _is_missing(cell) else float(cell)
+
+
+def _is_missing(cell: Any) -> bool:
     if isinstance(cell, str):
-        text = cell.strip()
-        return math.nan if text.lower() in ("", "nan", "na", "null", "none") else float(text)
-    return math.nan if cell is None else float(cell)
+        return cell.strip().lower() in ("", "nan", "na", "null", "none")
+    return cell is None or cell != cell
 
 
 def _is_number(cell: Any) -> bool:
@@ -432,13 +435,12 @@ def column_times(table: Table, column: str) -> np.ndarray:
         return np.where(np.isnat(cells), np.nan, seconds)
     if isinstance(cells, np.ndarray) and cells.dtype.kind in "biuf":
         return column_numbers(table, column)
-    missing = [_is_number(cell) and math.isnan(_number(cell)) for cell in cells]
-    known = next((cell for cell, lost in zip(cells, missing, strict=True) if not lost), None)
+    known = next((cell for cell in cells if not _is_missing(cell)), None)
     if known is None or _is_number(known):
         return column_numbers(table, column)
     seconds = np.full(len(cells), np.nan)
     for row, cell in enumerate(cells):
-        if missing[row]:
+        if _is_missing(cell):
             continue
         try:
             stamp = datetime.datetime.fromisoformat(str(cell).strip())

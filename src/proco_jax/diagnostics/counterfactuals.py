@@ -69,7 +69,7 @@ def recorded_seeds(config: Config, indices: Sequence[int]) -> list[int]:
             "can only restore states of the embedded collection, whose seeds are known"
         )
     task = get_task(config.task)
-    if np.isfinite(task.velocity_limit):
+    if task.kind == "Velocity":
         raise ValueError(
             f"--config.task: found {config.task}, expected a navigation task: the simulator can "
             "restore logged states of these alone"

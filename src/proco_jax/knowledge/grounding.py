@@ -404,11 +404,9 @@ def _states_question(knowledge: Knowledge, texts: list[str], margin: float, vote
     def accept(reply: StatesReply) -> np.ndarray:
         check_count(reply, len(texts))
         # Less than even odds would turn the label around.
-        sures = [max(x.confidence, 0.5) for x in reply.labels]
-        return np.array(
-            [sure if x.unsafe else 1.0 - sure for x, sure in zip(reply.labels, sures, strict=True)],
-            np.float32,
-        )
+        sure = np.array([max(x.confidence, 0.5) for x in reply.labels])
+        unsafe = np.array([x.unsafe for x in reply.labels], bool)
+        return np.where(unsafe, sure, 1.0 - sure).astype(np.float32)
 
     messages = states_messages(knowledge, texts, margin)
     tokens = 200 + _LABEL_TOKENS * len(texts)

@@ -60,7 +60,7 @@ def evaluate_offline(
 
     Args:
       margin: what violates; None without knowledge.
-      knows: digest of what the margin is made of.
+      knows: digest of what the margin is made of; of no meaning without one.
     """
     config = run.config
     system = load_system(config.system.file)

@@ -124,9 +124,9 @@ def make_results(run: Run, render: bool = False, evaluate: bool = True) -> None:
         render = False
     if finished(run) and (not render or _rendered(run)):
         return
-    # The user's own algorithms and environments that cannot be used are an error before any work.
-    # As they are now, when they are read: they may be edited while the run goes on.
+    # As they are when they are read: they may be edited while the run goes on.
     sources = _sources(run.config)
+    # The user's own algorithms and environments that cannot be used are an error before any work.
     for name in run.config.algorithms:
         find_maker(name)
     if evaluate and run.config.system.env:
@@ -169,9 +169,6 @@ def finished(run: Run) -> bool:
     Raises:
       ValueError: if a file of the user's own has changed since.
     """
-    if run.config.system.file:
-        _keep_description(run)
-    check_sources(run.config, run.workdir)
     missing = _missing(run)
     if missing:
         run.log(f"{', '.join(missing)}: not there any more; made anew")
@@ -184,9 +181,6 @@ def check_made(run: Run) -> None:
     Raises:
       ValueError: if something is missing, or a file of the user's own has changed.
     """
-    if run.config.system.file:
-        _keep_description(run)
-    check_sources(run.config, run.workdir)
     missing = _missing(run)
     if missing != []:
         lost = "a finished run" if missing is None else ", ".join(missing)
@@ -197,7 +191,14 @@ def check_made(run: Run) -> None:
 
 
 def _missing(run: Run) -> list[str] | None:
-    """The files that a finished run lacks; None if it is not finished."""
+    """The files that a finished run lacks; None if it is not finished.
+
+    Raises:
+      ValueError: if a file of the user's own has changed.
+    """
+    if run.config.system.file:
+        _keep_description(run)
+    check_sources(run.config, run.workdir)
     done = run.read_json(DONE)
     if done is None:
         return None
@@ -298,15 +299,14 @@ def fit_world_model(run: Run, nets: Nets, data: Data, logs: Logs, grounding: Gro
         if ending_folder is not None:
             inputs["termination"] = ending_folder.name
         margin = margin_of(grounding)
-        rules = [rule.text for rule in grounding.rules]
-        made_of = digest({"dynamics": dynamics_folder.name, "rules": rules})
+        made_of = _digest_with_rules(grounding, dynamics=dynamics_folder.name)
         if margin is not None and not _is_there(run, "dynamics.json", made_of):
             unit = grounding.rules[0].unit
             reports.report_dynamics(run, nets, data, model, logs, margin, unit, made_of)
     with run.stage("cost", "Knowledge and cost"):
         labels, labels_folder = label(run, nets, data, model, dynamics_folder, grounding)
         fitted = fit_cost(run, nets, data.normalizer, labels, labels_folder)
-        made_of = digest({"cost": fitted.folder.name, "rules": rules})
+        made_of = _digest_with_rules(grounding, cost=fitted.folder.name)
         if not _is_there(run, "cost.json", made_of):
             reports.report_cost(run, nets, fitted, logs, grounding, made_of)
         inputs["cost"] = fitted.folder.name
@@ -316,6 +316,11 @@ def fit_world_model(run: Run, nets: Nets, data: Data, logs: Logs, grounding: Gro
             accurate, folder = fit_accurate_cost(run, nets, data.normalizer, *labeled)
             inputs["accurate_cost"] = folder.name
     return Fitted(model, events, ending, fitted, accurate, inputs)
+
+
+def _digest_with_rules(grounding: Grounding, **artifacts: str) -> str:
+    """Digest of what a report on artifacts, given by the hash of each kind, is made of."""
+    return digest({**artifacts, "rules": [rule.text for rule in grounding.rules]})
 
 
 def _is_there(run: Run, name: str, made_of: str) -> bool:
@@ -453,9 +458,9 @@ def _learn_and_evaluate(
         with run.stage("offline", "Offline evaluation"):
             model = fit_dynamics(run, nets, data)[0] if fitted is None else fitted.dynamics
             margin = offline.unsafe_margin(nets, grounding, fitted and fitted.cost)
-            network = None if fitted is None else fitted.cost.folder.name
-            rules = [] if grounding is None else [rule.text for rule in grounding.rules]
-            knows = digest({"rules": rules, "cost": network})
+            knows = ""
+            if grounding is not None and fitted is not None:
+                knows = _digest_with_rules(grounding, cost=fitted.cost.folder.name)
             offline.evaluate_offline(run, nets, logs, model, margin, knows, trained, deployed)
     if not config.system.file or config.system.env:
         with run.stage("evaluation", "Evaluation"):
