@@ -47,7 +47,7 @@ NETS: Any = Networks(Line(policy=True), Line(), Line())  # pyright: ignore
 def line_world(start: float = -1.0) -> World:
     """Actions are added to the position; logged actions are 0.5, every other one safe."""
 
-    def step(obs: jax.Array, action: jax.Array) -> Outcome:
+    def step(key: jax.Array, obs: jax.Array, action: jax.Array) -> Outcome:
         after = obs + action
         x = after[..., 0]
         return Outcome(after, -jnp.abs(x), 1.0 * (x >= GOAL), x > 0, x <= LOST)
@@ -58,11 +58,11 @@ def line_world(start: float = -1.0) -> World:
     def starts(key: jax.Array, n: int, share: jax.Array) -> jax.Array:
         return jnp.full((n, 1), start)
 
-    def sample(key: jax.Array, state: jax.Array, bonus: jax.Array) -> jax.Array:
+    def redraw(key: jax.Array, state: jax.Array, bonus: jax.Array) -> jax.Array:
         return jnp.where(bonus[:, None], AFTER, state)
 
     normalizer = Normalizer(jnp.zeros(1), jnp.ones(1))
-    return World(normalizer, lambda state: state, step, jnp.float32(BONUS), sample, starts, logged)
+    return World(normalizer, lambda state: state, step, jnp.float32(BONUS), redraw, starts, logged)
 
 
 def params(slope: float, bias: float, log_std: float | None = None) -> Any:

@@ -26,7 +26,7 @@ BONUS, GOAL, LOST = 7.0, 3.0, 4.5
 def count_up(positions: float) -> World:
     """A world whose state is a position, to which actions are added; unsafe above 2."""
 
-    def step(state: jax.Array, action: jax.Array) -> Outcome:
+    def step(key: jax.Array, state: jax.Array, action: jax.Array) -> Outcome:
         after = state + action
         x = after[..., 0]
         return Outcome(after, 10.0 * x, 1.0 * (x >= GOAL), x > 2.0, x >= LOST)
@@ -40,7 +40,7 @@ def count_up(positions: float) -> World:
         step=step,
         bonus=jnp.float32(BONUS),
         # After a bonus the robot is back at 0.
-        sample=lambda key, state, bonus: jnp.where(bonus[:, None], 0.0, state),
+        redraw=lambda key, state, bonus: jnp.where(bonus[:, None], 0.0, state),
         starts=starts,
         logged=lambda key, n: (jnp.zeros((n, 1)), jnp.zeros((n, 1)), jnp.ones(n, bool)),
     )

@@ -172,6 +172,10 @@ def test_which_policies_are_improved(algorithm, augmentation, updates, expected)
     assert improvement.improves(program) is expected
 
 
+# Residuals are drawn with it, where there are any.
+KEY = jax.random.key(5)
+
+
 def world_of(context: Context, elites: int = 2) -> Any:
     return learned_world(PROGRAM.dynamics, PROGRAM.cost, context, elites)
 
@@ -179,7 +183,7 @@ def world_of(context: Context, elites: int = 2) -> Any:
 def test_the_learned_world_is_that_of_model_cost_network_and_event_model(context):
     data, model = context.data, context.world.dynamics
     obs, action = data.obs[:5], data.action[:5]
-    found = world_of(context).step(obs, action)
+    found = world_of(context).step(KEY, obs, action)
     expected = dynamics.predict_mean(PROGRAM.dynamics, model, obs, action)
     np.testing.assert_allclose(found.next_state, expected.next_state, rtol=1e-6)
     low, high = model.targets.usual
@@ -197,12 +201,12 @@ def test_a_world_is_lost_where_the_elites_disagree_or_a_prediction_is_not_finite
     world = context.world
     obs, action = context.data.obs[:3], context.data.action[:3]
     strict = world._replace(dynamics=world.dynamics._replace(limit=jnp.float32(0.0)))
-    assert world_of(context._replace(world=strict)).step(obs, action).lost.all()
+    assert world_of(context._replace(world=strict)).step(KEY, obs, action).lost.all()
     # A single network never disagrees with itself.
-    assert not world_of(context._replace(world=strict), elites=1).step(obs, action).lost.any()
+    assert not world_of(context._replace(world=strict), elites=1).step(KEY, obs, action).lost.any()
     params = jax.tree.map(lambda x: x * jnp.nan, world.dynamics.params)
     broken = world._replace(dynamics=world.dynamics._replace(params=params))
-    found = world_of(context._replace(world=broken)).step(obs, action)
+    found = world_of(context._replace(world=broken)).step(KEY, obs, action)
     assert found.lost.all()
     np.testing.assert_array_equal(found.next_state, obs)
 
@@ -211,19 +215,19 @@ def test_a_state_that_ends_an_episode_is_not_continued_and_not_unsafe_for_that(c
     obs, action = context.data.obs[:5], context.data.action[:5]
     always = termination.empty_model(FLAT.size)._replace(threshold=jnp.float32(-jnp.inf))
     world = context.world._replace(cost=None, termination=always)
-    found = world_of(context._replace(world=world)).step(obs, action)
+    found = world_of(context._replace(world=world)).step(KEY, obs, action)
     assert found.lost.all() and not found.unsafe.any()
     never = always._replace(threshold=jnp.float32(jnp.inf))
     world = world._replace(termination=never)
-    assert not world_of(context._replace(world=world)).step(obs, action).lost.any()
+    assert not world_of(context._replace(world=world)).step(KEY, obs, action).lost.any()
 
 
 def test_without_a_cost_network_leaving_the_logs_is_unsafe(context):
     world = context.world._replace(cost=None)
     strict = world._replace(dynamics=world.dynamics._replace(limit=jnp.float32(0.0)))
     obs, action = context.data.obs[:3], context.data.action[:3]
-    assert not world_of(context._replace(world=world)).step(obs, action).unsafe.any()
-    assert world_of(context._replace(world=strict)).step(obs, action).unsafe.all()
+    assert not world_of(context._replace(world=world)).step(KEY, obs, action).unsafe.any()
+    assert world_of(context._replace(world=strict)).step(KEY, obs, action).unsafe.all()
 
 
 def test_an_accurate_cost_network_decides_instead_of_the_conservative_one(context):
@@ -231,8 +235,21 @@ def test_an_accurate_cost_network_decides_instead_of_the_conservative_one(contex
     for threshold, unsafe in ((jnp.inf, False), (-jnp.inf, True)):
         other = context.world.cost._replace(threshold=jnp.float32(threshold))
         world = context.world._replace(accurate_cost=other)
-        found = world_of(context._replace(world=world)).step(obs, action)
+        found = world_of(context._replace(world=world)).step(KEY, obs, action)
         np.testing.assert_array_equal(found.unsafe, np.full(5, unsafe))
+
+
+def test_a_state_is_judged_with_what_the_dynamics_do_not_predict(context):
+    obs, action = context.data.obs[:5], context.data.action[:5]
+    plain = world_of(context).step(KEY, obs, action).next_state
+    added = plain + 1.0
+    # A threshold that the scores of one state and the other do not reach alike.
+    scores = [cost.score(PROGRAM.cost, context.world.cost, x)[0] for x in (plain, added)]
+    judge = context.world.cost._replace(threshold=sum(scores) / 2)
+    world = context.world._replace(cost=judge, residuals=jnp.ones((1, FLAT.size)))
+    found = world_of(context._replace(world=world)).step(KEY, obs, action)
+    np.testing.assert_allclose(found.next_state, added, rtol=1e-5)
+    assert found.unsafe[0] == (scores[1] > scores[0]) != cost.unsafe(PROGRAM.cost, judge, plain)[0]
 
 
 def test_worlds_begin_with_the_states_that_were_prepared(context):

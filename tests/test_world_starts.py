@@ -71,9 +71,9 @@ def test_worlds_begin_at_logged_and_risky_observations_and_can_be_continued(know
     assert (len(risky) == data.size) is not known
     learned = learned_world(nets.dynamics, nets.cost, context, 2)
     states = learned.starts(jax.random.key(0), 6, jnp.float32(0.5))
-    found = learned.step(states, jnp.zeros((6, ACTIONS)))
+    found = learned.step(jax.random.key(2), states, jnp.zeros((6, ACTIONS)))
     assert found.next_state.shape == states.shape == (6, world.begun.shape[1])
-    drawn_anew = learned.sample(jax.random.key(1), found.next_state, jnp.arange(6) < 3)
+    drawn_anew = learned.redraw(jax.random.key(1), found.next_state, jnp.arange(6) < 3)
     assert drawn_anew.shape == states.shape and np.isfinite(drawn_anew).all()
 
 

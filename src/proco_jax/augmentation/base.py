@@ -90,7 +90,7 @@ class Outcome(NamedTuple):
     """What the learned world answers to actions.
 
     Attributes:
-      next_state: `[..., S]` imagined.
+      next_state: `[..., S]` imagined, of which `unsafe` and `lost` speak.
       reward: `[...]`, the usual part, within its usual range.
       bonus: `[...]` probability that the action earns a rare bonus.
       unsafe: `[...]` bool, whether the next state counts as unsafe.
@@ -112,10 +112,11 @@ class World(NamedTuple):
     Attributes:
       normalizer: of observations.
       observe: states `[..., S]` to raw obs `[..., O]`.
-      step: states `[..., S]` and actions `[..., A]` to the outcome.
+      step: (key, states `[n, S]`, actions `[n, A]`) to the outcome, with what the dynamics cannot
+        predict.
       bonus: scalar, the size of a rare bonus.
-      sample: (key, predicted states `[n, S]`, whether a bonus occurs `[n]`) to states `[n, S]`,
-        with what the dynamics cannot predict.
+      redraw: (key, next states `[n, S]`, whether a bonus occurs `[n]`) to states `[n, S]`, with
+        what a bonus changes.
       starts: (key, n, share) to states `[n, S]` that begin at logged ones, a share of them risky.
       logged: (key, n) to logged raw obs `[n, O]`, actions `[n, A]`, and whether the next state
         counts as safe, `[n]` bool.
@@ -123,9 +124,9 @@ class World(NamedTuple):
 
     normalizer: Normalizer
     observe: Callable[[Array], Array]
-    step: Callable[[Array, Array], Outcome]
+    step: Callable[[Array, Array, Array], Outcome]
     bonus: Array
-    sample: Callable[[Array, Array, Array], Array]
+    redraw: Callable[[Array, Array, Array], Array]
     starts: Callable[[Array, int, Array], Array]
     logged: Callable[[Array, int], tuple[Array, Array, Array]]
 
@@ -136,7 +137,7 @@ def advance(
     """One step of n worlds, with what the dynamics cannot predict.
 
     Args:
-      keys: of the bonuses, and of what is drawn after them.
+      keys: of the bonuses, and of all else.
       state: `[n, S]`.
       action: `[n, A]`.
 
@@ -144,10 +145,11 @@ def advance(
       The outcome; whether a bonus occurs `[n]`; the reward with it `[n]`; the states then `[n, S]`.
     """
     bonus_key, sample_key = keys
-    found = world.step(state, action)
+    step_key, redraw_key = jax.random.split(sample_key)
+    found = world.step(step_key, state, action)
     bonus = jax.random.bernoulli(bonus_key, found.bonus)
     reward = found.reward + jnp.where(bonus, world.bonus, 0.0)
-    return found, bonus, reward, world.sample(sample_key, found.next_state, bonus)
+    return found, bonus, reward, world.redraw(redraw_key, found.next_state, bonus)
 
 
 def no_episodes(hyper: Any, context: Context) -> None:

@@ -9,8 +9,8 @@ charges a policy for coming near as for a violation; a careful policy then pays 
 earns among hazards, and learns to leave them.
 
 Some sensors can hardly be predicted, e.g. an accelerometer. A policy that was improved with their
-means acts on noise once it is deployed, so residuals of logged transitions are added to them. Rings
-get none: errors of where objects are would add up to a random walk.
+means acts on noise once it is deployed, so residuals of logged transitions are added to them before
+the state is judged. Rings get none: errors of where objects are would add up to a random walk.
 """
 
 import jax
@@ -45,10 +45,13 @@ def learned_world(
     def observe(state: Array) -> jax.Array:
         return object_map.observation(spec, state)
 
-    def step(state: Array, action: Array) -> Outcome:
+    def step(key: Array, state: Array, action: Array) -> Outcome:
         found = dynamics.predict_mean(dynamics_net, model, state, action, elites)
         finite = jnp.all(jnp.isfinite(found.next_state), axis=-1) & jnp.isfinite(found.reward)
         next_state = jnp.where(finite[..., None], found.next_state, state)
+        if world.residuals is not None:
+            index = jax.random.randint(key, finite.shape, 0, world.residuals.shape[0])
+            next_state = next_state.at[..., : spec.size].add(world.residuals[index])
         next_obs = observe(next_state)
         reward = jnp.clip(jnp.where(finite, found.reward, 0.0), low, high)
         lost = ~(finite & (found.disagreement <= model.limit))
@@ -77,14 +80,8 @@ def learned_world(
         index = jax.random.randint(key, (n,), 0, data.size)
         return data.obs[data.obs_index[index]], data.action[index], ~world.unsafe[index]
 
-    def sample(key: Array, state: Array, occurs: Array) -> Array:
-        residual_key, redraw_key = jax.random.split(key)
-        if world.residuals is not None:
-            index = jax.random.randint(residual_key, occurs.shape, 0, world.residuals.shape[0])
-            state = state.at[:, : spec.size].add(world.residuals[index])
-        if events is None:
-            return state
-        return bonus.after_bonus(spec, events, redraw_key, state, occurs)
+    def redraw(key: Array, state: Array, occurs: Array) -> Array:
+        return state if events is None else bonus.after_bonus(spec, events, key, state, occurs)
 
     size = jnp.zeros(()) if events is None else events.size
-    return World(context.normalizer, observe, step, size, sample, starts, logged)
+    return World(context.normalizer, observe, step, size, redraw, starts, logged)
