@@ -350,7 +350,7 @@ def test_a_value_outside_of_its_bounds_is_refused(name: str, value: Any, expecte
 def test_an_imagined_update_needs_a_step_for_each_minibatch() -> None:
     sizes = {"proco__imagination__worlds": 1, "proco__imagination__horizon": 3}
     text = refusal(changed(**sizes))
-    assert "--config.proco.imagination.minibatches: found 4, expected at most the 3 steps" in text
+    assert "--config.proco.imagination.minibatches: found 16, expected at most the 3 steps" in text
     validate(changed(**sizes, proco__imagination__minibatches=3))
 
 

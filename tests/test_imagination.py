@@ -353,12 +353,27 @@ def test_the_learning_rate_decays_to_a_tenth_after_the_warmup():
         np.testing.assert_allclose(moved(jnp.int32(updates)), expected, rtol=5e-2)
 
 
+def test_the_average_of_the_policies_covers_the_last_tenth_of_the_updates():
+    settings = dataclasses.replace(SETTINGS, warmup=3)
+    state, found = begun([-1.0]), []
+    for n in range(53):
+        # The policy of the t-th update after the warmup is t, before that 0.
+        policy = jax.tree.map(lambda x, n=n: jnp.full_like(x, max(n - 2, 0)), state.policy)
+        state = dataclasses.replace(state, policy=policy, updates=jnp.int32(n))
+        state = dataclasses.replace(state, average=imagination.averaged(settings, state))
+        found.append(float(state.average["params"]["bias"][0]))
+    # A mean age of a tenth: in closed form the average is 0.9 t + 0.1.
+    expected = [0.0] * 3 + [0.9 * t + 0.1 for t in range(1, 51)]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 @pytest.mark.slow
 def test_warmup_moves_values_alone_and_then_policy_and_multiplier_move():
     begin = begun([-2.0, 1.0, -4.0], log_std=-1.0)
     first, metrics = one_update(begin, jax.random.key(2))
     same_leaves((first.policy, first.policy_optimizer), (begin.policy, begin.policy_optimizer))
     assert first.multiplier == begin.multiplier and first.updates == 1
+    same_leaves(first.average, begin.policy)
     assert metrics["imagination/multiplier"] == begin.multiplier
     second, _ = one_update(first, jax.random.key(3))
     for name in ("policy", "values"):
@@ -366,5 +381,7 @@ def test_warmup_moves_values_alone_and_then_policy_and_multiplier_move():
             lambda a, b: np.all(a != b), getattr(second, name), getattr(first, name)
         )
         assert all(jax.tree.leaves(moved)), name
+    # The first policy that has learned replaces the one before in the average.
+    same_leaves(second.average, second.policy)
     assert second.multiplier != first.multiplier
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((second, metrics)))

@@ -107,6 +107,7 @@ def test_policy_values_critics_and_imagined_rows_move_and_nothing_else(after, be
         same_leaves(state.train.step, first.train.step)
     moved = [
         (last.imagination.policy, first.imagination.policy),
+        (last.imagination.average, first.imagination.average),
         (last.imagination.values, first.imagination.values),
         (last.train.algorithm.feasibility.params, first.train.algorithm.feasibility.params),
         (last.train.augmentation.data.obs, first.train.augmentation.data.obs),
@@ -118,10 +119,10 @@ def test_policy_values_critics_and_imagined_rows_move_and_nothing_else(after, be
 
 
 @pytest.mark.slow
-def test_the_improved_policy_is_what_the_algorithm_acts_with(after):
+def test_the_average_of_the_improved_policies_is_what_the_algorithm_acts_with(after):
     _, last, _ = after
     found = improvement.improved(PROGRAM, last).algorithm
-    same_leaves(found.params["policy"], last.imagination.policy)
+    same_leaves(found.params["policy"], last.imagination.average)
     same_leaves(found.params["v"], last.train.algorithm.params["v"])
     same_leaves(found.feasibility, last.train.algorithm.feasibility)
 

@@ -13,6 +13,10 @@ passes a goal at full speed meets what is behind it. A world starts anew from a 
 - where it is lost, because the dynamics ensemble disagrees: no reward follows;
 - at random beyond an age, as errors of the model add up; this is no end, values bootstrap.
 
+The multiplier swings around what the constraint needs, and the policy with it. What is deployed is
+therefore an average of its parameters over about the last tenth of the updates (Shamir and Zhang
+2013), while the policy itself acts and learns.
+
 The reward of a step is the usual part of the predicted reward, and the bonus where its event is
 drawn. Its cost is 1 where the next state counts as unsafe. All is written for one member.
 """
@@ -53,6 +57,9 @@ LOGGED_PART = 4
 SMALLEST_MULTIPLIER = 0.01
 # The policy's learning rate at the last update, as a share of that at the first.
 LAST_RATE = 0.1
+# By which the average of the policy decays: after t updates the one n updates ago has about the
+# weight (1 - n / t)^DECAY.
+DECAY = 8.0
 # Of a world beyond its age, per step.
 RESTART_PROBABILITY = 0.1
 # Metrics count events per so many steps, about the length of an episode.
@@ -89,6 +96,7 @@ class State:
 
     Attributes:
       policy: parameters of the policy.
+      average: of its parameters over the last updates, which is deployed.
       values: parameters `{"reward", "cost"}` of both values.
       policy_optimizer: state of the policy's optimizer.
       value_optimizer: state of the values' optimizer.
@@ -99,6 +107,7 @@ class State:
     """
 
     policy: Any
+    average: Any
     values: Any
     policy_optimizer: optax.OptState
     value_optimizer: optax.OptState
@@ -177,6 +186,8 @@ def init(
     }
     return State(
         policy=policy,
+        # States are donated, so no two of their parts may share their memory.
+        average=jax.tree.map(jnp.copy, policy),
         values=values,
         policy_optimizer=optax.scale_by_adam().init(policy),
         value_optimizer=optax.scale_by_adam().init(values),
@@ -235,6 +246,7 @@ def update(
     )
     state = dataclasses.replace(
         state,
+        average=averaged(settings, state),
         multiplier=jnp.where(learns, ascended, state.multiplier),
         imagined=imagined,
         age=age,
@@ -257,6 +269,18 @@ def rate_share(settings: ImaginationConfig, updates: Array) -> jax.Array:
     span = max(settings.updates - settings.warmup, 1)
     done = jnp.clip((updates - settings.warmup) / span, 0.0, 1.0)
     return 1.0 - (1.0 - LAST_RATE) * done
+
+
+def averaged(settings: ImaginationConfig, state: State) -> Any:
+    """The average of the policy's parameters with those after this update, the t-th that moved it.
+
+    They have the share (DECAY + 1) / (DECAY + t), so the first ones replace what was there.
+
+    Source: Shamir and Zhang 2013, polynomial-decay averaging.
+    """
+    done = jnp.maximum(state.updates - settings.warmup, 0)
+    share = (DECAY + 1.0) / (DECAY + 1.0 + done)
+    return optax.incremental_update(state.policy, state.average, share)
 
 
 def act(

@@ -155,6 +155,9 @@ def training_inputs(config: Config, learner: Learner, made_of: Mapping[str, Any]
         if learner.algorithm == "proco":
             # They are imagined after its training.
             del settings["proco"]["imagination"]["episodes"]
+            if config.proco.imagination.updates:
+                # How a policy is improved: worlds are judged with residuals, policies averaged.
+                settings["improvement"] = 2
         if learner.algorithm == "cdt" and learner.augmentation != "none":
             # By which law imagined segments are drawn.
             settings["segments"] = 2

@@ -144,8 +144,9 @@ def make_improvement(program: Program, members: int | None = None) -> Improvemen
 
 
 def improved(program: Program, state: ImprovementState) -> TrainState:
-    """The training with the improved policy; works on one member and on all at once."""
-    algorithm = _actor(program).replace(state.train.algorithm, state.imagination.policy)
+    """The training with the improved policy, the average of the last ones; works on one member and
+    on all at once."""
+    algorithm = _actor(program).replace(state.train.algorithm, state.imagination.average)
     return dataclasses.replace(state.train, algorithm=algorithm)
 
 
