@@ -121,12 +121,12 @@ def card_lines(card: dict[str, Any]) -> list[str]:
         f"{before['violation_free_share']:.0%} violation-free",
         f"regime {card['regime']}: {after['episodes']} episodes kept "
         f"({card['train']['episodes']} to train, {card['holdout']['episodes']} held out), "
-        f"return {_range(after['return'])}, cost {_range(after['cost'])}",
+        f"mean return {_range(after['return'])}, mean cost {_range(after['cost'])}",
     ]
 
 
 def _range(quantiles: dict[str, float]) -> str:
-    return f"{quantiles['median']:.1f} ({quantiles['min']:.1f} to {quantiles['max']:.1f})"
+    return f"{quantiles['mean']:.1f} ({quantiles['min']:.1f} to {quantiles['max']:.1f})"
 
 
 def _extent(episodes: Sequence[Episode]) -> dict[str, int]:
