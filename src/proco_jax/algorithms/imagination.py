@@ -13,9 +13,9 @@ passes a goal at full speed meets what is behind it. A world starts anew from a 
 - where it is lost, because the dynamics ensemble disagrees: no reward follows;
 - at random beyond an age, as errors of the model add up; this is no end, values bootstrap.
 
-The multiplier swings around what the constraint needs, and the policy with it. What is deployed is
-therefore an average of its parameters over about the last tenth of the updates (Shamir and Zhang
-2013), while the policy itself acts and learns.
+Policies of neighboring updates differ in return and cost. What is deployed is an average of their
+parameters, whose mean age is a tenth of the updates (Shamir and Zhang 2013); the policy itself acts
+and learns.
 
 The reward of a step is the usual part of the predicted reward, and the bonus where its event is
 drawn. Its cost is 1 where the next state counts as unsafe. All is written for one member.

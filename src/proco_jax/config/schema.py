@@ -513,7 +513,7 @@ class ImaginationConfig:
     Attributes:
       updates: in all, e.g. 600; 0 leaves the policy as the regression gave it.
       warmup: of them, the first, which fit the values alone.
-      interval: updates between refreshes of the augmentation with the policy as it is then.
+      interval: updates between refreshes of the augmentation with what would be deployed then.
       critic_steps: gradient steps of the feasibility critics after each refresh.
       worlds: imagined worlds that continue across the updates.
       horizon: steps in each of them per update.

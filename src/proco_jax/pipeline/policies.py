@@ -146,6 +146,7 @@ def training_inputs(config: Config, learner: Learner, made_of: Mapping[str, Any]
     names = ("task", "cost_limit", "seeds", "seed", "encoder", "feasibility", "train")
     settings = {name: whole[name] for name in names}
     del settings["train"]["checkpoint_every"]
+    may_improve = config.proco.imagination.updates > 0 and learner.augmentation != "none"
     if learner.augmentation != "none":
         settings |= {name: whole[name] for name in ("rollouts", "augmentation")}
         if "episodes" not in made_of:
@@ -153,11 +154,11 @@ def training_inputs(config: Config, learner: Learner, made_of: Mapping[str, Any]
     if learner.algorithm in ALGORITHMS:
         settings[learner.algorithm] = whole[learner.algorithm]
         if learner.algorithm == "proco":
-            # They are imagined after its training.
-            del settings["proco"]["imagination"]["episodes"]
-            if config.proco.imagination.updates:
-                # How a policy is improved: worlds are judged with residuals, policies averaged.
-                settings["improvement"] = 2
+            if may_improve:
+                # They are imagined after its training.
+                del settings["proco"]["imagination"]["episodes"]
+            else:
+                del settings["proco"]["imagination"]
         if learner.algorithm == "cdt" and learner.augmentation != "none":
             # By which law imagined segments are drawn.
             settings["segments"] = 2
@@ -169,6 +170,9 @@ def training_inputs(config: Config, learner: Learner, made_of: Mapping[str, Any]
         # It changes no result.
         del settings["data"]["verify"]
         settings["source"] = source_digest(learner.algorithm)
+    if may_improve and (learner.algorithm == "proco" or learner.algorithm not in ALGORITHMS):
+        # By which law: worlds are judged with residuals, policies averaged.
+        settings["improvement"] = 2
     return {
         "version": VERSION,
         "algorithm": learner.algorithm,

@@ -144,8 +144,10 @@ def make_improvement(program: Program, members: int | None = None) -> Improvemen
 
 
 def improved(program: Program, state: ImprovementState) -> TrainState:
-    """The training with the improved policy, the average of the last ones; works on one member and
-    on all at once."""
+    """The training with the policy that is deployed, the average of the improved ones.
+
+    Works on one member and on all at once.
+    """
     algorithm = _actor(program).replace(state.train.algorithm, state.imagination.average)
     return dataclasses.replace(state.train, algorithm=algorithm)
 
@@ -157,8 +159,8 @@ def _refresh(
     train: TrainState,
     learned: imagination.State,
 ) -> tuple[TrainState, Metrics]:
-    """Regenerates the imagined rows with the policy as it is now."""
-    algorithm = _actor(program).replace(train.algorithm, learned.policy)
+    """Regenerates the imagined rows with the policy that would be deployed now."""
+    algorithm = _actor(program).replace(train.algorithm, learned.average)
     own = hyper.training
     augmented, metrics = program.augmentation.refresh(
         _key(train, learned.updates, _REFRESH),
