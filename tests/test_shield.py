@@ -233,17 +233,23 @@ def test_the_filter_accepts_an_action_exactly_at_its_threshold(program, deployed
 
     @jax.jit
     def run(threshold: jax.Array, actions: jax.Array) -> Any:
+        """The filter's choice, the least Q_h, and Q_h of all actions as the filter computes it.
+
+        In the last bit Q_h depends on the place of an action among the others.
+        """
         state = guard_of(deployed)._replace(critics=critics, qh_threshold=threshold)
-        return filter_actions(program.feasibility, state, obs, actions)
+        seen = state.dynamics.normalizer(obs)
+        many = jnp.broadcast_to(seen[:, None], (*actions.shape[:2], seen.shape[-1]))
+        qh = feasibility.qh(program.feasibility, critics, many, actions)
+        return *filter_actions(program.feasibility, state, obs, actions), qh
 
     for row in range(STATES):
         # The action with the largest Q_h first, so that it is taken only if it is feasible.
         order = np.argsort(-proposals.qh[0, row])
         actions = jnp.asarray(proposals.actions[0][:, order])
-        single = jnp.broadcast_to(actions[:, :1], actions.shape)
-        _, largest = run(jnp.float32(ALWAYS), single)
-        at, _ = run(largest[row], actions)
-        below, least = run(jnp.nextafter(largest[row], -jnp.inf), actions)
+        largest = run(jnp.float32(ALWAYS), actions)[2][row, 0]
+        at = run(largest, actions)[0]
+        below, least, _ = run(jnp.nextafter(largest, -jnp.inf), actions)
         np.testing.assert_array_equal(at[row], actions[row, 0])
         np.testing.assert_array_equal(below[row], actions[row, 1])
         np.testing.assert_allclose(least[row], proposals.least[0, row], rtol=1e-5, atol=1e-6)
