@@ -353,7 +353,7 @@ def test_the_learning_rate_decays_to_a_tenth_after_the_warmup():
         np.testing.assert_allclose(moved(jnp.int32(updates)), expected, rtol=5e-2)
 
 
-def test_the_average_of_the_policies_covers_the_last_tenth_of_the_updates():
+def test_the_mean_age_of_the_averaged_policies_is_a_tenth_of_the_updates():
     settings = dataclasses.replace(SETTINGS, warmup=3)
     state, found = begun([-1.0]), []
     for n in range(53):
@@ -362,7 +362,7 @@ def test_the_average_of_the_policies_covers_the_last_tenth_of_the_updates():
         state = dataclasses.replace(state, policy=policy, updates=jnp.int32(n))
         state = dataclasses.replace(state, average=imagination.averaged(settings, state))
         found.append(float(state.average["params"]["bias"][0]))
-    # A mean age of a tenth: in closed form the average is 0.9 t + 0.1.
+    # In closed form the average is 0.9 t + 0.1.
     expected = [0.0] * 3 + [0.9 * t + 0.1 for t in range(1, 51)]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 

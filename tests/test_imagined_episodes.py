@@ -14,7 +14,7 @@ from proco_jax.config.schema import replaced
 from proco_jax.data.logs import to_dataset
 from proco_jax.models.normalizer import Normalizer
 from proco_jax.pipeline.imagined_episodes import choose, learns_from_episodes
-from proco_jax.pipeline.policies import Learner, training_inputs
+from proco_jax.pipeline.policies import Learner
 from proco_jax.training import loop, sampling
 from proco_jax.training.imagined_episodes import Walks, walk
 from proco_jax.types import Episode
@@ -159,31 +159,6 @@ def drawn_segments(share: float) -> Any:
 def of_episodes(batch: Any) -> np.ndarray:
     marked = np.asarray(batch.action == MARK).reshape(len(batch.action), -1)
     return np.logical_and.reduce(marked, axis=1)
-
-
-@pytest.mark.parametrize(
-    ("algorithm", "augmentation", "updates", "improves"),
-    [
-        ("proco", "proco", 5, True),
-        ("toy_algorithm:make", "proco", 5, True),
-        ("proco", "none", 5, False),
-        ("proco", "proco", 0, False),
-        ("bc", "proco", 5, False),
-    ],
-)
-def test_which_trainings_depend_on_how_a_policy_is_improved(
-    algorithm, augmentation, updates, improves
-):
-    def inputs(**changes: Any) -> dict[str, Any]:
-        found = {f"proco.imagination.{name}": value for name, value in changes.items()}
-        config = replaced(tiny_config(), {"proco.imagination.updates": updates} | found)
-        return training_inputs(config, Learner(algorithm, augmentation), {})
-
-    first = inputs()
-    assert ("improvement" in first["settings"]) is improves
-    if algorithm in ("proco", "bc"):
-        assert (inputs(epochs=7) != first) is improves
-        assert inputs(episodes=7) == first
 
 
 def test_rows_of_episodes_take_the_place_of_the_stated_share_of_logged_ones():

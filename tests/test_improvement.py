@@ -18,11 +18,14 @@ from core_toys import (
     toy_keys,
 )
 
+from proco_jax.algorithms import proco
 from proco_jax.augmentation.base import Context, WorldModel
 from proco_jax.augmentation.learned_world import learned_world
 from proco_jax.common.checkpoint import Checkpoints
+from proco_jax.config.schema import replaced
 from proco_jax.models import bonus, cost, dynamics, dynamics_targets, termination
 from proco_jax.models.normalizer import fit_normalizer
+from proco_jax.pipeline.policies import Learner, training_inputs
 from proco_jax.training import improvement, loop
 
 pytestmark = pytest.mark.usefixtures("unchecked_keys")
@@ -164,13 +167,29 @@ def test_members_learn_apart(after):
         ("proco", "fixed_trajectories", 5, False),
         ("bc", "proco", 5, False),
         ("proco", "proco", 0, False),
+        ("toy_algorithm:make", "proco", 5, True),
     ],
 )
-def test_which_policies_are_improved(algorithm, augmentation, updates, expected):
-    config = tiny_config()
-    config.proco.imagination.updates = updates
-    program = loop.make_program(config, FLAT_TASK, algorithm, augmentation)
-    assert improvement.improves(program) is expected
+def test_which_policies_are_improved_and_depend_on_how(
+    algorithm, augmentation, updates, expected, monkeypatch
+):
+    # An algorithm of the user's own is improved if it has an actor, as this one.
+    monkeypatch.setattr("toy_algorithm.make", proco.make)
+
+    def program(**changes: Any) -> loop.Program:
+        found = {f"proco.imagination.{name}": value for name, value in changes.items()}
+        config = replaced(tiny_config(), {"proco.imagination.updates": updates} | found)
+        return loop.make_program(config, FLAT_TASK, algorithm, augmentation)
+
+    def inputs(**changes: Any) -> dict[str, Any]:
+        return training_inputs(program(**changes), Learner(algorithm, augmentation), {})
+
+    assert improvement.improves(program()) is expected
+    first = inputs()
+    assert ("improvement" in first["settings"]) is expected
+    if algorithm in ("proco", "bc"):
+        assert (inputs(epochs=7) != first) is expected
+        assert inputs(episodes=7) == first
 
 
 # Residuals are drawn with it, where there are any.

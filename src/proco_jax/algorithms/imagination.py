@@ -276,6 +276,9 @@ def averaged(settings: ImaginationConfig, state: State) -> Any:
 
     They have the share (DECAY + 1) / (DECAY + t), so the first ones replace what was there.
 
+    Args:
+      state: with the policy after the update, and the average and the count of updates before it.
+
     Source: Shamir and Zhang 2013, polynomial-decay averaging.
     """
     done = jnp.maximum(state.updates - settings.warmup, 0)

@@ -64,7 +64,7 @@ def train_configs(
     """
     wanted = {}
     for program in programs:
-        inputs = training_inputs(program.config, learner, made_of)
+        inputs = training_inputs(program, learner, made_of)
         if not has_artifact(run.store, "policies", inputs, run.log):
             # Configs that differ in what this training does not read are the same training.
             wanted.setdefault(digest(inputs), (program, inputs))
@@ -125,8 +125,7 @@ def _train_part(
     program, count = members[0].program, len(members)
     settings = program.config.train
     identity = [
-        (training_inputs(member.program.config, learner, made_of), member.index)
-        for member in members
+        (training_inputs(member.program, learner, made_of), member.index) for member in members
     ]
     folder = scratch / digest(identity) / CHECKPOINTS
     init, warm_up, make_chunk = compiled(

@@ -81,7 +81,7 @@ def train_policies(
     """
     config = run.config
     name = policy_name(program.algorithm.name, learner.augmentation)
-    inputs = training_inputs(config, learner, inputs)
+    inputs = training_inputs(program, learner, inputs)
     keys = stream_keys(config.seed, config.seeds, Stream.TRAINING)
     hyper = loop.make_hyper(program, config.seeds)
     # Once for both phases.
@@ -140,13 +140,14 @@ def train_policies(
     return Trained(learner, name, program, state, inputs)
 
 
-def training_inputs(config: Config, learner: Learner, made_of: Mapping[str, Any]) -> dict[str, Any]:
-    """All that a training depends on, as JSON data."""
-    whole = dataclasses.asdict(config)
+def training_inputs(
+    program: Program, learner: Learner, made_of: Mapping[str, Any]
+) -> dict[str, Any]:
+    """All that a training by a program depends on, as JSON data."""
+    whole, improves = dataclasses.asdict(program.config), improvement.improves(program)
     names = ("task", "cost_limit", "seeds", "seed", "encoder", "feasibility", "train")
     settings = {name: whole[name] for name in names}
     del settings["train"]["checkpoint_every"]
-    may_improve = config.proco.imagination.updates > 0 and learner.augmentation != "none"
     if learner.augmentation != "none":
         settings |= {name: whole[name] for name in ("rollouts", "augmentation")}
         if "episodes" not in made_of:
@@ -154,7 +155,7 @@ def training_inputs(config: Config, learner: Learner, made_of: Mapping[str, Any]
     if learner.algorithm in ALGORITHMS:
         settings[learner.algorithm] = whole[learner.algorithm]
         if learner.algorithm == "proco":
-            if may_improve:
+            if improves:
                 # They are imagined after its training.
                 del settings["proco"]["imagination"]["episodes"]
             else:
@@ -170,7 +171,7 @@ def training_inputs(config: Config, learner: Learner, made_of: Mapping[str, Any]
         # It changes no result.
         del settings["data"]["verify"]
         settings["source"] = source_digest(learner.algorithm)
-    if may_improve and (learner.algorithm == "proco" or learner.algorithm not in ALGORITHMS):
+    if improves:
         # By which law: worlds are judged with residuals, policies averaged.
         settings["improvement"] = 2
     return {

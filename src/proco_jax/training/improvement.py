@@ -1,11 +1,11 @@
 """The compiled second phase of a training: the policy's improvement in imagination.
 
 For each member, `interval`: a number of updates of the improvement (`algorithms/imagination.py`),
-then a refresh of the augmentation with the policy as it is now, and some gradient steps of the
-feasibility critics on fresh batches, so that the critics of a shield know the states to which the
-new policy leads. As in `loop.py`, large arrays are arguments, and every random draw derives its key
-by folding the number of updates into the member's key, so a resumed run equals an uninterrupted
-one bit for bit.
+then a refresh of the augmentation with the policy that would be deployed now, and some gradient
+steps of the feasibility critics on fresh batches, so that the critics of a shield know the states
+to which that policy leads. As in `loop.py`, large arrays are arguments, and every random draw
+derives its key by folding the number of updates into the member's key, so a resumed run equals an
+uninterrupted one bit for bit.
 """
 
 import dataclasses
