@@ -183,7 +183,7 @@ def check_made(run: Run) -> None:
     """
     missing = _missing(run)
     if missing != []:
-        lost = "a finished run" if missing is None else ", ".join(missing)
+        lost = "finished run" if missing is None else ", ".join(missing)
         raise ValueError(
             f"{run.workdir}: found no {lost}; python -m proco_jax.main with the same --config and "
             "--workdir makes what is missing"
